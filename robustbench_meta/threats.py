@@ -1,0 +1,155 @@
+"""One row per norm: how far an item moved, back into the ball, the steepest step, a random start.
+
+Every function works on items: tensors [..., *X] whose last `dims` axes are one item. `Threat.eps` is in the
+units of the inputs (8/255 for pixels in [0, 1]).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from robustbench_meta.types import NORMS, Box, InputError, Norm, Streams, Threat
+
+# Float32 rounding may carry an item this far past eps; nothing beyond it is accepted.
+RELATIVE_SLACK, ABSOLUTE_SLACK = 1e-5, 1e-6
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The four operations of one norm, on items flattened to rows [B, D]."""
+
+    distance: Callable[[Tensor], Tensor]  # moved [B,D] -> [B]
+    shrink: Callable[[Tensor, Tensor, float], Tensor]  # moved [B,D], room [B,D], eps -> moved inside
+    steepest: Callable[[Tensor, Tensor, float], Tensor]  # gradient, room, length -> step of that length
+    random: Callable[[Tensor, Streams, float], Tensor]  # like [P,M,D], rng, eps -> moved
+
+
+def distance(moved: Tensor, norm: Norm, dims: int) -> Tensor:
+    """Measure how far each item moved: [..., *X] -> [...]."""
+    return geometry(norm).distance(moved.flatten(-dims).flatten(0, -2)).view(moved.shape[:-dims])
+
+
+def project(x_adv: Tensor, x: Tensor, threat: Threat, box: Box) -> Tensor:
+    """Bring x_adv into the intersection of the eps-ball around x and the box; both exactly."""
+    moved, rows = _rows(x_adv - x, box)
+    # How far each entry may move before it meets the box, in the direction in which it moves.
+    room = torch.where(moved >= 0, box.high - rows(x), rows(x) - box.low)
+    inside = geometry(threat.norm).shrink(moved, room, threat.eps).view(x.shape)
+    return (x + inside).clamp(box.low, box.high)
+
+
+def ascend(x_adv: Tensor, gradient: Tensor, length: float, norm: Norm, box: Box) -> Tensor:
+    """Step from x_adv along the steepest ascent direction of `norm`, by `length`, staying in the box."""
+    flat, rows = _rows(gradient, box)
+    room = torch.where(flat >= 0, box.high - rows(x_adv), rows(x_adv) - box.low)
+    step = geometry(norm).steepest(flat, room, length).view(x_adv.shape)
+    return (x_adv + step).clamp(box.low, box.high)
+
+
+def random_start(x: Tensor, rng: Streams, threat: Threat, box: Box) -> Tensor:
+    """Draw a start for every item of x [P,M,*X] from the ball of `threat`, then project it."""
+    moved = geometry(threat.norm).random(x.flatten(2), rng, threat.eps).view(x.shape)
+    return project(x + moved, x, threat, box)
+
+
+def within(x_adv: Tensor, x: Tensor, threat: Threat, box: Box) -> bool:
+    """Say whether every item keeps to the budget (up to float rounding) and, exactly, to the box."""
+    moved = distance(x_adv - x, threat.norm, len(box.shape))
+    limit = threat.eps * (1 + RELATIVE_SLACK) + ABSOLUTE_SLACK
+    return bool((moved <= limit).all() and (x_adv >= box.low).all() and (x_adv <= box.high).all())
+
+
+def check(threat: Threat, box: Box) -> Threat:
+    """Refuse a budget that is not a finite number >= 0, or that covers more than half of the box in Linf."""
+    if threat.norm not in NORMS:
+        raise InputError(f"norm: {threat.norm!r} is not one of {', '.join(NORMS)}")
+    if not math.isfinite(threat.eps) or threat.eps < 0:
+        raise InputError(f"eps: {threat.eps} is not a finite number >= 0")
+    if threat.norm == "linf" and threat.eps > box.width / 2:
+        raise InputError(
+            f"eps: {threat.eps:g} is above half the box width ({box.width / 2:g}) in linf;"
+            f" inputs lie in [{box.low:g}, {box.high:g}], did you mean {threat.eps:g}/255?"
+        )
+    return threat
+
+
+def geometry(norm: Norm) -> Geometry:
+    return _GEOMETRIES[norm]
+
+
+def _rows(tensor: Tensor, box: Box) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    def rows(t: Tensor) -> Tensor:
+        return t.flatten(-len(box.shape)).flatten(0, -2)
+
+    return rows(tensor), rows
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+
+
+def _l2_random(like: Tensor, rng: Streams, eps: float) -> Tensor:
+    radius = rng.uniform(like[..., :1]) ** (1 / like.shape[-1])
+    direction = rng.normal(like)
+    return eps * radius * direction / direction.norm(dim=-1, keepdim=True)
+
+
+def _l1_random(like: Tensor, rng: Streams, eps: float) -> Tensor:
+    # Uniform in the L1 ball: signed exponentials over the sum of D+1 of them (Barthe et al. 2005).
+    spacing = -torch.log1p(-rng.uniform(torch.cat([like, like[..., :1]], dim=-1)))
+    sign = rng.uniform(like).sub(0.5).sign()
+    return eps * sign * spacing[..., :-1] / spacing.sum(dim=-1, keepdim=True)
+
+
+def _l1_shrink(moved: Tensor, room: Tensor, eps: float) -> Tensor:
+    """Project onto the L1 ball intersected with the box (arXiv 2103.01208, Prop. 2.1), by bisection.
+
+    The projection is sign(u) clip(|u| - t, 0, room) with the least t >= 0 that meets the budget.
+    """
+    size = moved.abs()
+    low = torch.zeros_like(size[:, :1])
+    high = size.amax(dim=1, keepdim=True)
+    kept = torch.minimum(size, room)
+    for _ in range(40):
+        middle = (low + high) / 2
+        fits = torch.minimum((size - middle).clamp_min(0), room).sum(dim=1, keepdim=True) <= eps
+        low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
+    shrunk = torch.minimum((size - high).clamp_min(0), room)
+    inside = kept.sum(dim=1, keepdim=True) <= eps
+    return moved.sign() * torch.where(inside, kept, shrunk)
+
+
+def _l1_steepest(gradient: Tensor, room: Tensor, length: float) -> Tensor:
+    """Spend the step on the entries of largest gradient that the box still lets move."""
+    order = gradient.abs().argsort(dim=1, descending=True, stable=True)
+    ordered = room.gather(1, order)
+    left = (length - (ordered.cumsum(dim=1) - ordered)).clamp_min(0)
+    size = torch.empty_like(room).scatter_(1, order, torch.minimum(ordered, left))
+    return gradient.sign() * size
+
+
+_GEOMETRIES: dict[Norm, Geometry] = {
+    "linf": Geometry(
+        distance=lambda moved: moved.abs().amax(dim=1),
+        shrink=lambda moved, room, eps: moved.clamp(-eps, eps),
+        steepest=lambda gradient, room, length: length * gradient.sign(),
+        random=lambda like, rng, eps: eps * (2 * rng.uniform(like) - 1),
+    ),
+    "l2": Geometry(
+        distance=lambda moved: moved.norm(dim=1),
+        shrink=lambda moved, room, eps: moved * (eps / moved.norm(dim=1, keepdim=True).clamp_min(eps or 1)),
+        steepest=lambda gradient, room, length: length * _unit(gradient),
+        random=_l2_random,
+    ),
+    "l1": Geometry(
+        distance=lambda moved: moved.abs().sum(dim=1),
+        shrink=_l1_shrink,
+        steepest=_l1_steepest,
+        random=_l1_random,
+    ),
+}

@@ -1,0 +1,277 @@
+"""The nouns of robustbench_meta: small frozen values that every other module speaks in.
+
+Shapes: T tasks, S support items, Q query items, P points, M items in one point, L labels judged in one
+point, N classes, X the shape of one input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+Split = Literal["train", "val", "test"]
+Norm = Literal["linf", "l2", "l1"]
+Surface = Literal["query", "support"]
+NormMode = Literal["support", "running", "batch"]
+MetaGradient = Literal["exact", "first-order"]
+Backend = Literal["loop", "vmap"]
+
+SPLITS: tuple[Split, ...] = get_args(Split)
+NORMS: tuple[Norm, ...] = get_args(Norm)
+SURFACES: tuple[Surface, ...] = get_args(Surface)
+NORM_MODES: tuple[NormMode, ...] = get_args(NormMode)
+META_GRADIENTS: tuple[MetaGradient, ...] = get_args(MetaGradient)
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
+
+
+class InputError(ValueError):
+    """What a user gave cannot be used: one line with the field, the value and what is legal."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """The inputs a family allows: tensors of `shape` with every entry in [low, high]."""
+
+    shape: tuple[int, ...]
+    low: float = 0.0
+    high: float = 1.0
+
+    @property
+    def width(self) -> float:
+        return self.high - self.low
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one episode holds; shots, queries and proxies are counted per class.
+
+    Proxies are labelled items a poisoner may look at, disjoint from support and query.
+    """
+
+    ways: int = 5
+    shots: int = 5
+    queries: int = 15
+    proxies: int = 0
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """T tasks as tensors, items ordered by class: support_x [T,S,*X], support_y [T,S] int64, and so on."""
+
+    support_x: Tensor
+    support_y: Tensor
+    query_x: Tensor
+    query_y: Tensor
+    proxy_x: Tensor | None = None
+    proxy_y: Tensor | None = None
+
+    @property
+    def tasks(self) -> int:
+        return len(self.support_x)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Episodes:
+        """Move to `device`; inputs also to `dtype`, labels stay int64."""
+
+        def move(name: str) -> Tensor | None:
+            value: Tensor | None = getattr(self, name)
+            if value is None:
+                return None
+            return value.to(device) if name.endswith("_y") else value.to(device, dtype)
+
+        return Episodes(**{f.name: move(f.name) for f in fields(self)})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What the adversary may do: move each item of `surface` by at most `eps` in `norm`, inside the box."""
+
+    norm: Norm
+    eps: float
+    surface: Surface = "query"
+
+
+class Streams:
+    """One CPU generator per task, so that no draw depends on chunk, dropping, order or device."""
+
+    def __init__(self, seeds: Sequence[int]):
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def uniform(self, like: Tensor) -> Tensor:
+        """Draw from [0, 1) for every point of `like` [P, ...], whose P points lie task by task."""
+        return self._draw(like, lambda shape, g: torch.rand(shape, generator=g))
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Draw standard normals for every point of `like` [P, ...], whose P points lie task by task."""
+        return self._draw(like, lambda shape, g: torch.randn(shape, generator=g))
+
+    def seeds(self) -> list[int]:
+        """Draw one integer per task, for libraries that keep their own generator."""
+        return [int(torch.randint(2**31, (1,), generator=g)) for g in self.generators]
+
+    def _draw(self, like: Tensor, draw: Callable[[tuple[int, ...], torch.Generator], Tensor]) -> Tensor:
+        each, rest = divmod(len(like), len(self.generators))
+        if rest:
+            raise ValueError(f"{len(like)} points do not divide into {len(self.generators)} tasks")
+        shape = (each, *like.shape[1:])
+        return torch.cat([draw(shape, g) for g in self.generators]).to(like)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Rows (points × items) sent forward and backward so far, per task: two int64 CPU tensors [T]."""
+
+    forwards: Tensor
+    backwards: Tensor
+
+
+@dataclass(frozen=True)
+class Victim:
+    """What an attack sees: a function from the tensor under attack to class scores, plus the truth.
+
+    A point is one independently attackable variable of M items judged on L labels: a query (M = L = 1), a
+    task's whole query set under batch statistics (M = L = Q), or a task's support (M = S, L = its proxies).
+    Points lie task by task. `forward(x [P',M,*X], points [P'])` gives scores [P',L,N] for any subset of
+    points; it is differentiable in x unless `differentiable` is False.
+    """
+
+    forward: Callable[[Tensor, Tensor], Tensor]
+    x: Tensor  # [P, M, *X]
+    y: Tensor  # [P, L]
+    space: Box
+    tasks: int
+    cost: Cost
+    differentiable: bool = True
+
+    @property
+    def points(self) -> Tensor:
+        """The index of every point: [P]."""
+        return torch.arange(len(self.x), device=self.x.device)
+
+    @property
+    def single(self) -> bool:
+        """Whether each point is one item judged on one label, so that image libraries can attack it."""
+        return self.x.shape[1] == 1 and self.y.shape[1] == 1
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """A frozen dataclass of hyper-parameters that finds x_adv within a threat."""
+
+    norms: ClassVar[tuple[Norm, ...]]
+    surfaces: ClassVar[tuple[Surface, ...]]
+    needs_gradient: ClassVar[bool]
+    needs_single_points: ClassVar[bool]  # each point one item judged on one label
+
+    def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
+        """Return x_adv [P,M,*X] within `threat` and the box; leave the victim untouched."""
+        ...
+
+
+class Net(Protocol):
+    """A network whose normalisation the engine has already chosen."""
+
+    def __call__(self, weights: Params, x: Tensor) -> Tensor:
+        """Embed x [B,*X] as [B, width]."""
+        ...
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """A frozen dataclass of hyper-parameters that says how ONE task is learned.
+
+    A state maps names of parameters to their adapted values; a name it lacks keeps its meta-learned value.
+    """
+
+    @property
+    def steps(self) -> int | None: ...  # in meta-training; None where adaptation has no steps
+
+    @property
+    def test_steps(self) -> int | None: ...  # the default of `rbm evaluate`
+
+    @property
+    def meta_gradient(self) -> MetaGradient: ...  # of meta-training, unless the recipe says otherwise
+
+    def parameters(self, width: int, ways: int, rng: torch.Generator) -> Params:
+        """Make the meta-parameters beyond the network's own (head, step sizes, scale)."""
+        ...
+
+    def start(self, net: Net, params: Params) -> Params: ...
+
+    def step(self, net: Net, params: Params, state: Params, x: Tensor, y: Tensor) -> Params: ...
+
+    def finish(self, net: Net, params: Params, x: Tensor, y: Tensor, ways: int) -> Params:
+        """Return what predict needs besides the adapted `params` (prototypes, ridge weights); may be empty.
+
+        Here `net` may embed the support alone: its statistics are what `predict` normalises by.
+        """
+        ...
+
+    def predict(self, net: Net, params: Params, fitted: Params, x: Tensor) -> Tensor:
+        """Return scores [Q, N]; `params` holds adapted values, `fitted` what finish returned."""
+        ...
+
+
+@runtime_checkable
+class Defense(Protocol):
+    """A frozen dataclass: what meta-training minimises, as named terms of one value per task."""
+
+    @property
+    def craft(self) -> Attack | None: ...
+
+    @property
+    def select(self) -> Literal["clean", "mean"]: ...  # the validation accuracy that picks the checkpoint
+
+    def loss(self, learner: Any, episodes: Episodes, threat: Threat, rng: Streams) -> dict[str, Tensor]:
+        """Return {term: [T]}; the sum over terms is what training minimises."""
+        ...
+
+
+@runtime_checkable
+class TaskFamily(Protocol):
+    """A frozen dataclass: where episodes come from."""
+
+    @property
+    def space(self) -> Box: ...
+
+    def sample(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
+        """Return the tasks numbered `indices`, each fixed by (family, split, seed, ways, number) alone."""
+        ...
+
+    def classes(self, split: Split) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One square of the grid; `key` in store.py hashes these fields. The task count is not among them."""
+
+    checkpoint: str  # name
+    weights: str  # SHA-256 of the weights, or of the learner's description
+    algorithm: str
+    defense: str
+    norm_mode: str
+    family: str
+    episodes: str  # SHA-256 of the split's reference episodes
+    split: Split
+    spec: Spec
+    steps: int | None
+    attack: str
+    attack_fields: str  # repr of the configured attack: a name in a table means one configuration
+    threat: Threat
+    seed: int
+
+
+@dataclass(frozen=True)
+class Record:
+    """One task of a cell, as bits over its queries."""
+
+    task: int
+    clean: tuple[bool, ...]
+    survived: tuple[bool, ...]
+    distance: float  # largest norm any item was moved by
+    forwards: int
+    backwards: int

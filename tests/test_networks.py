@@ -1,0 +1,89 @@
+"""The networks against torch's own modules, in both orders and both ways of normalising."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from robustbench_meta.engine import _native
+from robustbench_meta.networks import Conv4, R2D2Net
+from robustbench_meta.types import InputError, Params
+
+
+def reference(
+    weights: Params, blocks: int, order: str, slope: float, bias: bool
+) -> tuple[nn.Sequential, list[nn.BatchNorm2d]]:
+    layers: list[nn.Module] = []
+    norms: list[nn.BatchNorm2d] = []
+    for block in range(blocks):
+        kernel = weights[f"conv{block}.weight"]
+        conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], 3, padding=1, bias=bias)
+        norm = nn.BatchNorm2d(kernel.shape[0])
+        with torch.no_grad():
+            conv.weight.copy_(kernel)
+            if conv.bias is not None:
+                conv.bias.copy_(weights[f"conv{block}.bias"])
+            norm.weight.copy_(weights[f"conv{block}.gamma"])
+            norm.bias.copy_(weights[f"conv{block}.beta"])
+        act = nn.LeakyReLU(slope)
+        middle = [norm, act] if order == "bn-relu" else [act, norm]
+        layers += [conv, *middle, nn.MaxPool2d(2)]
+        norms.append(norm)
+    return nn.Sequential(*layers).double(), norms
+
+
+def random_weights(network: Conv4 | R2D2Net, shape: tuple[int, ...]) -> Params:
+    rng = torch.Generator().manual_seed(0)
+    weights = network.parameters(shape, rng)
+    noise = {name: 0.3 * torch.randn(value.shape, generator=rng) for name, value in weights.items()}
+    return {name: (value + noise[name]).double() for name, value in weights.items()}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("order", ["bn-relu", "relu-bn"])
+def test_conv4_equals_the_module_that_torch_users_write(order: str, bias: bool) -> None:
+    network = Conv4(width=5, depth=3, order=order, bias=bias)  # type: ignore[arg-type]
+    weights = random_weights(network, (3, 17, 16))
+    module, norms = reference(weights, 3, order, 0.0, bias)
+    x = torch.rand(6, 3, 17, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = network(weights, x, _native)
+    torch.testing.assert_close(found, module(x).flatten(1), rtol=1e-9, atol=1e-9)
+    assert found.shape == (6, network.features((3, 17, 16)))
+    module.eval()  # now by the running statistics that the call above left behind
+    statistics: Params = {}
+    for block, norm in enumerate(norms):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        statistics |= {f"conv{block}.mean": norm.running_mean, f"conv{block}.var": norm.running_var}
+    torch.testing.assert_close(network(weights, x, statistics), module(x).flatten(1), rtol=1e-9, atol=1e-9)
+
+
+def test_the_r2d2_embedding_joins_its_last_two_blocks() -> None:
+    network = R2D2Net((4, 5, 6, 7))
+    weights = random_weights(network, (3, 32, 32))
+    module, _ = reference({k: v for k, v in weights.items() if "conv3" not in k}, 3, "bn-relu", 0.1, False)
+    x = torch.rand(6, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    third = module(x)
+
+    def last(h: Tensor) -> Tensor:
+        h = F.conv2d(h, weights["conv3.weight"], padding=1)
+        h = F.batch_norm(h, None, None, weights["conv3.gamma"], weights["conv3.beta"], training=True)
+        return F.max_pool2d(h, 2, stride=1)
+
+    expected = torch.cat([third.flatten(1), last(third).flatten(1)], dim=1)
+    found = network(weights, x, _native)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert found.shape[1] == network.features((3, 32, 32)) == 6 * 16 + 7 * 9
+
+
+@pytest.mark.parametrize("bad", [{"width": 0}, {"depth": 0}, {"order": "relu"}, {"width": 10_000}])
+def test_conv4_refuses_options_it_cannot_have(bad: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=next(iter(bad))):
+        Conv4(**bad)  # type: ignore[arg-type]
+
+
+def test_too_deep_a_network_for_the_image_is_refused() -> None:
+    with pytest.raises(InputError, match="depth"):
+        Conv4(depth=5).parameters((1, 28, 28), torch.Generator())
