@@ -1,0 +1,40 @@
+"""Where the tests find real data, and one thread, so that float sums do not depend on the machine's load."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """Gives RBM_DATA where it holds the folder asked for; else skips, or fails where RBM_REQUIRE_DATA=1."""
+
+    def find(name: str) -> Path:
+        root = os.environ.get("RBM_DATA")
+        if root and (Path(root) / name).is_dir():
+            return Path(root)
+        reason = f"needs {name} below RBM_DATA" + ("" if root else ", which is not set")
+        if os.environ.get("RBM_REQUIRE_DATA") == "1":
+            pytest.fail(f"{reason}; RBM_REQUIRE_DATA=1 forbids to skip", pytrace=False)
+        pytest.skip(reason)
+
+    return find
+
+
+@pytest.fixture
+def cifar_root(real_data: Callable[[str], Path]) -> Path:
+    """The data root, where CIFAR-100 is there."""
+    return real_data("cifar-100-binary")
+
+
+@pytest.fixture
+def omniglot_root(real_data: Callable[[str], Path]) -> Path:
+    """The data root, where Omniglot is there."""
+    return real_data("omniglot")
