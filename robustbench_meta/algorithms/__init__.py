@@ -1,0 +1,1 @@
+"""How a learner adapts to one task: one file an algorithm, each ending in PRESETS."""

@@ -1,0 +1,108 @@
+"""The one batched ascent loop that every gradient attack shares, and the memory of its best iterates.
+
+Shapes: x [P,M,*X]; a subset of points is given by its indices [P'].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from robustbench_meta import losses, threats
+from robustbench_meta.types import Threat, Victim
+
+Objective = Callable[[Tensor, Tensor], Tensor]  # outputs [P',L,N], points [P'] -> what to maximise [P']
+
+
+class Search:
+    """The best iterate of every point so far: by the share of its labels that are wrong, then by margin.
+
+    A point all of whose labels are wrong has lost; it is left out from then on, which changes no verdict.
+    """
+
+    def __init__(self, victim: Victim):
+        self.victim = victim
+        self.x_adv = victim.x.clone()
+        self.wrong = victim.x.new_full((len(victim.x),), -1.0)
+        self.margin = torch.full_like(self.wrong, -torch.inf)
+
+    def standing(self) -> Tensor:
+        """Index the points that still have a label to lose: [P']."""
+        return (self.wrong < 1).nonzero().squeeze(1)
+
+    def offer(self, x: Tensor, outputs: Tensor, points: Tensor) -> None:
+        """Keep the iterate of every point for which it is the best so far."""
+        y = self.victim.y[points]
+        wrong = 1 - losses.correct(outputs, y).to(self.wrong.dtype).mean(dim=1)
+        margin = losses.margin(outputs, y).mean(dim=1).to(self.margin.dtype)
+        better = (wrong > self.wrong[points]) | ((wrong == self.wrong[points]) & (margin > self.margin[points]))
+        kept = points[better]
+        self.x_adv[kept] = x[better]
+        self.wrong[kept], self.margin[kept] = wrong[better], margin[better]
+
+    def run(
+        self,
+        threat: Threat,
+        start: Tensor,
+        objective: Objective,
+        *,
+        steps: int,
+        length: float,
+    ) -> None:
+        """Climb from `start` [P,M,*X] by `steps` steepest steps of `length`, judging every iterate and the last."""
+        points = self.standing()
+        x = start[points]
+        for step in range(steps + 1):
+            if not len(points):
+                return
+            if step == steps:
+                with torch.no_grad():
+                    self.offer(x, self.victim.forward(x, points), points)
+                return
+            outputs, gradient = gradient_of(self.victim, x, points, objective)
+            self.offer(x, outputs, points)
+            left = self.wrong[points] < 1
+            points, x, gradient = points[left], x[left], gradient[left]
+            x = climb(self.victim, threat, x, gradient, points=points, length=length)
+
+
+def ascend(
+    victim: Victim,
+    threat: Threat,
+    start: Tensor,
+    objective: Objective,
+    *,
+    steps: int,
+    length: float,
+) -> Tensor:
+    """Climb from `start` [P,M,*X] and return the last iterate, as training attacks and most papers do."""
+    x, points = start, victim.points
+    for _ in range(steps):
+        _, gradient = gradient_of(victim, x, points, objective)
+        x = climb(victim, threat, x, gradient, points=points, length=length)
+    return x
+
+
+def gradient_of(victim: Victim, x: Tensor, points: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+    """Score x and differentiate the summed objective: outputs [P',L,N] and gradient [P',M,*X]."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        outputs = victim.forward(x, points)
+        (gradient,) = torch.autograd.grad(objective(outputs, points).sum(), x)
+    return outputs.detach(), gradient
+
+
+def climb(
+    victim: Victim,
+    threat: Threat,
+    x: Tensor,
+    gradient: Tensor,
+    *,
+    points: Tensor,
+    length: float,
+) -> Tensor:
+    """Take one steepest step and come back into the ball and the box."""
+    stepped = threats.ascend(x, gradient, length, threat.norm, victim.space)
+    return threats.project(stepped, victim.x[points], threat, victim.space)

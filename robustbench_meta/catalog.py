@@ -1,0 +1,185 @@
+"""From a name to a configured object: plug-in folders, their presets and patterns, installed entry points."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import torch
+
+from robustbench_meta import networks
+from robustbench_meta.checkpoint import Checkpoint, Recipe
+from robustbench_meta.engine import Learner, Network, start_params
+from robustbench_meta.types import (
+    Algorithm,
+    Attack,
+    Backend,
+    Defense,
+    InputError,
+    TaskFamily,
+)
+
+Kind = Literal["attacks", "algorithms", "defenses", "tasks", "networks"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_SINGULAR = {
+    "attacks": "attack",
+    "algorithms": "algorithm",
+    "defenses": "defense",
+    "tasks": "family",
+    "networks": "network",
+}
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """What one kind of plug-in offers: exact names, and patterns for names that carry a number."""
+
+    presets: dict[str, Any]
+    patterns: dict[str, Callable[[re.Match[str]], Any]]
+
+
+def attack(name: str) -> Attack:
+    """Return the attack of that name; a name always means one exact configuration."""
+    return cast(Attack, _find("attacks", name))
+
+
+def algorithm(name: str, **options: Any) -> Algorithm:
+    return cast(Algorithm, _configure("algorithm", _find("algorithms", name), options))
+
+
+def network(name: str, **options: Any) -> Network:
+    return cast(Network, _configure("network", _find("networks", name), options))
+
+
+def defense(name: str, *, craft: str, **options: Any) -> Defense:
+    """Return the defense with its crafting attack; the undefended one takes none."""
+    found = _find("defenses", name)
+    if not inspect.isclass(found):
+        return cast(Defense, _configure("defense", found, options))
+    crafting: Any = found
+    return cast(Defense, _configure("defense", crafting(craft=attack(craft)), options))
+
+
+def family(name: str, *, root: Path | None = None, **options: Any) -> TaskFamily:
+    """Return the task family, reading its data under `root` (None: the environment variable RBM_DATA)."""
+    found = _find("tasks", name)
+    if root is not None and any(f.name == "root" for f in fields(found)):
+        found = replace(found, root=Path(root))
+    return cast(TaskFamily, _configure("family", found, options))
+
+
+def family_of(recipe: Recipe, root: Path | None = None) -> TaskFamily:
+    """Return the family that a recipe was trained on."""
+    return family(recipe.family, root=root, **recipe.family_options)
+
+
+def learner(checkpoint: Checkpoint, *, device: str = "cpu", backend: Backend | None = None) -> Learner:
+    """Rebuild a checkpoint's learner on `device`; its tensors must be exactly those its recipe calls for."""
+    recipe = checkpoint.card.recipe
+    space = family_of(recipe).space
+    made = algorithm(recipe.algorithm, **recipe.algorithm_options)
+    body = network(recipe.network, **recipe.network_options)
+    expected = start_params(made, body, space, recipe.ways, torch.Generator())
+    found = checkpoint.params
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found or name not in expected:
+            verb = "lacks" if name in expected else "has an unknown"
+            raise InputError(
+                f"ckpt: {checkpoint.path} {verb} tensor {name!r} for {recipe.algorithm} on {recipe.network}"
+            )
+        if found[name].shape != expected[name].shape:
+            legal = tuple(expected[name].shape)
+            raise InputError(f"ckpt: {checkpoint.path}: {name} has shape {tuple(found[name].shape)}, not {legal}")
+    return Learner(
+        made,
+        body,
+        {name: value.to(device) for name, value in found.items()},
+        space,
+        recipe.ways,
+        norm_mode=recipe.norm_mode,
+        running={name: value.to(device) for name, value in checkpoint.running.items()},
+        backend=backend or default_backend(device),
+    )
+
+
+def default_backend(device: str) -> Backend:
+    """Loop on a CPU, where it was measured to win; map on a GPU, whose kernels want large batches."""
+    return "vmap" if torch.device(device).type == "cuda" else "loop"
+
+
+def names(kind: Kind) -> list[str]:
+    """List the names of one kind, in alphabetical order."""
+    return sorted(shelf(kind).presets)
+
+
+@cache
+def shelf(kind: Kind) -> Shelf:
+    """Collect a plug-in folder and the installed entry points `robustbench_meta.<kind>`; refuse duplicates."""
+    if kind == "networks":
+        return Shelf(dict(networks.PRESETS), {})
+    package = importlib.import_module(f"robustbench_meta.{kind}")
+    presets: dict[str, Any] = {}
+    patterns: dict[str, Callable[[re.Match[str]], Any]] = {}
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        plugin = importlib.import_module(module.name)
+        _add(presets, plugin.PRESETS, module.name)
+        _add(patterns, getattr(plugin, "PATTERNS", {}), module.name)
+    for point in entry_points(group=f"robustbench_meta.{kind}"):
+        _add(presets, {point.name: point.load()}, point.value)
+    return Shelf(presets, patterns)
+
+
+def _add(known: dict[str, Any], new: Mapping[str, Any], where: str) -> None:
+    for name, value in new.items():
+        if name in known:
+            raise InputError(f"catalog: {where} offers {name!r} a second time")
+        known[name] = value
+
+
+def _find(kind: Kind, name: str) -> Any:
+    offered = shelf(kind)
+    if name in offered.presets:
+        return offered.presets[name]
+    for pattern, make in offered.patterns.items():
+        if match := re.fullmatch(pattern, name):
+            return make(match)
+    near = difflib.get_close_matches(name.lower(), offered.presets, n=1, cutoff=0.3)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise InputError(f"{_SINGULAR[kind]}: {name!r} is unknown; {hint}legal: {', '.join(names(kind))}")
+
+
+def _configure(what: str, found: Any, options: Mapping[str, Any]) -> Any:
+    if not options:
+        return found
+    legal = {f.name: getattr(found, f.name) for f in fields(found) if f.name not in ("craft", "root", "name")}
+    for name, value in options.items():
+        if name not in legal:
+            raise InputError(f"{what}_options: {name!r} is unknown; legal: {', '.join(legal) or 'none'}")
+        if not _fits(value, legal[name]):
+            expected = type(legal[name]).__name__
+            raise InputError(f"{what}_options: {name} = {value!r} is not of type {expected}")
+    return replace(
+        found,
+        **{name: tuple(v) if isinstance(v, list) else v for name, v in options.items()},
+    )
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if isinstance(default, bool) or default is None:
+        return default is None or isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if isinstance(default, tuple):
+        return isinstance(value, (list, tuple))
+    if isinstance(default, int):
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, type(default))

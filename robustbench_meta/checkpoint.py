@@ -1,0 +1,203 @@
+"""A checkpoint is a folder: weights.safetensors, card.json, curve.svg. Names and dicts only, no objects.
+
+Weights load from safetensors alone; a card that does not match its schema or its weights is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from robustbench_meta.types import InputError, MetaGradient, Norm, NormMode, Params
+
+SCHEMA = 1
+WEIGHTS, CARD, CURVE = "weights.safetensors", "card.json", "curve.svg"
+RUNNING = "running."  # prefix of running statistics among the tensors
+MAX_BYTES = 2**30  # a few-shot learner above a gigabyte is not one of ours
+
+Options = dict[str, bool | int | float | str | tuple[float, ...]]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Recipe(_Strict):
+    """Everything that decides the weights: names of the catalog, their options, the schedule and the seed."""
+
+    algorithm: str = "protonet"
+    algorithm_options: Options = {}
+    defense: str = "standard"
+    defense_options: Options = {}
+    family: str = "strokes"
+    family_options: Options = {}
+    network: str = "conv4"
+    network_options: Options = {}
+    norm_mode: NormMode = "support"
+    meta_gradient: MetaGradient | None = Field(None, description="None: the algorithm's own")
+    ways: int = Field(5, ge=2, le=1000)
+    shots: int = Field(5, ge=1, le=1000)
+    queries: int = Field(15, ge=1, le=1000)
+    augment: tuple[str, ...] = Field((), description="flip, crop: drawn per image of a training task")
+    craft: str = Field("pgd-7-aq", description="the attack of the defense; unused by `standard`")
+    norm: Norm = "linf"
+    eps: float = Field(8 / 255, ge=0)
+    steps: int = Field(2000, ge=1, le=10_000_000, description="meta-updates")
+    meta_batch: int = Field(4, ge=1, le=1000)
+    learning_rate: float = Field(1e-3, gt=0, lt=10, description="Adam's, annealed to 0 by a half cosine")
+    weight_decay: float = Field(0.0, ge=0, lt=1)
+    clip: float = Field(10.0, gt=0, description="largest norm of the meta-gradient")
+    average: float = Field(0.0, ge=0, lt=1, description="decay of the weight average; 0: none")
+    validate_every: int = Field(250, ge=1)
+    validate_tasks: int = Field(40, ge=2)
+    validate_attack: str = "pgd-10"
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @property
+    def sha256(self) -> str:
+        return digest(self.model_dump(mode="json"))
+
+
+class Validation(_Strict):
+    """What one look at the validation tasks saw; accuracies in [0, 1]."""
+
+    step: int
+    loss: float  # mean training loss since the last look
+    clean: float
+    robust: float
+    seconds: float  # of training so far
+
+
+class Card(_Strict):
+    """What card.json holds: the recipe, hashes, versions, and how the weights were chosen."""
+
+    schema_version: int = Field(SCHEMA, le=SCHEMA)
+    recipe: Recipe
+    weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    recipe_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    episodes_sha256: dict[str, str]
+    versions: dict[str, str]
+    device: str
+    threads: int = Field(ge=1)
+    train_seconds: float = Field(ge=0)
+    selected_step: int = Field(ge=0)
+    criterion: str
+    history: tuple[Validation, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded folder: its card, and tensors on the CPU split into parameters and running statistics."""
+
+    path: Path
+    card: Card
+    params: Params
+    running: Params
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+
+def save(folder: Path, card: Card, weights: bytes) -> None:
+    """Write card and weights into `folder`; the card comes last, so that a folder with a card is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / WEIGHTS, weights)
+    text = json.dumps(card.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
+    write(folder / CARD, text.encode() + b"\n")
+
+
+def load(folder: Path | str) -> Checkpoint:
+    """Read and check a checkpoint folder; raise InputError naming the file and what is wrong with it."""
+    folder = Path(folder)
+    if folder.suffix in (".pt", ".pth", ".pkl", ".bin", ".ckpt"):
+        raise InputError(f"ckpt: {folder} is a pickle-style file; a checkpoint is a folder with {WEIGHTS} and {CARD}")
+    if not folder.is_dir():
+        raise InputError(f"ckpt: {folder} is not a folder with {WEIGHTS} and {CARD}")
+    card = read_card(folder / CARD)
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise InputError(f"ckpt: {path} is missing")
+    if path.stat().st_size > MAX_BYTES:
+        raise InputError(f"ckpt: {path} has {path.stat().st_size} bytes, more than {MAX_BYTES}")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != card.weights_sha256:
+        raise InputError(f"ckpt: {path} has SHA-256 {found[:12]}…, its card says {card.weights_sha256[:12]}…")
+    params, running = split(unpack(content, path))
+    return Checkpoint(folder, card, params, running)
+
+
+def read_card(path: Path) -> Card:
+    """Parse card.json strictly."""
+    if not path.is_file():
+        raise InputError(f"ckpt: {path} is missing")
+    try:
+        return Card.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"ckpt: {path}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """Say in one line which field is wrong, with its value and what is legal."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "content"
+    value = "" if problem["type"] in ("missing", "json_invalid") else f" {str(problem['input'])[:60]!r}:"
+    return f"{where}:{value} {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+def pack(params: Params, running: Params) -> bytes:
+    """Serialise parameters and running statistics: the same tensors give the same bytes."""
+    tensors = {**params, **{RUNNING + name: value for name, value in running.items()}}
+    return save_tensors({name: value.detach().cpu().contiguous() for name, value in sorted(tensors.items())})
+
+
+def unpack(content: bytes, path: Path) -> Params:
+    """Read tensors from the bytes of `path`; refuse what is not finite floating point."""
+    try:
+        tensors: dict[str, Tensor] = load_tensors(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"ckpt: {path} is not a safetensors file ({str(error).splitlines()[0][:80]})") from None
+    for name, value in tensors.items():
+        if not value.dtype.is_floating_point:
+            raise InputError(f"ckpt: {path}: {name} is {value.dtype}, not floating point")
+        if not torch.isfinite(value).all():
+            raise InputError(f"ckpt: {path}: {name} holds NaN or Inf")
+    return tensors
+
+
+def split(tensors: Params) -> tuple[Params, Params]:
+    """Part what `pack` joined: parameters and running statistics."""
+    params = {name: value for name, value in tensors.items() if not name.startswith(RUNNING)}
+    running = {name.removeprefix(RUNNING): value for name, value in tensors.items() if name.startswith(RUNNING)}
+    return params, running
+
+
+def digest(content: Any) -> str:
+    """SHA-256 of a value's canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Put `content` at `path` whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

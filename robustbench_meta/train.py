@@ -1,0 +1,467 @@
+"""From a recipe to a checkpoint: sample tasks, adapt, attack, average the tasks' gradients, update.
+
+A run is a function of its recipe: episodes and attacks are seeded by the step, so that a run that was
+killed goes on to the weights it would have had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from robustbench_meta import catalog, threats
+from robustbench_meta.checkpoint import (
+    CARD,
+    CURVE,
+    SCHEMA,
+    Card,
+    Recipe,
+    Validation,
+    digest,
+    pack,
+    read_card,
+    save,
+    split,
+    write,
+)
+from robustbench_meta.engine import Fitted, Learner, craft, start_params
+from robustbench_meta.episodes import fingerprint
+from robustbench_meta.losses import correct
+from robustbench_meta.types import (
+    Defense,
+    Episodes,
+    InputError,
+    Params,
+    Spec,
+    Streams,
+    TaskFamily,
+    Threat,
+)
+
+RESUME = "resume.safetensors"
+SAVE_EVERY = 30.0  # seconds between resumable states
+MOMENTUM = 0.1  # of running statistics, as torch.nn.BatchNorm2d's
+AUGMENTATIONS = ("flip", "crop")
+CROP_PADDING = 1 / 8  # of a side
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: what a progress bar shows."""
+
+    step: int
+    steps: int
+    loss: float
+    validation: Validation | None
+    seconds: float  # of training so far, over all sittings
+    eta: float  # seconds left at the pace of this sitting
+
+
+@dataclass
+class _Run:
+    """All that changes while training; `save` and `resume` carry it over a kill."""
+
+    params: Params  # leaves that the optimiser moves
+    running: Params
+    optimizer: torch.optim.Adam
+    average: Params
+    best: Params = field(default_factory=dict)
+    best_step: int = -1
+    best_value: float = -1.0
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)  # since the last validation
+    history: list[Validation] = field(default_factory=list)
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    root: Path | None = None,
+    device: str = "cpu",
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> Path:
+    """Meta-train by `recipe` into the folder `out`, going on where an earlier run was stopped.
+
+    Raise InputError where the recipe cannot be run, or where `out` holds another recipe's checkpoint. A
+    finished checkpoint of the same recipe is left as it is. A kill loses at most `SAVE_EVERY` seconds.
+    """
+    defense, learner, family, threat = _prepare(recipe, root, device)
+    if (out / CARD).exists() or (out / RESUME).exists():
+        _same_recipe(recipe, out)
+    if (out / CARD).exists():
+        return out
+    episodes_sha256 = {part: fingerprint(family, part) for part in ("train", "val")}
+    run = _start(recipe, learner)
+    if (out / RESUME).exists():
+        _resume(run, out / RESUME)
+    out.mkdir(parents=True, exist_ok=True)
+    started = saved = time.monotonic()
+    first, before = run.step, run.seconds
+    while run.step < recipe.steps:
+        loss = _meta_step(run, recipe, learner, defense, family, threat)
+        if run.step % recipe.validate_every == 0 or run.step == recipe.steps:
+            run.seconds = before + time.monotonic() - started
+            _validate(run, recipe, learner, defense, family, threat)
+        now = time.monotonic()
+        run.seconds = before + now - started
+        pace = (now - started) / (run.step - first)
+        last = run.history[-1] if run.history else None
+        progress(
+            Progress(
+                run.step,
+                recipe.steps,
+                loss,
+                last,
+                run.seconds,
+                pace * (recipe.steps - run.step),
+            )
+        )
+        if now - saved > SAVE_EVERY:
+            _save_run(run, recipe, out / RESUME)
+            saved = now
+    _finish(run, recipe, defense, out, episodes_sha256, device)
+    return out
+
+
+def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, Learner, TaskFamily, Threat]:
+    algorithm = catalog.algorithm(recipe.algorithm, **recipe.algorithm_options)
+    defense = catalog.defense(recipe.defense, craft=recipe.craft, **recipe.defense_options)
+    network = catalog.network(recipe.network, **recipe.network_options)
+    family = catalog.family_of(recipe, root)
+    for name in recipe.augment:
+        if name not in AUGMENTATIONS:
+            raise InputError(f"augment: {name!r} is not one of {', '.join(AUGMENTATIONS)}")
+    catalog.attack(recipe.validate_attack)
+    threat = threats.check(Threat(recipe.norm, recipe.eps), family.space)
+    if defense.craft is not None and recipe.eps == 0:
+        raise InputError(f"eps: 0 leaves the defense {recipe.defense!r} nothing to train against")
+    params = start_params(algorithm, network, family.space, recipe.ways, _generator(recipe, "weights"))
+    learner = Learner(
+        algorithm,
+        network,
+        {name: value.to(device) for name, value in params.items()},
+        family.space,
+        recipe.ways,
+        # Running statistics are gathered while each batch is normalised by its own, as batch norm always did.
+        norm_mode="batch" if recipe.norm_mode == "running" else recipe.norm_mode,
+        backend=catalog.default_backend(device),
+        meta_gradient=recipe.meta_gradient or algorithm.meta_gradient,
+    )
+    return defense, learner, family, threat
+
+
+def _start(recipe: Recipe, learner: Learner) -> _Run:
+    params = {name: value.clone().requires_grad_() for name, value in learner.params.items()}
+    optimizer = torch.optim.Adam(params.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    return _Run(
+        params,
+        {},
+        optimizer,
+        {name: value.clone() for name, value in learner.params.items()},
+    )
+
+
+def _meta_step(
+    run: _Run,
+    recipe: Recipe,
+    learner: Learner,
+    defense: Defense,
+    family: TaskFamily,
+    threat: Threat,
+) -> float:
+    """Make one meta-update and return its loss, averaged over the tasks."""
+    numbers = range(run.step * recipe.meta_batch, (run.step + 1) * recipe.meta_batch)
+    spec = Spec(recipe.ways, recipe.shots, recipe.queries)
+    episodes = family.sample("train", spec, numbers, seed=recipe.seed)
+    episodes = _augmented(episodes, recipe, numbers).to(learner.device, learner.dtype)
+    rng = [_seed(recipe, "attack", number) for number in numbers]
+    learner = replace(learner, params=run.params)
+    # A loop goes backward task by task, so that only one task's graph is ever alive.
+    size = 1 if learner.backend == "loop" else recipe.meta_batch
+    run.optimizer.zero_grad()
+    total, statistics = 0.0, []
+    for at in range(0, recipe.meta_batch, size):
+        part = _tasks(episodes, slice(at, at + size))
+        terms = defense.loss(learner, part, threat, Streams(rng[at : at + size]))
+        loss = torch.stack(list(terms.values())).sum() / recipe.meta_batch
+        loss.backward()
+        total += loss.item()
+        if recipe.norm_mode == "running":
+            statistics.append(_statistics(learner, part))
+    if not math.isfinite(total):
+        raise InputError(f"loss: {total} at step {run.step}; lower learning_rate ({recipe.learning_rate:g})")
+    if recipe.norm_mode == "running":
+        _follow(run.running, statistics)
+    for group in run.optimizer.param_groups:
+        group["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * run.step / recipe.steps))
+    torch.nn.utils.clip_grad_norm_(run.params.values(), recipe.clip)
+    run.optimizer.step()
+    run.step += 1
+    # The average forgets its start faster in the first steps (as in Polyak averaging with a warm-up).
+    decay = min(recipe.average, (1 + run.step) / (10 + run.step))
+    for name, value in run.params.items():
+        run.average[name].lerp_(value.detach(), 1 - decay)
+    run.losses.append(total)
+    return total
+
+
+@torch.no_grad()
+def _statistics(learner: Learner, episodes: Episodes) -> Params:
+    fitted = learner.adapt(episodes.support_x, episodes.support_y)
+    return {name: value.mean(dim=0) for name, value in fitted.norm.items()}
+
+
+def _follow(running: Params, statistics: list[Params]) -> None:
+    for name in statistics[0]:
+        now = torch.stack([one[name] for one in statistics]).mean(dim=0)
+        running[name] = torch.lerp(running[name], now, MOMENTUM) if name in running else now
+
+
+def _validate(
+    run: _Run,
+    recipe: Recipe,
+    learner: Learner,
+    defense: Defense,
+    family: TaskFamily,
+    threat: Threat,
+) -> None:
+    """Measure accuracy on the validation tasks and keep the weights if they are the best so far."""
+    params = run.average if recipe.average else {name: value.detach().clone() for name, value in run.params.items()}
+    learner = replace(
+        learner,
+        params=params,
+        norm_mode=recipe.norm_mode,
+        running=dict(run.running),
+        meta_gradient="exact",
+    )
+    spec = Spec(recipe.ways, recipe.shots, recipe.queries)
+    clean, robust = [], []
+    for number in range(recipe.validate_tasks):
+        episodes = family.sample("val", spec, [number], seed=0).to(learner.device, learner.dtype)
+        with torch.no_grad():
+            fitted = learner.adapt(
+                episodes.support_x,
+                episodes.support_y,
+                steps=learner.algorithm.test_steps,
+            )
+            right = correct(learner.predict(fitted, episodes.query_x), episodes.query_y)
+        clean.append(right.float().mean().item())
+        rng = Streams([_seed(recipe, "validation", number)])
+        robust.append(_survival(learner, fitted, episodes, recipe.validate_attack, threat, rng, right))
+    seen = Validation(
+        step=run.step,
+        loss=sum(run.losses) / max(len(run.losses), 1),
+        clean=sum(clean) / len(clean),
+        robust=sum(robust) / len(robust),
+        seconds=round(run.seconds, 1),
+    )
+    run.history.append(seen)
+    run.losses = []
+    value = seen.clean if defense.select == "clean" else (seen.clean + seen.robust) / 2
+    if value > run.best_value:
+        run.best_value, run.best_step = value, run.step
+        run.best = {name: value.detach().clone() for name, value in params.items()}
+        run.best.update({f"running.{name}": value.clone() for name, value in run.running.items()})
+
+
+def _survival(
+    learner: Learner,
+    fitted: Fitted,
+    episodes: Episodes,
+    attack: str,
+    threat: Threat,
+    rng: Streams,
+    right: Tensor,
+) -> float:
+    x, y = episodes.query_x, episodes.query_y
+    x_adv = craft(learner, fitted, x, y, attack=catalog.attack(attack), threat=threat, rng=rng)
+    with torch.no_grad():
+        return (right & correct(learner.predict(fitted, x_adv), y)).float().mean().item()
+
+
+def _augmented(episodes: Episodes, recipe: Recipe, numbers: range) -> Episodes:
+    if not recipe.augment:
+        return episodes
+    support, queries = [], []
+    for row, number in enumerate(numbers):
+        rng = torch.Generator().manual_seed(_seed(recipe, "augment", number))
+        support.append(augment(episodes.support_x[row], recipe.augment, rng))
+        queries.append(augment(episodes.query_x[row], recipe.augment, rng))
+    return replace(episodes, support_x=torch.stack(support), query_x=torch.stack(queries))
+
+
+def augment(images: Tensor, names: tuple[str, ...], rng: torch.Generator) -> Tensor:
+    """Mirror each of images [n,C,H,W] with probability 1/2 (flip), move it by up to 1/8 of a side (crop)."""
+    if "flip" in names:
+        mirrored = torch.rand(len(images), generator=rng) < 0.5
+        images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+    if "crop" in names:
+        count, _, height, width = images.shape
+        pad = round(CROP_PADDING * min(height, width))
+        padded = torch.nn.functional.pad(images, (pad, pad, pad, pad), mode="reflect")
+        corner = torch.randint(2 * pad + 1, (count, 2), generator=rng)
+        rows = (corner[:, :1] + torch.arange(height)).view(count, 1, height, 1)
+        columns = (corner[:, 1:] + torch.arange(width)).view(count, 1, 1, width)
+        images = padded[
+            torch.arange(count).view(-1, 1, 1, 1),
+            torch.arange(images.shape[1]).view(1, -1, 1, 1),
+            rows,
+            columns,
+        ]
+    return images
+
+
+def _tasks(episodes: Episodes, rows: slice) -> Episodes:
+    e = episodes
+    return Episodes(e.support_x[rows], e.support_y[rows], e.query_x[rows], e.query_y[rows])
+
+
+def _finish(
+    run: _Run,
+    recipe: Recipe,
+    defense: Defense,
+    out: Path,
+    episodes_sha256: dict[str, str],
+    device: str,
+) -> None:
+    weights = pack(*split(run.best))
+    card = Card(
+        schema_version=SCHEMA,
+        recipe=recipe,
+        weights_sha256=hashlib.sha256(weights).hexdigest(),
+        recipe_sha256=recipe.sha256,
+        episodes_sha256=episodes_sha256,
+        versions=_versions(),
+        device=device,
+        threads=torch.get_num_threads(),
+        train_seconds=round(run.seconds, 1),
+        selected_step=run.best_step,
+        criterion=_criterion(recipe, defense),
+        history=tuple(run.history),
+    )
+    _draw_curve(card, out / CURVE)
+    save(out, card, weights)
+    (out / RESUME).unlink(missing_ok=True)
+
+
+def _criterion(recipe: Recipe, defense: Defense) -> str:
+    tasks = f"on {recipe.validate_tasks} validation tasks"
+    if defense.select == "clean":
+        return f"highest clean accuracy {tasks}"
+    threat = f"{recipe.validate_attack}, {recipe.norm} {recipe.eps:.4g}"
+    return f"highest mean of clean and robust accuracy ({threat}) {tasks}"
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy")}
+    return {"python": platform.python_version(), **packages}
+
+
+def _same_recipe(recipe: Recipe, out: Path) -> None:
+    if (out / CARD).exists():
+        known = read_card(out / CARD).recipe
+    else:
+        with safe_open(out / RESUME, "pt") as file:
+            known = Recipe.model_validate_json(file.metadata()["recipe"])
+    for name in Recipe.model_fields:
+        before, now = getattr(known, name), getattr(recipe, name)
+        if before != now:
+            raise InputError(f"out: {out} holds a run with {name} = {before!r}, not {now!r}; choose another folder")
+
+
+def _save_run(run: _Run, recipe: Recipe, path: Path) -> None:
+    tensors = {f"params/{name}": value.detach() for name, value in run.params.items()}
+    for part in ("running", "average", "best"):
+        tensors.update({f"{part}/{name}": value for name, value in getattr(run, part).items()})
+    for name, value in run.params.items():
+        tensors.update({f"adam/{name}/{key}": moment for key, moment in run.optimizer.state[value].items()})
+    plain: dict[str, Any] = {
+        name: getattr(run, name) for name in ("step", "seconds", "losses", "best_step", "best_value")
+    }
+    plain["history"] = [seen.model_dump() for seen in run.history]
+    metadata = {
+        "recipe": recipe.model_dump_json(),
+        "run": json.dumps(plain, allow_nan=False),
+    }
+    write(
+        path,
+        save_tensors(
+            {name: value.cpu().contiguous() for name, value in tensors.items()},
+            metadata,
+        ),
+    )
+
+
+def _resume(run: _Run, path: Path) -> None:
+    with safe_open(path, "pt") as file:
+        plain = json.loads(file.metadata()["run"])
+        tensors: Params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    history = [Validation(**seen) for seen in plain.pop("history")]
+    run.history = history
+    for name, value in plain.items():
+        setattr(run, name, value)
+    for part in ("running", "average", "best"):
+        getattr(run, part).update(
+            {name.removeprefix(f"{part}/"): value for name, value in tensors.items() if name.startswith(f"{part}/")}
+        )
+    with torch.no_grad():
+        for name, value in run.params.items():
+            value.copy_(tensors[f"params/{name}"])
+            device = value.device
+            run.optimizer.state[value] = {
+                # Adam keeps its step count on the CPU.
+                key: tensors[f"adam/{name}/{key}"].to("cpu" if key == "step" else device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+            run.average[name] = run.average[name].to(device)
+    run.running.update({name: value.to(next(iter(run.params.values())).device) for name, value in run.running.items()})
+
+
+def _draw_curve(card: Card, path: Path) -> None:
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    steps = [seen.step for seen in card.history]
+    axes.plot(
+        steps,
+        [100 * seen.clean for seen in card.history],
+        color="#0072B2",
+        label="clean",
+    )
+    robust = [100 * seen.robust for seen in card.history]
+    axes.plot(steps, robust, color="#D55E00", label=f"robust ({card.recipe.validate_attack})")
+    axes.axhline(100 / card.recipe.ways, color="0.5", linestyle=":", label="constant predictor")
+    axes.axvline(card.selected_step, color="0.8", zorder=0, label="selected")
+    axes.set(xlabel="meta-updates", ylabel="validation accuracy (%)", ylim=(0, 100))
+    axes.set_title(
+        f"{card.recipe.algorithm} · {card.recipe.defense} · {card.recipe.family}",
+        fontsize=10,
+    )
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
+
+
+def _seed(recipe: Recipe, purpose: str, number: int) -> int:
+    return int(digest([recipe.seed, purpose, number])[:15], 16)
+
+
+def _generator(recipe: Recipe, purpose: str) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed(recipe, purpose, 0))

@@ -1,0 +1,162 @@
+"""The engine: equal backends, honest victims, first order as a property of training alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import Identity, blobs, learner
+from torch import Tensor
+
+from robustbench_meta import catalog
+from robustbench_meta.engine import ObjectLearner, craft, has_gradient
+from robustbench_meta.losses import cross_entropy
+from robustbench_meta.types import Box, Streams, Threat
+
+EVERY = ["protonet", "r2d2", "maml", "anil"]
+
+
+@pytest.mark.parametrize("backend", ["loop", "vmap"])
+@pytest.mark.parametrize("name", EVERY)
+def test_a_victim_scores_any_subset_of_points_as_predict_does(name: str, backend: str) -> None:
+    subject, episodes = learner(name, backend=backend), blobs(tasks=3)
+    fitted = subject.adapt(episodes.support_x, episodes.support_y)
+    victim = subject.query_victim(fitted, episodes.query_x, episodes.query_y)
+    expected = subject.predict(fitted, episodes.query_x).flatten(0, 1)
+    points = torch.tensor([20, 3, 4, 26, 0, 5])  # out of order, and nothing of the second task
+    scores = victim.forward(victim.x[points], points)
+    assert scores.shape == (6, 1, 3)
+    torch.testing.assert_close(scores.squeeze(1), expected[points], rtol=1e-10, atol=1e-10)
+
+
+def test_a_victim_counts_the_rows_that_go_forward_and_come_back_task_by_task() -> None:
+    subject, episodes = learner("protonet"), blobs(tasks=2)
+    victim = subject.query_victim(
+        subject.adapt(episodes.support_x, episodes.support_y), episodes.query_x, episodes.query_y
+    )
+    points = torch.tensor([0, 1, 2, 9])
+    x = victim.x[points].requires_grad_()
+    torch.autograd.grad(victim.forward(x, points).sum(), x)
+    victim.forward(victim.x, victim.points)
+    assert victim.cost.forwards.tolist() == [3 + 9, 1 + 9]
+    assert victim.cost.backwards.tolist() == [3, 1]
+
+
+def test_under_batch_statistics_a_whole_query_set_is_one_point() -> None:
+    subject, episodes = learner("protonet", norm_mode="batch"), blobs(tasks=2)
+    victim = subject.query_victim(
+        subject.adapt(episodes.support_x, episodes.support_y), episodes.query_x, episodes.query_y
+    )
+    assert victim.x.shape == (2, 9, 1, 8, 8)
+    assert victim.y.shape == (2, 9)
+    assert victim.forward(victim.x[1:], victim.points[1:]).shape == (1, 9, 3)
+
+
+@pytest.mark.parametrize("name", ["fomaml", "maml", "protonet", "r2d2"])
+def test_poisoning_differentiates_through_adaptation_itself(name: str) -> None:
+    subject = learner(name, meta_gradient=catalog.algorithm(name).meta_gradient)
+    episodes = blobs(tasks=2)
+    victim = subject.support_victim(episodes, steps=2)
+    x = victim.x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(victim.forward(x, victim.points), victim.y).sum(), x)
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+
+    def loss(x: Tensor) -> Tensor:
+        return cross_entropy(victim.forward(x, victim.points), victim.y).sum()
+
+    with torch.no_grad():
+        difference = (loss(x + 1e-6 * direction) - loss(x - 1e-6 * direction)) / 2e-6
+    assert difference.abs() > 1e-6
+    torch.testing.assert_close((gradient * direction).sum(), difference, rtol=1e-4, atol=1e-8)
+
+
+def test_the_first_order_meta_gradient_is_the_query_gradient_at_the_adapted_weights() -> None:
+    subject = learner("fomaml", network=Identity(), meta_gradient="first-order")
+    params = {name: value.requires_grad_() for name, value in subject.params.items()}
+    episodes = blobs(tasks=1)
+    fitted = subject.adapt(episodes.support_x, episodes.support_y, steps=2)
+    loss = cross_entropy(subject.predict(fitted, episodes.query_x), episodes.query_y).mean()
+    found = torch.autograd.grad(loss, [params["head.weight"], params["head.bias"]])
+    weight = fitted.state["head.weight"][0].detach().numpy()
+    bias = fitted.state["head.bias"][0].detach().numpy()
+    scale = fitted.state["scale"][0].item()
+    x, y = scale * episodes.query_x[0].flatten(1).numpy(), episodes.query_y[0].numpy()
+    logits = x @ weight.T + bias
+    probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    error = (probability - np.eye(3)[y]) / len(y)
+    np.testing.assert_allclose(found[0].numpy(), error.T @ x, rtol=1e-8)
+    np.testing.assert_allclose(found[1].numpy(), error.sum(axis=0), rtol=1e-8)
+    assert not np.allclose(weight, params["head.weight"].detach().numpy())
+
+
+def test_more_inner_steps_continue_the_fewer() -> None:
+    subject, episodes = learner("maml"), blobs()
+    two = subject.adapt(episodes.support_x, episodes.support_y, steps=2)
+    onwards = replace(subject, params={name: value[0] for name, value in two.state.items()})
+    four = subject.adapt(episodes.support_x, episodes.support_y, steps=4)
+    again = onwards.adapt(episodes.support_x[:1], episodes.support_y[:1], steps=2)
+    for name in four.state:
+        torch.testing.assert_close(again.state[name][0], four.state[name][0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_folded_normalisation_equals_batch_norm_on_the_support_itself(name: str) -> None:
+    """On the support, the support's own statistics must give what batch normalisation of it gives."""
+    subject, episodes = learner(name), blobs(tasks=1)
+    fitted = subject.adapt(episodes.support_x, episodes.support_y, steps=1)
+    by_support = subject.predict(fitted, episodes.support_x)
+    by_batch = replace(subject, norm_mode="batch").predict(fitted, episodes.support_x)
+    torch.testing.assert_close(by_support, by_batch, rtol=1e-9, atol=1e-9)
+
+
+def test_crafting_leaves_no_trace_in_the_graph_or_the_parameters() -> None:
+    subject, episodes = learner("protonet"), blobs()
+    params = {name: value.requires_grad_() for name, value in subject.params.items()}
+    fitted = subject.adapt(episodes.support_x, episodes.support_y)
+    threat = Threat("linf", 0.1)
+    x_adv = craft(
+        subject,
+        fitted,
+        episodes.query_x,
+        episodes.query_y,
+        attack=catalog.attack("pgd-7-aq"),
+        threat=threat,
+        rng=Streams([1, 2]),
+    )
+    assert not x_adv.requires_grad
+    assert all(value.grad is None for value in params.values())
+    assert (x_adv - episodes.query_x).abs().max() <= 0.1 + 1e-6
+    cross_entropy(subject.predict(fitted, x_adv), episodes.query_y).mean().backward()  # the graph is still whole
+    assert params["conv0.weight"].grad is not None
+
+
+class NearestMean:
+    """The learner a researcher tries first: class means of the pixels."""
+
+    def __init__(self, differentiable: bool):
+        self.differentiable = differentiable
+
+    def adapt(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([x[y == label].flatten(1).mean(dim=0) for label in range(int(y.max()) + 1)])
+
+    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+        rows = x.flatten(1)
+        if not self.differentiable:
+            return torch.from_numpy(-np.linalg.norm(rows.numpy()[:, None] - fitted.numpy(), axis=2))
+        return -torch.cdist(rows, fitted)
+
+
+@pytest.mark.parametrize("differentiable", [True, False])
+def test_a_users_object_is_probed_for_its_gradient(differentiable: bool) -> None:
+    subject = ObjectLearner(NearestMean(differentiable), Box((1, 8, 8)), ways=3, dtype=torch.float64)
+    episodes = blobs()
+    assert has_gradient(subject, episodes) is differentiable
+    subject = replace(subject, differentiable=differentiable)
+    fitted = subject.adapt(episodes.support_x, episodes.support_y)
+    victim = subject.query_victim(fitted, episodes.query_x, episodes.query_y)
+    expected = subject.predict(fitted, episodes.query_x).flatten(0, 1)
+    points = torch.tensor([10, 2, 17])
+    torch.testing.assert_close(victim.forward(victim.x[points], points).squeeze(1), expected[points])
+    assert victim.differentiable is differentiable

@@ -1,0 +1,161 @@
+"""Training: same recipe, same weights; a kill loses nothing that matters; nothing foreign is overwritten."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustbench_meta import catalog, checkpoint
+from robustbench_meta.checkpoint import Recipe
+from robustbench_meta.train import Progress, augment, train
+from robustbench_meta.types import InputError
+
+TINY = Recipe(
+    family="strokes",
+    network_options={"width": 4},
+    queries=3,
+    shots=2,
+    meta_batch=2,
+    steps=6,
+    validate_every=3,
+    validate_tasks=2,
+    validate_attack="pgd-2",
+    eps=0.1,
+)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def stop_at(step: int) -> object:
+    def progress(seen: Progress) -> None:
+        if seen.step == step:
+            raise Interrupted
+
+    return progress
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"norm_mode": "running", "average": 0.9},
+        {"algorithm": "fomaml", "defense": "aq", "craft": "fgsm-rs", "augment": ("flip", "crop")},
+    ],
+)
+def test_an_interrupted_run_goes_on_to_the_same_weights(
+    tmp_path: Path, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = TINY.model_copy(update=changes)
+    train(recipe, tmp_path / "whole")
+    monkeypatch.setattr("robustbench_meta.train.SAVE_EVERY", 0.0)
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "cut", progress=stop_at(5))  # type: ignore[arg-type]
+    assert not (tmp_path / "cut" / checkpoint.CARD).exists()
+    train(recipe, tmp_path / "cut")
+    whole, cut = (tmp_path / name / checkpoint.WEIGHTS for name in ("whole", "cut"))
+    assert whole.read_bytes() == cut.read_bytes()
+    cards = [checkpoint.read_card(tmp_path / name / checkpoint.CARD) for name in ("whole", "cut")]
+    whole_history, cut_history = ([(seen.clean, seen.robust) for seen in card.history] for card in cards)
+    assert whole_history == cut_history
+    assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["card.json", "curve.svg", "weights.safetensors"]
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    recipe = TINY.model_copy(update={"steps": 40, "validate_every": 20})
+    train(recipe, tmp_path / "whole")
+    program = (
+        "import sys, robustbench_meta.train as t; from pathlib import Path; t.SAVE_EVERY = 0.0; "
+        "t.torch.set_num_threads(int(sys.argv[3])); "
+        "t.train(t.Recipe.model_validate_json(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    threads = str(torch.get_num_threads())
+    command = [sys.executable, "-c", program, recipe.model_dump_json(), str(tmp_path / "killed"), threads]
+    process = subprocess.Popen(command)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "killed" / "resume.safetensors").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / checkpoint.CARD).exists()
+    subprocess.run(command, check=True, env=os.environ)
+    whole, killed = (tmp_path / name / checkpoint.WEIGHTS for name in ("whole", "killed"))
+    assert whole.read_bytes() == killed.read_bytes()
+
+
+def test_training_makes_a_learner_better(tmp_path: Path) -> None:
+    recipe = TINY.model_copy(
+        update={"network_options": {"width": 8}, "shots": 5, "queries": 5, "steps": 60, "validate_every": 60}
+    )
+    recipe = recipe.model_copy(update={"validate_tasks": 20, "learning_rate": 3e-3, "validate_attack": "noise-1"})
+    started = train(recipe.model_copy(update={"steps": 1, "learning_rate": 1e-9}), tmp_path / "untrained")
+    trained = train(recipe, tmp_path / "trained")
+    before, after = (checkpoint.load(path).card.history[-1].clean for path in (started, trained))
+    assert after > before + 0.05
+
+
+def test_the_checkpoint_rebuilds_its_learner_and_names_its_criterion(tmp_path: Path) -> None:
+    found = checkpoint.load(train(TINY.model_copy(update={"norm_mode": "running"}), tmp_path / "one"))
+    learner = catalog.learner(found)
+    assert learner.norm_mode == "running"
+    assert {name.rsplit(".", 1)[0] for name in learner.running} == {f"conv{block}" for block in range(4)}
+    assert found.card.criterion == "highest clean accuracy on 2 validation tasks"
+    assert found.card.selected_step in (3, 6)
+
+
+def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(tmp_path: Path) -> None:
+    out = train(TINY, tmp_path / "one")
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    train(TINY, out)
+    with pytest.raises(InputError, match=r"steps = 6, not 7"):
+        train(TINY.model_copy(update={"steps": 7}), out)
+    assert before == {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"algorithm": "protonets"}, "did you mean 'protonet'"),
+        ({"craft": "pdg-7", "defense": "aq"}, "attack: 'pdg-7' is unknown"),
+        ({"algorithm_options": {"stepsize": 1}, "algorithm": "maml"}, "legal: step_size"),
+        ({"network_options": {"width": "wide"}}, "width = 'wide' is not of type int"),
+        ({"augment": ("mirror",)}, "augment: 'mirror'"),
+        ({"eps": 8.0}, "did you mean 8/255"),
+        ({"eps": 0.0, "defense": "aq"}, "nothing to train against"),
+        ({"validate_attack": "pgdd"}, "attack: 'pgdd'"),
+    ],
+)
+def test_a_recipe_that_cannot_run_is_refused_before_anything_is_written(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as raised:
+        train(TINY.model_copy(update=changes), tmp_path / "never")
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "never").exists()
+
+
+def test_augmentation_mirrors_and_moves_whole_images() -> None:
+    images = torch.rand(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    mirrored = augment(images, ("flip",), torch.Generator().manual_seed(1))
+    flipped = torch.tensor([torch.equal(new, old.flip(2)) for new, old in zip(mirrored, images, strict=True)])
+    same = torch.tensor([torch.equal(new, old) for new, old in zip(mirrored, images, strict=True)])
+    assert (flipped ^ same).all()
+    assert 16 < flipped.sum() < 48
+    moved = augment(images, ("crop",), torch.Generator().manual_seed(1))
+    for new, old in zip(moved, images, strict=True):
+        offsets = [
+            (r, c)
+            for r in range(5)
+            for c in range(5)
+            if torch.equal(new[:, 2:-2, 2:-2], old[:, r : r + 12, c : c + 12])
+        ]
+        assert len(offsets) == 1
