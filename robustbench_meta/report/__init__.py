@@ -1,0 +1,30 @@
+"""From results to a leaderboard as Markdown and HTML, a CSV and figures; no torch anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from robustbench_meta.report import figures, html, markdown, tables
+from robustbench_meta.statistics import Results, standings, summarise
+
+
+def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> list[Path]:
+    """Write leaderboard.md, leaderboard.html, cells.csv and figures/ into `out`; return the files written.
+
+    A gallery item holds title, clean and adversarial images [n,C,H,W] or [n,H,W] in [0, 1], labels [n],
+    clean_predictions [n], adversarial_predictions [n], attack and eps. The same input gives the same bytes.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    boards = standings(results)
+    report = tables.tables(results, boards)
+    pictures = figures.draw(boards, tables.display_names(results.cells), gallery, out / "figures")
+    texts = {
+        "leaderboard.md": markdown.render(report, pictures),
+        "leaderboard.html": html.render(report, pictures),
+        "cells.csv": tables.csv_text(summarise(results)),
+    }
+    for name, text in texts.items():
+        (out / name).write_text(text, encoding="utf-8", newline="\n")
+    return [*(out / name for name in texts), *(path for one in pictures for path in (one.svg, one.png))]

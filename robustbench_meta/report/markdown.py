@@ -1,0 +1,132 @@
+"""The leaderboard as Markdown that reads well on GitHub and in a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from robustbench_meta.report.figures import Picture
+from robustbench_meta.report.tables import CONSTANT_MARK, NOTHING, Report, Row, Table, Value
+
+INTRODUCTION = (
+    "Accuracy in %, ± the half-width of the 95 % interval over tasks; n tasks. Higher is better. A constant "
+    "predictor has 1/K, K the number of ways, clean and at every ε: it is the line below which a number means nothing."
+)
+
+
+def render(report: Report, pictures: Sequence[Picture]) -> str:
+    """Write the whole leaderboard."""
+    parts = ["# Few-shot robustness leaderboard", INTRODUCTION]
+    section = ""
+    for table in report.tables:
+        if table.section != section:
+            section = table.section
+            parts.append(f"## {escape(section)}")
+        parts += _board(table)
+        parts += [_figure(one) for one in pictures if one.board == table.slug]
+    if not report.tables:
+        parts.append("Nothing has been measured yet.")
+    rest = [one for one in pictures if not one.board]
+    if rest:
+        parts += ["## Gallery", *(_figure(one) for one in rest)]
+    if report.attacks:
+        rows = [[escape(name), escape(fields)] for name, fields in report.attacks.items()]
+        parts += ["## Attacks as configured", _grid(["Attack", "Settings"], rows)]
+    if report.episodes:
+        rows = [[escape(name), f"`{_code(digest)}`"] for name, digest in report.episodes.items()]
+        parts += ["## Episodes", _grid(["Split", "SHA-256 of its reference episodes"], rows)]
+    parts += ["## Notes", "\n".join(f"- **{escape(term)}** {escape(text)}" for term, text in report.footnotes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: object) -> str:
+    """Make any text show as itself: no markup, no HTML, no link, one line."""
+    line = re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in str(text))).strip()
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = re.sub(r"([\\`*\[\]|~#!$])", r"\\\1", line)
+    line = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)
+    # GitHub links bare addresses by itself.
+    line = re.sub(r"(?i)\b([a-z][a-z0-9+.-]*):(?=//)|\b(javascript|vbscript|data|mailto):", _without_colon, line)
+    return re.sub(r"(?i)\bwww\.", "www&#46;", line).replace("@", "&#64;")
+
+
+def _without_colon(match: re.Match[str]) -> str:
+    return f"{match.group(1) or match.group(2)}&#58;"
+
+
+def _code(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]", "", text)
+
+
+def _board(table: Table) -> list[str]:
+    eps = [escape(one) for one in table.eps]
+    seed = str(table.seed)
+    header = ["Rank", "Checkpoint", f"Worst case, ε {eps[0]}", *(f"ε {one}" for one in eps[1:]), "Clean", "Steps"]
+    header += ["Algorithm", "Defense", "Normalisation", "n", "Seed"]
+    rows = [[*_row(row), seed] for row in table.rows]
+    parts = [f"### {escape(table.title)}", escape(table.criterion), _grid(header, rows)]
+    reasons = [f"- **{escape(row.name)}**: {escape(row.reason)}" for row in table.rows if row.reason]
+    if reasons:
+        parts += ["Shown without a rank, or flagged:", "\n".join(reasons)]
+    parts.append("#### By attack")
+    header = ["Checkpoint", "Steps", "Attack", *(f"ε {one}" for one in eps), "n", "Passes a query", "Seed"]
+    rows = [
+        [_name(row), row.steps, escape(one.attack), *_values(one.values), _counts(one.values), one.passes, seed]
+        for row in table.rows
+        for one in row.attacks
+    ]
+    constant = f"{100 * table.constant:.1f} ± 0.0"
+    rows.append(["*constant predictor*", NOTHING, "any", *[constant] * len(eps), NOTHING, NOTHING, seed])
+    parts.append(_grid(header, rows))
+    if table.differences:
+        header = ["Checkpoint", "Steps", "Minus", "Attack", *(f"ε {one}" for one in eps), "Clean", "n", "Seed"]
+        rows = [
+            [
+                *(escape(one.name), one.steps, escape(one.reference), escape(line.attack), *_values(line.values)),
+                *(_bold(one.clean) if number == 0 else "", _counts(line.values), seed),
+            ]
+            for one in table.differences
+            for number, line in enumerate(one.rows)
+        ]
+        text = (
+            "Percentage points, paired task by task on the tasks both ran; bold where the 95 % interval leaves out 0. "
+            "A constant predictor loses nothing to any attack: its difference between clean and robust is 0."
+        )
+        parts += ["#### Paired differences", text, _grid(header, rows)]
+    return parts
+
+
+def _row(row: Row) -> list[str]:
+    first = row.worst[0]
+    bold = row.kind == "ranked" and CONSTANT_MARK not in first.mark
+    worst = [f"**{first.text}**" if bold else first.text, *_values(row.worst[1:])]
+    settings = [row.steps, escape(row.algorithm), escape(row.defense), escape(row.norm_mode)]
+    return [row.rank, _name(row), *worst, row.clean.text, *settings, row.n]
+
+
+def _name(row: Row) -> str:
+    return f"*{escape(row.name)}*" if row.kind == "reference" else escape(row.name)
+
+
+def _values(values: Iterable[Value]) -> list[str]:
+    return [_bold(value) if value.signed else value.text for value in values]
+
+
+def _bold(value: Value) -> str:
+    return f"**{value.text}**" if value.known and value.decided else value.text
+
+
+def _counts(values: Sequence[Value]) -> str:
+    """Write n, once if it is the same in every column."""
+    counts = [str(value.n) if value.known else NOTHING for value in values]
+    known = {count for count in counts if count != NOTHING}
+    return known.pop() if len(known) == 1 else ", ".join(counts)
+
+
+def _grid(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _figure(one: Picture) -> str:
+    return f"![{escape(one.alt)}](figures/{one.svg.name})\n\n*{escape(one.caption)}*"

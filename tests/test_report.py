@@ -1,0 +1,269 @@
+"""The report as a reader and as an attacker of it would meet it."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import re
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustbench_meta import report
+from robustbench_meta.report import markdown, tables
+from robustbench_meta.statistics import COLUMNS, leaderboard, summarise
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'><svg onload=alert(1)>",
+    "</style><script>alert(1)</script>",
+    "--><script>alert(1)</script><!--",
+    "]]><script>alert(1)</script>",
+    "{{ 7 * 7 }}{% raw %}",
+    "[x](javascript:alert(1))",
+    "![x](https://example.org/x.png)",
+    "javascript:alert(1)",
+    "data:text/html,<b>",
+    "https://example.org www.example.org",
+    "=HYPERLINK(0)",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "a|b|c\nnext `code` **bold** _em_ ~~x~~ # h",
+    "$\\frac{1}{0}$ \\alpha",
+    "&lt;b&gt; &amp; &#60;",
+    "x" * 500,
+    "\u202eesrever \u0000 \u0007 漢字 😀",
+    "",
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    cells: pd.DataFrame
+    tasks: pd.DataFrame
+
+
+def results(**changes: Any) -> Results:
+    """Two protonets and a fomaml at two step counts on 2 shots x 2 eps x 2 attacks, 6 tasks of 10 queries."""
+    rng = np.random.default_rng(0)
+    cells: list[dict[str, Any]] = []
+    tasks: list[dict[str, Any]] = []
+    entries: list[tuple[str, str, str, int | None, float]]
+    entries = [("p-std", "protonet", "standard", None, 0.1), ("p-aq", "protonet", "aq", None, 0.9)]
+    entries += [("f-aq", "fomaml", "aq", steps, 0.8) for steps in (1, 5)]
+    for name, algorithm, defense, steps, level in entries:
+        for shots in (1, 5):
+            for eps in (2 / 255, 8 / 255):
+                for attack in ("fgsm", "pgd-20"):
+                    key = f"k{len(cells):03d}"
+                    cell: dict[str, Any] = {
+                        "key": key,
+                        "checkpoint": name,
+                        "weights": f"w-{name}",
+                        "algorithm": algorithm,
+                    }
+                    cell |= {"defense": defense, "norm_mode": "support", "family": "strokes", "episodes": "ab" * 32}
+                    cell |= {"split": "test", "ways": 5, "shots": shots, "queries": 2, "steps": steps}
+                    cell |= {"attack": attack, "attack_fields": f"{attack}()", "surface": "query", "norm": "linf"}
+                    cell |= {"eps": eps, "seed": 3, "status": "ok", "reason": "", "seconds": 1.5}
+                    cells.append(cell | changes)
+                    for task in range(6):
+                        survived = "".join(str(int(bit)) for bit in rng.random(10) < level)
+                        row: dict[str, Any] = {"key": key, "task": task, "clean": "1111111110", "survived": survived}
+                        tasks.append({**row, "distance": eps, "forwards": 200, "backwards": 100})
+    return Results(pd.DataFrame(cells).astype({"steps": "Int64"}), pd.DataFrame(tasks))
+
+
+def gallery(title: str = "p-aq, pgd-20", channels: int = 3) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(1)
+    clean = rng.random((4, channels, 8, 8))
+    moved = np.clip(clean + rng.choice([-1, 1], clean.shape) * 8 / 255, 0, 1)
+    labels = np.arange(4)
+    item = {"title": title, "clean": clean, "adversarial": moved, "labels": labels, "clean_predictions": labels}
+    return [{**item, "adversarial_predictions": np.array([0, 0, 2, 1]), "attack": "pgd-20", "eps": 8 / 255}]
+
+
+class Page(HTMLParser):
+    """Collects the tags, attributes, ids and text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.seen: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.seen.append(data)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report")
+    made = report.write(results(), gallery(), out)
+    assert sorted(made) == sorted(path for path in out.rglob("*") if path.is_file())
+    return out
+
+
+def test_a_report_holds_tables_figures_and_cells(written: Path) -> None:
+    names = {path.name for path in written.rglob("*") if path.is_file()}
+    board = "strokes-test-5w5s-linf-query"
+    figures = {f"{kind}-{board}" for kind in ("eps", "attacks", "scatter")} | {"gallery"}
+    figures |= {"steps-shots-strokes-test-5w-linf-query"}
+    assert {f"{name}.{ending}" for name in figures for ending in ("svg", "png")} <= names
+    assert {"leaderboard.md", "leaderboard.html", "cells.csv"} <= names
+
+
+def test_two_runs_write_the_same_bytes(written: Path, tmp_path: Path) -> None:
+    for path in report.write(results(), gallery(), tmp_path):
+        assert path.read_bytes() == (written / path.relative_to(tmp_path)).read_bytes(), path.name
+
+
+def test_cells_csv_has_exactly_the_columns_and_numbers_of_the_summary(written: Path) -> None:
+    rows = list(csv.DictReader((written / "cells.csv").open(encoding="utf-8")))
+    assert tuple(rows[0]) == COLUMNS
+    summary = summarise(results())
+    assert len(rows) == len(summary)
+    assert [float(row["robust"]) for row in rows] == summary.robust.tolist()
+    assert float(rows[0]["eps"]) == summary.eps[0]
+    assert {row["steps"] for row in rows} == {"", "1", "5"}
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_text_of_the_csv_is_a_formula(start: str) -> None:
+    text = tables.csv_text(summarise(results(checkpoint=f"{start}1+1")))
+    names = [row["checkpoint"] for row in csv.DictReader(io.StringIO(text, newline=""))]
+    assert {name[:2] for name in names} == {f"'{start}"}
+
+
+def test_the_markdown_names_rank_reference_n_seed_and_what_the_ranking_is(written: Path) -> None:
+    text = (written / "leaderboard.md").read_text(encoding="utf-8")
+    assert "Ranked by worst-case accuracy at ε = 8/255" in text
+    assert text.count("| *constant predictor* | 20.0 ± 0.0 |") == 2
+    expected = leaderboard(results()).query("shots == 5 and checkpoint == 'p-aq'").iloc[0]
+    shown = f"{100 * expected.robust:.1f} ± {100 * expected.robust_ci95:.1f}"
+    assert (
+        f"| {expected['rank']} | p-aq | **{shown}** |" in text or f"| {expected['rank']}= | p-aq | **{shown}**" in text
+    )
+    assert "| – | protonet | aq | support | 6 | 3 |" in text
+
+
+def test_every_table_of_the_markdown_has_rows_as_wide_as_its_head(written: Path) -> None:
+    for block in re.findall(r"(?:^\|.*\n)+", (written / "leaderboard.md").read_text(encoding="utf-8"), re.MULTILINE):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+def test_the_page_needs_nothing_beside_it_and_runs_only_its_own_style_and_script(written: Path) -> None:
+    text = (written / "leaderboard.html").read_text(encoding="utf-8")
+    page = Page(text)
+    policy = next(value for name, value in page.attributes if name == "content" and "default-src" in value)
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    for tag in ("style", "script"):
+        body = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert len(body) == 1
+        digest = base64.b64encode(hashlib.sha256(body[0].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        assert name != "style"
+        if name in {"href", "src", "xlink:href"}:
+            assert value.startswith(("#", "data:image/png;base64,"))
+
+
+def test_ids_of_the_page_are_unique_and_every_reference_has_its_target(written: Path) -> None:
+    attributes = Page((written / "leaderboard.html").read_text(encoding="utf-8")).attributes
+    ids = [value for name, value in attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    wanted = {value[1:] for name, value in attributes if name in {"href", "xlink:href"} and value.startswith("#")}
+    wanted |= {one for _, value in attributes for one in re.findall(r"^url\(#(.+)\)$", value)}
+    assert wanted <= set(ids)
+
+
+@pytest.mark.parametrize("field", ["checkpoint", "algorithm", "defense", "family", "attack", "attack_fields", "reason"])
+def test_hostile_text_is_shown_and_never_obeyed(field: str, tmp_path: Path) -> None:
+    plain, cells = results(), results().cells
+    keep = cells[(cells.checkpoint == "p-aq") & (cells.shots == 5) & (cells.eps > 0.02)].iloc[:1]
+    copies = [keep.assign(key=f"h{i}", **{field: text}) for i, text in enumerate(HOSTILE)]
+    if field == "reason":
+        copies = [copy.assign(status="error") for copy in copies]
+    bits = plain.tasks[plain.tasks.key == keep.key.iloc[0]]
+    hostile = Results(pd.concat(copies), pd.concat([bits.assign(key=f"h{i}") for i in range(len(HOSTILE))]))
+    if field == "family":  # a family is a board of its own: two of the worst are enough
+        hostile = Results(hostile.cells.iloc[[0, 7]], hostile.tasks)
+    report.write(hostile, gallery(HOSTILE[0]), tmp_path)
+    page = Page((tmp_path / "leaderboard.html").read_text(encoding="utf-8"))
+    assert page.tags.count("script") == 1
+    assert not {"img", "iframe", "object", "base", "form"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert all(v.startswith(("#", "data:image/png")) for n, v in page.attributes if n in {"href", "src", "xlink:href"})
+    text = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+    assert not re.search(r"<\w|javascript:|(?<!\\)\]\((?!figures/)|https?://|www\.", text)
+    for row in csv.reader((tmp_path / "cells.csv").open(encoding="utf-8", newline="")):
+        assert not [cell for cell in row if cell[:1] in {"=", "+", "@", "\t", "\r"} or cell == "-1"]
+    for path in (tmp_path / "figures").glob("*.svg"):
+        ElementTree.parse(path)
+        assert len(path.name) < 120
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_escaped_markdown_is_one_line_without_markup(text: str) -> None:
+    shown = markdown.escape(text)
+    assert shown.isprintable()
+    assert not re.search(r"[<>]|(?<!\\)[|`*\[\]]", shown)
+
+
+def test_an_errored_entry_shows_its_reason_everywhere(tmp_path: Path) -> None:
+    there = results()
+    broken = (there.cells.checkpoint == "f-aq") & (there.cells.attack == "pgd-20")
+    there.cells.loc[broken, ["status", "reason"]] = ["error", "logits are NaN"]
+    report.write(there, [], tmp_path)
+    for name in ("leaderboard.md", "leaderboard.html"):
+        assert "error in pgd-20 at 2/255: logits are NaN" in (tmp_path / name).read_text(encoding="utf-8")
+
+
+def test_a_single_entry_with_one_task_draws_everything_and_says_that_it_has_no_interval(tmp_path: Path) -> None:
+    there = results()
+    cells = there.cells.iloc[:1]
+    one = Results(cells, there.tasks[(there.tasks.key == cells.key.iloc[0]) & (there.tasks.task == 0)])
+    report.write(one, gallery(channels=1), tmp_path)
+    assert "± n/a‡" in (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+
+
+def test_no_results_and_results_of_errors_alone_still_give_a_report(tmp_path: Path) -> None:
+    there = results(status="error", reason="no device")
+    report.write(Results(there.cells.iloc[:0], there.tasks.iloc[:0]), [], tmp_path / "none")
+    assert "Nothing has been measured yet." in (tmp_path / "none" / "leaderboard.html").read_text(encoding="utf-8")
+    report.write(Results(there.cells, there.tasks.iloc[:0]), [], tmp_path / "errors")
+    assert "no device" in (tmp_path / "errors" / "leaderboard.md").read_text(encoding="utf-8")
+
+
+def test_two_sets_of_weights_under_one_name_are_told_apart() -> None:
+    cells = results().cells.assign(checkpoint="same")
+    names = tables.display_names(cells)
+    assert names["same", "w-p-aq"] == "same@w-p-aq"
+    assert len(set(names.values())) == 3
+
+
+def test_terminal_rows_are_as_wide_as_their_head() -> None:
+    for columns, rows in (tables.rich_rows(summarise(results())), tables.rank_rows(leaderboard(results()))):
+        assert rows
+        assert {len(row) for row in rows} == {len(columns)}
+        assert all(isinstance(cell, str) for row in rows for cell in row)
+    assert [row[1] for row in tables.rich_rows(summarise(results()))[1]][-1] == "–"

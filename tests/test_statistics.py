@@ -1,0 +1,280 @@
+"""Statistics against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from robustbench_meta import statistics
+from robustbench_meta.statistics import interval, leaderboard, paired_difference, paired_differences, worst_case
+
+STANDARD: dict[str, Any] = {
+    "checkpoint": "a",
+    "weights": "w",
+    "algorithm": "protonet",
+    "defense": "standard",
+    "norm_mode": "support",
+    "family": "strokes",
+    "episodes": "e",
+    "split": "test",
+    "ways": 2,
+    "shots": 1,
+    "queries": 2,
+    "steps": None,
+    "attack": "pgd",
+    "attack_fields": "PGD()",
+    "surface": "query",
+    "norm": "linf",
+    "eps": 0.1,
+    "seed": 0,
+    "status": "ok",
+    "reason": "",
+    "seconds": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    cells: pd.DataFrame
+    tasks: pd.DataFrame
+
+
+def results(*cells: tuple[dict[str, Any], list[tuple[str, str]]]) -> Results:
+    """Build results from (fields that differ, [(clean bits, survived bits) of task 0, 1, ...])."""
+    rows, tasks = [], []
+    for number, (fields, bits) in enumerate(cells):
+        key = f"k{number:03d}"
+        rows.append({"key": key, **STANDARD, **fields})
+        for task, (clean, survived) in enumerate(bits):
+            row = {"key": key, "task": task, "clean": clean, "survived": survived, "distance": 0.1}
+            tasks.append({**row, "forwards": 8, "backwards": 4})
+    columns = ["key", "task", "clean", "survived", "distance", "forwards", "backwards"]
+    return Results(pd.DataFrame(rows).astype({"steps": "Int64"}), pd.DataFrame(tasks, columns=columns))
+
+
+def test_the_interval_is_students_t_over_tasks() -> None:
+    # Mean 2, standard deviation 1, n = 3: t(2, 0.975) = 4.302653.
+    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.302653 / math.sqrt(3)), rel=1e-6)
+
+
+def test_one_task_has_no_interval_and_none_has_no_mean() -> None:
+    mean, half = interval([0.5])
+    assert mean == 0.5
+    assert math.isnan(half)
+    assert all(math.isnan(value) for value in interval([]))
+
+
+@pytest.mark.parametrize(
+    ("eps", "text"), [(8 / 255, "8/255"), (0.0314, "0.0314"), (0.01, "0.01"), (0.5, "0.5"), (1.0, "1"), (0.0, "0")]
+)
+def test_eps_reads_as_in_papers(eps: float, text: str) -> None:
+    assert statistics.eps_text(eps) == text
+
+
+def test_a_summary_has_the_columns_of_cells_csv_and_the_key() -> None:
+    table = statistics.summarise(results(({}, [("1110", "1000"), ("1111", "1110")])))
+    assert tuple(table.columns) == (*statistics.COLUMNS, "key")
+    row = table.iloc[0]
+    assert (row.clean, row.robust, row.tasks) == (0.875, 0.5, 2)
+    # Two values 0.25 and 0.75: standard error 0.25, t(1, 0.975) = 12.7062.
+    assert row.robust_ci95 == pytest.approx(0.25 * 12.706205, rel=1e-6)
+    assert pd.isna(row.steps)
+
+
+def test_a_failed_cell_has_no_accuracy_even_if_some_of_its_tasks_ran() -> None:
+    table = statistics.summarise(results(({"status": "error", "reason": "NaN"}, [("1111", "1111")])))
+    assert table.loc[0, ["clean", "clean_ci95", "robust", "robust_ci95"]].isna().all()
+    assert (table.status[0], table.tasks[0]) == ("error", 1)
+
+
+def test_a_query_that_is_wrong_when_clean_is_never_robust() -> None:
+    assert statistics.summarise(results(({}, [("1100", "1111")]))).robust[0] == 0.5
+
+
+def test_the_worst_case_is_the_and_over_attacks_per_query() -> None:
+    found = worst_case(results(({"attack": "a"}, [("1111", "1100")]), ({"attack": "b"}, [("1111", "1010")])))
+    assert (found.robust[0], found.clean[0]) == (0.25, 1.0)
+    assert (found.attacks[0], bool(found.complete[0])) == ("a, b", True)
+
+
+def test_a_query_fooled_at_a_smaller_eps_is_fooled_at_a_larger() -> None:
+    found = worst_case(results(({"eps": 0.1}, [("1111", "0111")]), ({"eps": 0.2}, [("1111", "1100")])))
+    assert dict(zip(found.eps, found.robust, strict=True)) == {0.1: 0.75, 0.2: 0.25}
+
+
+def test_another_norm_or_surface_does_not_count() -> None:
+    other = [("1111", "0000")]
+    found = worst_case(results(({}, [("1111", "1111")]), ({"norm": "l2"}, other), ({"surface": "support"}, other)))
+    mine = found[(found.norm == "linf") & (found.surface == "query")]
+    assert list(mine.robust) == [1.0]
+
+
+def test_only_tasks_on_which_every_attack_ran_count() -> None:
+    long = [("1111", "1111"), ("1111", "0000"), ("1111", "0000")]
+    found = worst_case(results(({"attack": "a"}, long), ({"attack": "b"}, [("1111", "1110")])))
+    assert (found.tasks[0], found.robust[0]) == (1, 0.75)
+
+
+def test_an_error_or_a_missing_attack_leaves_an_entry_without_rank_and_says_why() -> None:
+    bits = [("1111", "1110"), ("1111", "1100")]
+    both = [({"attack": "a"}, bits), ({"attack": "b"}, bits)]
+    lacking = ({"attack": "a", "checkpoint": "lacking"}, bits)
+    broken = [
+        ({"attack": "a", "checkpoint": "broken"}, bits),
+        ({"attack": "b", "checkpoint": "broken", "status": "error", "reason": "logits are NaN"}, []),
+    ]
+    table = leaderboard(results(*both, lacking, *broken)).set_index("checkpoint")
+    assert table["rank"].dropna().to_dict() == {"a": 1}
+    assert table.reason["lacking"] == "lacks b at 0.1"
+    assert table.reason["broken"] == "error in b at 0.1: logits are NaN"
+
+
+def test_an_attack_that_only_failed_is_required_all_the_same() -> None:
+    bits = [("1111", "1110")]
+    failed: tuple[dict[str, Any], list[tuple[str, str]]]
+    failed = ({"checkpoint": "x", "attack": "b", "status": "error", "reason": "out of memory"}, [])
+    table = leaderboard(results(({}, bits), failed)).set_index("checkpoint")
+    assert table.reason["a"] == "lacks b at 0.1"
+
+
+def test_ranks_are_shared_where_the_paired_interval_holds_zero() -> None:
+    # b differs from a by +0.25, -0.25, +0.25, -0.25: mean 0. c is 0.5 below a on every task: no spread, no doubt.
+    clean = "1111"
+    a = ({"checkpoint": "a"}, [(clean, "1110"), (clean, "1100"), (clean, "1110"), (clean, "1100")])
+    b = ({"checkpoint": "b"}, [(clean, "1100"), (clean, "1110"), (clean, "1100"), (clean, "1110")])
+    c = ({"checkpoint": "c"}, [(clean, "1000"), (clean, "0000"), (clean, "1000"), (clean, "0000")])
+    table = leaderboard(results(a, b, c)).set_index("checkpoint")
+    assert table["rank"].drop(statistics.CONSTANT).to_dict() == {"a": 1, "b": 1, "c": 3}
+    assert table.tied.drop(statistics.CONSTANT).to_dict() == {"a": True, "b": True, "c": False}
+
+
+def test_one_shared_task_cannot_tell_two_entries_apart() -> None:
+    table = leaderboard(results(({}, [("1111", "1111")]), ({"checkpoint": "b"}, [("1111", "0000")])))
+    assert table["rank"].dropna().tolist() == [1, 1]
+
+
+def test_the_constant_predictor_stands_where_its_accuracy_puts_it() -> None:
+    good = ({"checkpoint": "good"}, [("1111", "1111"), ("1111", "1111")])
+    bad = ({"checkpoint": "bad"}, [("1111", "1000"), ("1111", "1000")])
+    table = leaderboard(results(good, bad))
+    assert table.checkpoint.tolist() == ["good", statistics.CONSTANT, "bad"]
+    assert (table.clean[1], table.robust[1], table.reason[1]) == (0.5, 0.5, "reference")
+    assert table.better_than_constant.tolist() == [True, False, False]
+
+
+def test_an_interval_that_reaches_the_constant_is_not_better() -> None:
+    assert not statistics.better_than_constant(0.25, 0.05, 0.2)
+    assert statistics.better_than_constant(0.26, 0.05, 0.2)
+    assert not statistics.better_than_constant(0.9, math.nan, 0.2)
+
+
+def test_the_ranking_uses_the_largest_eps_that_most_entries_met() -> None:
+    bits = [("1111", "1110"), ("1111", "1100")]
+    cells = [({"checkpoint": name, "eps": eps}, bits) for name in "ab" for eps in (0.1, 0.2)]
+    table = leaderboard(results(*cells, ({"checkpoint": "a", "eps": 0.3}, bits)))
+    assert set(table.rank_eps) == {0.2}
+    assert table["rank"].dropna().tolist() == [1, 1]
+
+
+def test_transductive_entries_and_poisoning_have_boards_of_their_own() -> None:
+    bits = [("1111", "1110"), ("1111", "1100")]
+    cells = [({}, bits), ({"norm_mode": "batch", "checkpoint": "b"}, bits), ({"surface": "support"}, bits)]
+    table = leaderboard(results(*cells))
+    boards = table.groupby(["surface", "track"]).checkpoint.apply(
+        lambda names: sorted({*names} - {statistics.CONSTANT})
+    )
+    assert boards.to_dict() == {
+        ("query", "inductive"): ["a"],
+        ("query", "transductive"): ["b"],
+        ("support", "inductive"): ["a"],
+    }
+
+
+def test_a_black_box_learner_has_no_rank_and_obliges_nobody() -> None:
+    bits = [("1111", "1110"), ("1111", "1100")]
+    box = {"checkpoint": "svm", "algorithm": "svm (black-box)", "attack": "square"}
+    table = leaderboard(results(({}, bits), (box, [("1111", "1111")] * 2))).set_index("checkpoint")
+    assert table["rank"]["a"] == 1
+    assert pd.isna(table["rank"]["svm"])
+    assert "black-box" in table.reason["svm"]
+
+
+def test_every_step_count_is_an_entry_and_no_steps_is_one_too() -> None:
+    bits = [("1111", "1110"), ("1111", "1100")]
+    table = leaderboard(results(*[({"steps": steps}, bits) for steps in (None, 1, 5)]))
+    ranked = table[table.checkpoint == "a"]
+    assert ranked.steps.isna().sum() == 1
+    assert sorted(ranked.steps.dropna()) == [1, 5]
+
+
+def test_two_settings_under_one_attack_name_are_two_attacks() -> None:
+    bits = [("1111", "1110")]
+    found = worst_case(results(({}, bits), ({"checkpoint": "b", "attack_fields": "PGD(steps=1)"}, bits)))
+    assert found.missing.str.startswith("pgd #").all()
+
+
+def test_the_defended_entry_is_compared_with_the_standard_one_of_its_algorithm() -> None:
+    standard = ({"checkpoint": "s"}, [("1111", "0000"), ("1111", "1000"), ("1111", "0000")])
+    defended = ({"checkpoint": "d", "defense": "aq"}, [("1110", "1100"), ("1110", "1110"), ("1110", "1000")])
+    table = paired_differences(results(standard, defended))
+    assert set(zip(table.checkpoint, table.reference, strict=True)) == {("d", "s")}
+    worst = table[table.attack == statistics.WORST_CASE].iloc[0]
+    # 0.5, 0.5 and 0.25: mean 5/12, standard deviation 0.25/sqrt(3).
+    assert (worst.difference, worst.ci95) == pytest.approx((5 / 12, 4.302653 * 0.25 / 3), rel=1e-6)
+    clean = table[table.attack == "clean"].iloc[0]
+    assert (clean.difference, clean.ci95, clean.tasks) == (-0.25, 0.0, 3)
+
+
+def test_an_entry_without_a_standard_counterpart_is_compared_with_the_best() -> None:
+    best = ({"checkpoint": "best", "algorithm": "r2d2"}, [("1111", "1111"), ("1111", "1110")])
+    other = ({"checkpoint": "other", "defense": "aq"}, [("1111", "1000"), ("1111", "1000")])
+    table = paired_differences(results(best, other))
+    assert set(zip(table.checkpoint, table.reference, strict=True)) == {("other", "best")}
+
+
+def test_differences_use_only_the_tasks_that_both_ran() -> None:
+    a = ({"checkpoint": "x"}, [("1111", "1111"), ("1111", "1100"), ("1111", "0000")])
+    b = ({"checkpoint": "y"}, [("1111", "1110"), ("1111", "1000")])
+    table = paired_difference(results(a, b), "x", "y")
+    worst = table[table.attack == statistics.WORST_CASE].iloc[0]
+    assert (worst.tasks, worst.difference) == (2, 0.25)
+
+
+def test_no_results_give_empty_tables_with_their_columns() -> None:
+    empty = results(({}, []))
+    empty = Results(empty.cells.iloc[:0], empty.tasks)
+    for table in (statistics.summarise(empty), worst_case(empty), leaderboard(empty), paired_differences(empty)):
+        assert len(table) == 0
+        assert "checkpoint" in table.columns
+
+
+def test_verdicts_that_are_no_bits_are_refused_by_cell() -> None:
+    with pytest.raises(ValueError, match=r"k000.*bits"):
+        statistics.summarise(results(({}, [("11x1", "1111")])))
+    with pytest.raises(ValueError, match=r"k000.*bits"):
+        statistics.summarise(results(({}, [("1111", "1111"), ("111", "111")])))
+
+
+def test_the_order_of_the_rows_changes_nothing() -> None:
+    rng = np.random.default_rng(0)
+    cells = [
+        ({"checkpoint": name, "eps": eps}, [("1111", "".join(rng.choice(["0", "1"], 4))) for _ in range(6)])
+        for name in "abc"
+        for eps in (0.1, 0.2)
+    ]
+    there = results(*cells)
+    back = Results(there.cells.iloc[::-1], there.tasks.iloc[::-1])
+    pd.testing.assert_frame_equal(leaderboard(there), leaderboard(back))
+    pd.testing.assert_frame_equal(statistics.summarise(there), statistics.summarise(back))
+
+
+def test_statistics_and_report_do_without_torch() -> None:
+    code = "import sys, robustbench_meta.statistics, robustbench_meta.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
