@@ -162,7 +162,9 @@ class Victim:
 class Attack(Protocol):
     """A frozen dataclass of hyper-parameters that finds x_adv within a threat."""
 
-    norms: ClassVar[tuple[Norm, ...]]
+    @property
+    def norms(self) -> tuple[Norm, ...]: ...
+
     surfaces: ClassVar[tuple[Surface, ...]]
     needs_gradient: ClassVar[bool]
     needs_single_points: ClassVar[bool]  # each point one item judged on one label

@@ -29,15 +29,8 @@ OWN_CLAIMS = [(name, norm) for name, norm in CLAIMS if not catalog.attack(name).
 FOR_TRAINING = {
     "fgsm-rs": "a random start and one step of 1.25 eps end inside the ball",
     "pgd-10-kl": "leaves the clean prediction in either direction, also towards confidence",
-    "pgd-7-aq": "7 steps of 2/255, meant for linf, are too short for budgets in l2 and l1",
-    "pgd-10-aq": "10 steps of 2/255, likewise",
-    "pgd-20-aq": "20 steps of 2/255, likewise",
 }
-OPTIMAL_CLAIMS = [
-    (name, norm)
-    for name, norm in GRADIENT_CLAIMS
-    if name not in FOR_TRAINING or (name.endswith("-aq") and norm == "linf")
-]
+OPTIMAL_CLAIMS = [(name, norm) for name, norm in GRADIENT_CLAIMS if name not in FOR_TRAINING]
 # These look for every wrong class, so they reach the closed form with any number of classes.
 EVERY_CLASS = ("autoattack", "pgd-mt-20", "pgd-mt-50", "foolbox:L2DeepFoolAttack", "foolbox:LinfDeepFoolAttack")
 CONV_EPS: dict[Norm, float] = {"linf": 0.1, "l2": 1.0, "l1": 8.0}

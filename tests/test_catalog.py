@@ -25,7 +25,7 @@ def test_every_plug_in_is_a_frozen_dataclass_that_prints_its_fields(kind: catalo
 def test_a_name_with_a_number_is_one_exact_configuration() -> None:
     assert catalog.attack("pgd-20") == PGD(steps=20, step=2.5 / 20)
     assert catalog.attack("pgd-37") == PGD(steps=37, step=2.5 / 37)
-    assert catalog.attack("pgd-20-aq") == PGD(steps=20, step=2 / 255, step_unit="input", keep="last")
+    assert catalog.attack("pgd-20-aq") == PGD(steps=20, step=2 / 255, step_unit="input", keep="last", norms=("linf",))
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ class PGD:
     start: Literal["random", "clean"] = "random"
     objective: Literal["cross-entropy", "divergence"] = "cross-entropy"
     keep: Literal["best", "last"] = "best"
+    norms: tuple[Norm, ...] = ("linf", "l2", "l1")
 
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
     surfaces: ClassVar[tuple[Surface, ...]] = ("query", "support")
     needs_gradient: ClassVar[bool] = True
     needs_single_points: ClassVar[bool] = False
@@ -138,7 +138,8 @@ def _multi_targeted(steps: int) -> MultiTargetedPGD:
 
 
 def _querying(steps: int) -> PGD:
-    return PGD(steps, step=2 / 255, step_unit="input", keep="last")
+    # Steps of 2/255 are too short for the budgets of L2 and L1.
+    return PGD(steps, step=2 / 255, step_unit="input", keep="last", norms=("linf",))
 
 
 def _trades(steps: int) -> PGD:
