@@ -232,8 +232,9 @@ class ObjectLearner:
     steps: int | None = None
 
     def adapt(self, x: Tensor, y: Tensor, *, steps: int | None = None) -> list[Any]:
-        """Learn T tasks from x [T,S,*X], y [T,S], one after another."""
-        return [self.subject.adapt(support, labels) for support, labels in zip(x, y, strict=True)]
+        """Learn T tasks from x [T,S,*X], y [T,S], one after another; the object may train by autograd."""
+        with torch.enable_grad():
+            return [self.subject.adapt(support, labels) for support, labels in zip(x, y, strict=True)]
 
     def predict(self, fitted: list[Any], x: Tensor) -> Tensor:
         """Score x [T,Q,*X]: [T,Q,N]."""

@@ -1,0 +1,549 @@
+"""The command `rbm`. Heavy imports wait inside the commands, so that help answers at once.
+
+Exit status: 0 fine, 1 a negative result (a failed cell, data that is not there), 2 input, 3 environment (a disk
+that is full or read-only), 4 nothing measured.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from robustbench_meta import grid as grids
+    from robustbench_meta import train as training
+    from robustbench_meta.checkpoint import Recipe
+    from robustbench_meta.types import TaskFamily
+
+NEGATIVE, INPUT, ENVIRONMENT, NOTHING, STOPPED = 1, 2, 3, 4, 130
+RECIPES = Path(__file__).parent / "recipes"
+DEMO = ("strokes-protonet-standard", "strokes-protonet-aq")
+DEMO_EPS, DEMO_QUERIES = (0.05, 0.1), 5  # queries per class: 25 in a task
+SHARED = ("steps", "task", "surface", "n", "seed")  # columns of the table that may be the same in every row
+LINE_SECONDS = 10.0  # between lines of progress where no bar can be drawn
+
+commands = typer.Typer(
+    help="How robust is a model after it has learned a new task from a few examples?",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(help="Bring and check the data of task families.")
+commands.add_typer(data, name="data")
+
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder that holds the data; else the environment variable RBM_DATA.")
+]
+FamilyOptions = Annotated[
+    list[str] | None, typer.Option("--family-option", help="Option of the family, as folder=birds; repeat it.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def app() -> None:
+    """Run the command line: one line on stderr for what went wrong, and the exit status for scripts."""
+    usage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+    try:
+        status = commands(standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        status = _complain("stopped; what was finished is kept, and the same command goes on", STOPPED)
+    except usage as error:
+        status = _complain(error.format_message(), INPUT)
+    except OSError as error:
+        status = _complain(f"environment: {error}", ENVIRONMENT)
+    except ValueError as error:
+        from robustbench_meta.types import InputError
+
+        if not isinstance(error, InputError):
+            raise
+        status = _complain(str(error), INPUT)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+@commands.callback(invoke_without_command=True)
+def overview(context: typer.Context, version: Annotated[bool, typer.Option("--version")] = False) -> None:
+    if version:
+        from robustbench_meta import __version__
+
+        print(__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@commands.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for results and report.")] = Path("rbm-demo"),
+    tasks: Annotated[int, typer.Option(help="Tasks that AutoAttack meets; the others meet four times as many.")] = 10,
+) -> None:
+    """Evaluate two shipped checkpoints, one standard and one adversarially trained, and write a report."""
+    from robustbench_meta import grid as grids
+
+    console = _console()
+    console.print("Two learners that recognise drawn characters from 5 examples, attacked after they have learned.")
+    subjects = [grids.load_subject(shipped(name), device="cpu") for name in DEMO]
+    quick = grids.Grid(grids.named_attacks(["fgsm", "pgd-20"]), eps=DEMO_EPS, queries=DEMO_QUERIES)
+    strong = grids.Grid(grids.named_attacks(["autoattack"]), eps=DEMO_EPS[-1:], queries=DEMO_QUERIES)
+    runs = [
+        _measure(axes, subjects, out / "results", count, None) for axes, count in ((quick, 4 * tasks), (strong, tasks))
+    ]
+    pages = _write_report(out / "results", out / "report")
+    console.print(f"\nThe report is in {pages[0].parent.resolve()}: open leaderboard.html, or read leaderboard.md.")
+    raise typer.Exit(max(runs))
+
+
+@commands.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A TOML file, or a name that `rbm list recipes` shows.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the checkpoint.")] = None,
+    algorithm: Annotated[str | None, typer.Option(help="See `rbm list algorithms`.")] = None,
+    defense: Annotated[str | None, typer.Option(help="See `rbm list defenses`.")] = None,
+    family: Annotated[str | None, typer.Option(help="See `rbm list tasks`.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="A field of the recipe, as steps=500 or network_options.width=64.")
+    ] = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+) -> None:
+    """Meta-train a learner. After a stop the same command goes on, to the same weights.
+
+    Without a recipe, the shipped one named FAMILY-ALGORITHM-DEFENSE is the base, if there is one.
+    """
+    from robustbench_meta import grid as grids
+    from robustbench_meta.train import train as meta_train
+
+    named = {"family": family, "algorithm": algorithm, "defense": defense}
+    chosen = read_recipe(recipe, {key: value for key, value in named.items() if value}, change or [], data_root)
+    if out is None:
+        out = Path("checkpoints") / f"{chosen.family}-{chosen.algorithm}-{chosen.defense}"
+    where = grids.choose_device(device)
+    console = _console()
+    console.print(
+        f"{chosen.algorithm} · {chosen.defense} · {chosen.family}: {chosen.steps} steps on {where}, into {out}"
+    )
+    with _training_bar(console, chosen) as progress:
+        meta_train(chosen, out, root=data_root, device=where, progress=progress)
+    console.print(f"Checkpoint: {out}\nNow try: rbm evaluate --ckpt {out}")
+
+
+@commands.command()
+def evaluate(
+    ckpt: Annotated[list[Path] | None, typer.Option(help="Checkpoint folder; repeat it for several.")] = None,
+    family: Annotated[str | None, typer.Option(help="Evaluate on this family, not the one trained on.")] = None,
+    family_option: FamilyOptions = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    shots: Annotated[str | None, typer.Option(help="As 1,5. Default: as trained.")] = None,
+    steps: Annotated[
+        str | None, typer.Option(help="Adaptation steps, as 1,5,10. Default: the algorithm's own.")
+    ] = None,
+    ways: Annotated[int | None, typer.Option(help="Classes in a task. Default: as trained.")] = None,
+    queries: Annotated[int, typer.Option(help="Queries per class.")] = 15,
+    attacks: Annotated[str, typer.Option(help="See `rbm list attacks`.")] = "fgsm,pgd-20,pgd-mt-50",
+    eps: Annotated[
+        str | None,
+        typer.Option(help="As 2/255,0.03. Default in linf: 2/255,4/255,8/255 for colour, 0.05,0.1 for grey images."),
+    ] = None,
+    norm: Annotated[str, typer.Option(help="linf, l2, l1.")] = "linf",
+    surface: Annotated[str, typer.Option(help="query, support.")] = "query",
+    tasks: Annotated[int | None, typer.Option(help="Tasks per cell. Default: 100.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time, as 20m, that picks the number of tasks.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the tasks and attacks.")] = 0,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="Folder of the results; what is there is not run again.")] = Path("results"),
+) -> None:
+    """Attack checkpoints over a grid. Lists are separated by commas; more of anything only adds."""
+    from robustbench_meta import grid as grids
+
+    axes: Any = {"norms": _words(norm, "norm"), "surfaces": _words(surface, "surface"), "split": split}
+    axes["eps"] = None if eps is None else tuple(grids.parse_eps(one) for one in _words(eps, "eps"))
+    axes["shots"] = None if shots is None else _numbers(shots, "shots")
+    axes["steps"] = None if steps is None else _numbers(steps, "steps")
+    attacked = grids.named_attacks(_words(attacks, "attacks"))
+    seconds = None if budget is None else grids.parse_budget(budget)
+    target = _target(family, family_option, data_root)
+    subjects = [grids.load_subject(path, family=target, root=data_root, device=device) for path in ckpt or []]
+    made = grids.Grid(attacks=attacked, ways=ways, queries=queries, seed=seed, **axes)
+    status = _measure(made, subjects, out, tasks, seconds)
+    if status == 0:
+        _console().print(f"Results: {out}. Now try: rbm report {out} --out report")
+    raise typer.Exit(status)
+
+
+@commands.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="Folder that `rbm evaluate --out` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
+) -> None:
+    """Write leaderboard.md, leaderboard.html, cells.csv and figures."""
+    from robustbench_meta import store
+
+    if store.read(results).tasks.empty:
+        raise typer.Exit(_complain(f"results: no task was measured in {results}", NOTHING))
+    for path in _write_report(results, out):
+        print(path)
+
+
+@commands.command("list")
+def list_names(
+    kind: Annotated[str, typer.Argument(help="tasks, algorithms, defenses, attacks, networks or recipes.")],
+) -> None:
+    """List the names that can be used."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    for name, text in _described(kind):
+        table.add_row(name, Text(text))
+    _console(stderr=False).print(table)
+
+
+@data.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="A task family, see `rbm list tasks`.")], data_root: DataRoot = None
+) -> None:
+    """Download what a family needs from its publisher; a stopped download goes on."""
+    from robustbench_meta import downloads
+
+    family: Any = _family(name, data_root)
+    if not family.sources:
+        print(f"{name}: nothing to download")
+        return
+    with _download_bar() as progress:
+        paths = downloads.fetch_all(family, progress=progress)
+    for path in paths:
+        print(path)
+
+
+@data.command("check")
+def data_check(
+    name: Annotated[str | None, typer.Argument(help="A task family; all of them if none is named.")] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Say what is there of a family's data, and whether tasks can be drawn from it."""
+    from robustbench_meta import catalog, downloads
+    from robustbench_meta.types import SPLITS, InputError, Spec
+
+    status = 0
+    for one in [name] if name else catalog.names("tasks"):
+        family: Any = _family(one, data_root)
+        try:
+            for found in downloads.available(family) if family.sources else []:
+                print(f"{one}: {found.path}: {found.state} ({found.detail})")
+            for split in SPLITS:
+                family.sample(split, Spec(2, 1, 1), [0])
+            print(f"{one}: ready, {', '.join(f'{len(family.classes(split))} {split}' for split in SPLITS)} classes")
+        except InputError as error:
+            print(f"{one}: not ready: {str(error).removeprefix(f'{one}: ')}")
+            status = NEGATIVE if name else status
+    raise typer.Exit(status)
+
+
+def shipped(name: str) -> Path:
+    """Find a checkpoint that comes with the package, or lies beside it in a source checkout."""
+    from robustbench_meta.types import InputError
+
+    for folder in (Path(__file__).parent / "checkpoints", Path(__file__).parents[1] / "checkpoints"):
+        if (folder / name).is_dir():
+            return folder / name
+    raise InputError(f"ckpt: {name} is not part of this installation")
+
+
+def read_recipe(source: str | None, named: dict[str, str], changes: Sequence[str], root: Path | None) -> Recipe:
+    """Build a recipe from a TOML file or a shipped name, then options, then key=value changes; all are checked.
+
+    Without a source, the shipped recipe FAMILY-ALGORITHM-DEFENSE is the base, if there is one.
+    """
+    import tomllib
+
+    from pydantic import ValidationError
+
+    from robustbench_meta.checkpoint import Recipe, first_problem
+    from robustbench_meta.types import InputError
+
+    fields: dict[str, Any] = {}
+    if source is None and (RECIPES / f"{'-'.join(named.values())}.toml").is_file():
+        source = "-".join(named.values())
+    if source is not None:
+        path = _recipe_path(source)
+        try:
+            fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InputError(f"recipe: {path} is not TOML ({error})") from None
+    fields |= named
+    for change in changes:
+        _set(fields, change)
+    for key in fields:
+        _known(key, list(Recipe.model_fields), "recipe")
+    if isinstance(fields.get("eps"), str):
+        from robustbench_meta.grid import parse_eps
+
+        fields["eps"] = parse_eps(fields["eps"])
+    try:
+        made = Recipe.model_validate(fields)
+        if "network" in fields:
+            return made
+        family: Any = _family(made.family, root, made.family_options)
+        options = {**family.default_network_options, **made.network_options}
+        return made.model_copy(update={"network": family.default_network, "network_options": options})
+    except ValidationError as error:
+        raise InputError(f"recipe: {first_problem(error)}") from None
+
+
+def _measure(
+    axes: grids.Grid, subjects: Sequence[grids.Subject], out: Path, tasks: int | None, budget: float | None
+) -> int:
+    """Plan, run and show a grid; return the exit status."""
+    from robustbench_meta import grid as grids
+    from robustbench_meta import statistics
+
+    count = grids.check_count(tasks, budget)
+    plan = grids.make_plan(axes, subjects, out)
+    console = _console()
+    for line in plan.refused:
+        console.print(f"not run: {line}")
+    if budget is None:
+        done = grids.done(plan, out, count)
+        console.print(f"{len(plan.jobs)} cells of {count} tasks, {done} done, {len(plan.jobs) - done} to run")
+        if (seconds := grids.estimate(plan, out, count)) is not None and done < len(plan.jobs):
+            console.print(f"estimated by earlier runs: {grids.duration(seconds)}")
+    with _evaluation_bar(console) as watcher:
+        failures = grids.execute(plan, out, tasks=tasks, budget=budget, watcher=watcher)
+    _print_summary(statistics.summarise(grids.results_of(plan, out)))
+    if failures:
+        return _complain(
+            f"{len(failures)} of {len(plan.jobs)} cells failed; their reasons are in {out}/errors", NEGATIVE
+        )
+    return 0
+
+
+def _print_summary(summary: Any) -> None:
+    """Print one row per cell; what all rows share goes into a line below."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from robustbench_meta.report.tables import rich_rows
+
+    columns, rows = rich_rows(summary)
+    shared = [i for i, name in enumerate(columns) if name in SHARED and len({row[i] for row in rows}) == 1]
+    table = Table(*(name for i, name in enumerate(columns) if i not in shared), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(text) for i, text in enumerate(row) if i not in shared))
+    console = _console(stderr=False)
+    console.print(table)
+    console.print(", ".join(f"{columns[i]} {rows[0][i]}" for i in shared))
+
+
+def _write_report(results: Path, out: Path) -> list[Path]:
+    from robustbench_meta import report as reports
+    from robustbench_meta import store
+
+    return list(reports.write(store.read(results), store.read_gallery(results), out))
+
+
+@contextmanager
+def _evaluation_bar(console: Console) -> Iterator[grids.Watcher]:
+    from robustbench_meta import grid as grids
+
+    with _bar(console, "tasks") as update:
+
+        def progress(now: grids.Progress) -> None:
+            left = "" if now.seconds_left is None else f"{grids.duration(now.seconds_left)} left, "
+            update(now.done, now.total, f"{left}{grids.label(now.cell)}")
+
+        yield grids.Watcher(progress, lambda line: console.print(line))
+
+
+@contextmanager
+def _training_bar(console: Console, recipe: Recipe) -> Iterator[Callable[[training.Progress], None]]:
+    from robustbench_meta import grid as grids
+
+    with _bar(console, "steps") as update:
+
+        def progress(now: training.Progress) -> None:
+            seen = now.validation
+            accuracy = "" if seen is None else f", clean {100 * seen.clean:.1f} %, robust {100 * seen.robust:.1f} %"
+            update(now.step, now.steps, f"{grids.duration(now.eta)} left, loss {now.loss:.3f}{accuracy}")
+
+        yield progress
+
+
+@contextmanager
+def _bar(console: Console, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Give update(done, total, text): a bar on a terminal, else a line every few seconds."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    if not console.is_terminal:
+        last = time.monotonic()
+
+        def line(done: int, total: int, text: str) -> None:
+            nonlocal last
+            if done == total or time.monotonic() - last > LINE_SECONDS:
+                last = time.monotonic()
+                console.print(f"{done} of {total} {unit}: {text}")
+
+        yield line
+        return
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} {task.fields[unit]}"),
+        TextColumn("{task.description}", markup=False),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None, unit=unit)
+        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
+
+
+@contextmanager
+def _download_bar() -> Iterator[Callable[[str, int, int | None], None]]:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_console()) as bar:
+        known: dict[str, Any] = {}
+
+        def progress(name: str, done: int, total: int | None) -> None:
+            if name not in known:
+                known[name] = bar.add_task(name, total=total)
+            bar.update(known[name], completed=done, total=total)
+
+        yield progress
+
+
+def _described(kind: str) -> list[tuple[str, str]]:
+    """Pair the names of a kind with a line on each."""
+    if kind == "recipes":
+        return [(path.stem, _first_comment(path)) for path in sorted(RECIPES.glob("*.toml"))]
+    from robustbench_meta import catalog
+
+    _known(kind, [*catalog.KINDS, "recipes"], "list")
+    shelf = catalog.shelf(cast(Any, kind))
+    described = [(name, _described_one(value, kind)) for name, value in sorted(shelf.presets.items())]
+    patterns = [(pattern.replace(r"(\d+)", "N"), "any number N") for pattern in sorted(shelf.patterns)]
+    return described + patterns
+
+
+def _described_one(value: Any, kind: str) -> str:
+    """Give an exact configuration where a name stands for one, else the first line of what it is."""
+    made = value if isinstance(value, type) else type(value)
+    return (made.__doc__ or "").strip().partition("\n")[0] if kind in ("tasks", "defenses") else repr(value)
+
+
+def _first_comment(path: Path) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return next((line.removeprefix("#").strip() for line in lines if line.startswith("#")), "")
+
+
+def _recipe_path(source: str) -> Path:
+    if source.endswith(".toml") or "/" in source:
+        path = Path(source)
+        if path.is_file():
+            return path
+        from robustbench_meta.types import InputError
+
+        raise InputError(f"recipe: {path} is not a file")
+    names = [path.stem for path in RECIPES.glob("*.toml")]
+    _known(source, sorted(names), "recipe")
+    return RECIPES / f"{source}.toml"
+
+
+def _set(fields: dict[str, Any], change: str) -> None:
+    """Put one key=value into a recipe's fields; a dotted key goes into its options."""
+    key, value = _pair(change, "set")
+    *tables, last = key.split(".")
+    for table in tables:
+        fields = fields.setdefault(table, {})
+        if not isinstance(fields, dict):
+            from robustbench_meta.types import InputError
+
+            raise InputError(f"set: {key!r} is no field of a recipe; {table} holds no options")
+    fields[last] = value
+
+
+def _target(family: str | None, options: Sequence[str] | None, root: Path | None) -> TaskFamily | None:
+    """Look up the family to evaluate on; None stands for each checkpoint's own."""
+    from robustbench_meta.types import InputError
+
+    if family is not None:
+        return _family(family, root, dict(_pair(option, "family-option") for option in options or []))
+    if options:
+        raise InputError(f"family-option: {options[0]!r} needs a family; give --family too")
+    return None
+
+
+def _pair(text: str, option: str) -> tuple[str, Any]:
+    """Read key=value, the value as TOML writes it, or else as text."""
+    import tomllib
+
+    from robustbench_meta.types import InputError
+
+    key, sign, value = text.partition("=")
+    if not (key.strip() and sign):
+        raise InputError(f"{option}: {text!r} is not of the form key=value")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def _words(text: str, option: str) -> tuple[str, ...]:
+    """Part a list at its commas, each value once."""
+    from robustbench_meta.types import InputError
+
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not words:
+        raise InputError(f"{option}: {text!r} names nothing; give values separated by commas")
+    return words
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    from robustbench_meta.types import InputError
+
+    words = _words(text, option)
+    for word in words:
+        if not word.isdecimal():
+            raise InputError(f"{option}: {word!r} is not a whole number; give values such as 1,5")
+    return tuple(dict.fromkeys(map(int, words)))
+
+
+def _known(value: str, legal: Sequence[str], what: str) -> None:
+    import difflib
+
+    from robustbench_meta.types import InputError
+
+    if value not in legal:
+        near = difflib.get_close_matches(value, legal, n=1, cutoff=0.3)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise InputError(f"{what}: {value!r} is unknown; {hint}legal: {', '.join(legal) or 'none'}")
+
+
+def _family(name: str, root: Path | None, options: dict[str, Any] | None = None) -> TaskFamily:
+    from robustbench_meta import grid as grids
+
+    return grids.choose_family(name, root, **(options or {}))
+
+
+def _console(stderr: bool = True) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, markup=False, highlight=False)
+    # Elsewhere than on a terminal nothing tells how wide a line may be, and tables should stay whole.
+    return console if console.is_terminal else Console(stderr=stderr, markup=False, highlight=False, width=200)
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"rbm: {' '.join(message.split())}", file=sys.stderr)
+    return status

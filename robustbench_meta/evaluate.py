@@ -1,0 +1,229 @@
+"""One cell to records: sample, adapt, attack, and check what the attack claims on a path of its own.
+
+T tasks, S support, Q queries, P points, M items in a point, N classes, X the shape of one input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustbench_meta import losses, store, threats
+from robustbench_meta.engine import Fitted, Learner, ObjectLearner
+from robustbench_meta.types import (
+    Attack,
+    Cell,
+    Episodes,
+    InputError,
+    Record,
+    Spec,
+    Split,
+    Streams,
+    TaskFamily,
+    Threat,
+    Victim,
+)
+
+AnyLearner = Learner | ObjectLearner
+PICTURES = 6  # queries of task 0 kept to look at
+
+
+class CellError(RuntimeError):
+    """A cell cannot be measured: what the learner or the attack did wrong, in one line."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """What some tasks of a cell gave; `pictures` holds a few attacked images where task 0 is among them."""
+
+    records: list[Record]
+    pictures: dict[str, np.ndarray] | None
+
+
+@dataclass(frozen=True)
+class _Attacked:
+    """One attack, re-scored: correct [T,Q] before and after, distance of each task [T], scores and inputs."""
+
+    episodes: Episodes
+    x_adv: Tensor  # [T,Q,*X], or [T,S,*X] where the support is attacked
+    clean: Tensor  # scores [T,Q,N]
+    attacked: Tensor  # scores [T,Q,N]
+    distance: Tensor
+    victim: Victim
+
+
+def run(cell: Cell, learner: AnyLearner, family: TaskFamily, attack: Attack, tasks: Sequence[int]) -> Block:
+    """Measure the tasks numbered `tasks` of a cell.
+
+    Every random number depends on (cell, task) alone, so records do not depend on how tasks are grouped.
+    Raises CellError where scores or x_adv are not what they must be; whatever the attack raises passes through.
+    """
+    # Where the engine loops over tasks anyway, one at a time costs nothing and needs the least memory.
+    together = isinstance(learner, Learner) and learner.backend == "vmap"
+    groups = [list(tasks)] if together else [[task] for task in tasks]
+    records: list[Record] = []
+    pictures = None
+    for group in groups:
+        found = _attack(cell, learner, family, attack, group)
+        records += _records(found, group)
+        if group[0] == 0 and attack.needs_gradient and cell.threat.surface == "query":
+            pictures = _pictures(found)
+    return Block(records, pictures)
+
+
+def check_learner(learner: AnyLearner, family: TaskFamily, split: Split, spec: Spec, steps: int | None) -> None:
+    """Adapt to one task and predict, so that data or scores that do not fit are refused before any attack."""
+    if learner.space.shape != family.space.shape:
+        raise InputError(f"family: inputs of shape {family.space.shape}; the learner takes {learner.space.shape}")
+    episodes = family.sample(split, spec, [0]).to(learner.device, learner.dtype)
+    with _own_randomness(0), _grad_mode(learner):
+        fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=steps)
+        try:
+            _scores(learner, fitted, episodes.query_x, spec.ways)
+        except CellError as error:
+            raise InputError(f"learner: {error}") from None
+
+
+def _attack(cell: Cell, learner: AnyLearner, family: TaskFamily, attack: Attack, tasks: Sequence[int]) -> _Attacked:
+    sampled = family.sample(cell.split, cell.spec, tasks, seed=cell.seed)
+    episodes = sampled.to(learner.device, learner.dtype)
+    rng = Streams([_seed(store.key(cell), task) for task in tasks])
+    # What a user's object draws itself must not differ between attacks, or clean accuracy would.
+    with _own_randomness(_seed(f"learner {cell.seed}", tasks[0])):
+        with _grad_mode(learner):
+            fitted: Any = learner.adapt(episodes.support_x, episodes.support_y, steps=cell.steps)
+            clean = _scores(learner, fitted, episodes.query_x, cell.spec.ways)
+        if cell.threat.surface == "query":
+            victim = learner.query_victim(fitted, episodes.query_x, episodes.query_y)
+        else:
+            victim = learner.support_victim(episodes, steps=cell.steps)
+        weights = [tensor.detach().clone() for tensor in _weights(learner, fitted)]
+        x, y = victim.x.clone(), victim.y.clone()
+        with torch.enable_grad():
+            x_adv = _checked(attack(victim, cell.threat, rng), x, cell.threat, victim)
+        if not (torch.equal(victim.x, x) and torch.equal(victim.y, y)):
+            raise CellError("the attack changed the inputs or labels it was given")
+        if not all(map(torch.equal, weights, (tensor.detach() for tensor in _weights(learner, fitted)))):
+            raise CellError("the attack changed the learner's weights")
+        moved = threats.distance(x_adv - x, cell.threat.norm, len(victim.space.shape))
+        attacked = _rescored(learner, fitted, episodes, x_adv, cell)
+    items = episodes.query_x if cell.threat.surface == "query" else episodes.support_x
+    return _Attacked(episodes, x_adv.view(items.shape), clean, attacked, moved.view(len(tasks), -1).amax(1), victim)
+
+
+def _checked(x_adv: Any, x: Tensor, threat: Threat, victim: Victim) -> Tensor:
+    """Return x_adv [P,M,*X] if it is what the threat allows."""
+    if not isinstance(x_adv, Tensor):
+        raise CellError(f"the attack returned {type(x_adv).__name__}, not a tensor")
+    x_adv = x_adv.detach()
+    if x_adv.shape != x.shape or x_adv.dtype != x.dtype:
+        raise CellError(f"the attack returned {tuple(x_adv.shape)} {x_adv.dtype}, not {tuple(x.shape)} {x.dtype}")
+    if not x_adv.isfinite().all():
+        raise CellError("the attack returned NaN or infinite inputs")
+    if not threats.within(x_adv, x, threat, victim.space):
+        far = threats.distance(x_adv - x, threat.norm, len(victim.space.shape)).max()
+        raise CellError(
+            f"the attack left its budget or the box: {threat.norm} distance {far:.6g}, eps {threat.eps:.6g},"
+            f" inputs in [{x_adv.min():.6g}, {x_adv.max():.6g}]"
+        )
+    if threat.eps == 0 and not torch.equal(x_adv, x):
+        raise CellError("the attack moved inputs at eps 0")
+    return x_adv
+
+
+def _rescored(learner: AnyLearner, fitted: Any, episodes: Episodes, x_adv: Tensor, cell: Cell) -> Tensor:
+    """Score what the attack found through `adapt` and `predict`, not through the victim it saw: [T,Q,N]."""
+    with _grad_mode(learner):
+        if cell.threat.surface == "query":
+            return _scores(learner, fitted, x_adv.view(episodes.query_x.shape), cell.spec.ways)
+        poisoned = learner.adapt(x_adv.view(episodes.support_x.shape), episodes.support_y, steps=cell.steps)
+        return _scores(learner, poisoned, episodes.query_x, cell.spec.ways)
+
+
+def _scores(learner: AnyLearner, fitted: Any, x: Tensor, ways: int) -> Tensor:
+    """Predict x [T,Q,*X] and refuse scores that are not finite numbers of shape [T,Q,N]."""
+    scores: Tensor = learner.predict(fitted, x).detach()
+    if scores.shape != (*x.shape[:2], ways):
+        raise CellError(f"scores of shape {tuple(scores.shape)}, not {(*x.shape[:2], ways)} (tasks, queries, ways)")
+    if not scores.isfinite().all():
+        raise CellError("scores are NaN or infinite")
+    return scores
+
+
+def _records(found: _Attacked, tasks: Sequence[int]) -> list[Record]:
+    y = found.episodes.query_y
+    clean = losses.correct(found.clean, y)
+    survived = clean & losses.correct(found.attacked, y)
+    columns = (clean, survived, found.distance, found.victim.cost.forwards, found.victim.cost.backwards)
+    rows = zip(tasks, *(column.tolist() for column in columns), strict=True)
+    return [Record(task, tuple(before), tuple(after), *rest) for task, before, after, *rest in rows]
+
+
+def _pictures(found: _Attacked) -> dict[str, np.ndarray] | None:
+    """Keep queries of the first task, clean-correct ones first: images, labels and predictions."""
+    x, y = found.episodes.query_x[0], found.episodes.query_y[0]
+    if x.dim() != 4:  # not images [Q,C,H,W]
+        return None
+    right = losses.correct(found.clean[0], y)
+    # Spread over the classes, whose queries lie one class after another.
+    spread = torch.linspace(0, len(y) - 1, min(PICTURES, len(y))).round().long().to(y.device)
+    first = torch.cat([spread[right[spread]], right.nonzero().flatten(), spread, (~right).nonzero().flatten()])
+    chosen = list(dict.fromkeys(first.tolist()))[:PICTURES]
+    pictures = {
+        "clean": x[chosen],
+        "adversarial": found.x_adv[0, chosen],
+        "labels": y[chosen],
+        "clean_predictions": found.clean[0, chosen].argmax(-1),
+        "adversarial_predictions": found.attacked[0, chosen].argmax(-1),
+    }
+    return {name: value.cpu().numpy() for name, value in pictures.items()}
+
+
+def _weights(learner: AnyLearner, fitted: Any) -> list[Tensor]:
+    if isinstance(learner, Learner):
+        return [*learner.params.values(), *learner.running.values(), *_tensors(fitted)]
+    return _tensors([learner.subject, fitted])
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Find the tensors in what `adapt` returned, as far as it is made of tensors, modules and containers."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, torch.nn.Module):  # buffers may change in every forward, as batch norm's do
+        return list(value.parameters())
+    if isinstance(value, Fitted):
+        return _tensors([value.state, value.extra, value.norm])
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, (list, tuple)) else []
+
+
+def _seed(stream: str, task: int) -> int:
+    digest = hashlib.sha256(f"{stream}/{task}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Seed torch's and numpy's global generators, and put them back afterwards."""
+    before = np.random.get_state()
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=gpus):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            np.random.set_state(before)
+
+
+def _grad_mode(learner: AnyLearner) -> torch.set_grad_enabled:
+    # A user's object may train in `adapt`; our own algorithms take their gradients by torch.func.
+    return torch.set_grad_enabled(isinstance(learner, ObjectLearner))
