@@ -47,6 +47,7 @@ class Recipe(_Strict):
     norm_mode: NormMode = "support"
     meta_gradient: MetaGradient | None = Field(None, description="None: the algorithm's own")
     ways: int = Field(5, ge=2, le=1000)
+    train_ways: int | None = Field(None, ge=2, le=1000, description="of training tasks; None: `ways`")
     shots: int = Field(5, ge=1, le=1000)
     queries: int = Field(15, ge=1, le=1000)
     augment: tuple[str, ...] = Field((), description="flip, crop: drawn per image of a training task")

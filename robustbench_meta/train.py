@@ -151,6 +151,10 @@ def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, L
     if defense.craft is not None and recipe.eps == 0:
         raise InputError(f"eps: 0 leaves the defense {recipe.defense!r} nothing to train against")
     params = start_params(algorithm, network, family.space, recipe.ways, _generator(recipe, "weights"))
+    if recipe.train_ways not in (None, recipe.ways):
+        wider = start_params(algorithm, network, family.space, recipe.ways + 1, torch.Generator())
+        if any(value.shape != params[name].shape for name, value in wider.items()):
+            raise InputError(f"train_ways: {recipe.train_ways} does not fit {recipe.algorithm}'s {recipe.ways}-way head")
     learner = Learner(
         algorithm,
         network,
@@ -186,11 +190,12 @@ def _meta_step(
 ) -> float:
     """Make one meta-update and return its loss, averaged over the tasks."""
     numbers = range(run.step * recipe.meta_batch, (run.step + 1) * recipe.meta_batch)
-    spec = Spec(recipe.ways, recipe.shots, recipe.queries)
+    ways = recipe.train_ways or recipe.ways
+    spec = Spec(ways, recipe.shots, recipe.queries)
     episodes = family.sample("train", spec, numbers, seed=recipe.seed)
     episodes = _augmented(episodes, recipe, numbers).to(learner.device, learner.dtype)
     rng = [_seed(recipe, "attack", number) for number in numbers]
-    learner = replace(learner, params=run.params)
+    learner = replace(learner, params=run.params, ways=ways)
     # A loop goes backward task by task, so that only one task's graph is ever alive.
     size = 1 if learner.backend == "loop" else recipe.meta_batch
     run.optimizer.zero_grad()

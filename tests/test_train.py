@@ -46,7 +46,7 @@ def stop_at(step: int) -> object:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"norm_mode": "running", "average": 0.9},
+        {"norm_mode": "running", "average": 0.9, "train_ways": 8},
         {"algorithm": "fomaml", "defense": "aq", "craft": "fgsm-rs", "augment": ("flip", "crop")},
     ],
 )
@@ -132,6 +132,7 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(tmp_path: Pa
         ({"eps": 8.0}, "did you mean 8/255"),
         ({"eps": 0.0, "defense": "aq"}, "nothing to train against"),
         ({"validate_attack": "pgdd"}, "attack: 'pgdd'"),
+        ({"train_ways": 8, "algorithm": "fomaml"}, "train_ways: 8 does not fit fomaml's 5-way head"),
     ],
 )
 def test_a_recipe_that_cannot_run_is_refused_before_anything_is_written(
