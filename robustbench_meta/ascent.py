@@ -42,15 +42,7 @@ class Search:
         self.x_adv[kept] = x[better]
         self.wrong[kept], self.margin[kept] = wrong[better], margin[better]
 
-    def run(
-        self,
-        threat: Threat,
-        start: Tensor,
-        objective: Objective,
-        *,
-        steps: int,
-        length: float,
-    ) -> None:
+    def run(self, threat: Threat, start: Tensor, objective: Objective, *, steps: int, length: float) -> None:
         """Climb from `start` [P,M,*X] by `steps` steepest steps of `length`, judging every iterate and the last."""
         points = self.standing()
         x = start[points]
@@ -68,15 +60,7 @@ class Search:
             x = climb(self.victim, threat, x, gradient, points=points, length=length)
 
 
-def ascend(
-    victim: Victim,
-    threat: Threat,
-    start: Tensor,
-    objective: Objective,
-    *,
-    steps: int,
-    length: float,
-) -> Tensor:
+def ascend(victim: Victim, threat: Threat, start: Tensor, objective: Objective, *, steps: int, length: float) -> Tensor:
     """Climb from `start` [P,M,*X] and return the last iterate, as training attacks and most papers do."""
     x, points = start, victim.points
     for _ in range(steps):
@@ -94,15 +78,7 @@ def gradient_of(victim: Victim, x: Tensor, points: Tensor, objective: Objective)
     return outputs.detach(), gradient
 
 
-def climb(
-    victim: Victim,
-    threat: Threat,
-    x: Tensor,
-    gradient: Tensor,
-    *,
-    points: Tensor,
-    length: float,
-) -> Tensor:
+def climb(victim: Victim, threat: Threat, x: Tensor, gradient: Tensor, *, points: Tensor, length: float) -> Tensor:
     """Take one steepest step and come back into the ball and the box."""
     stepped = threats.ascend(x, gradient, length, threat.norm, victim.space)
     return threats.project(stepped, victim.x[points], threat, victim.space)

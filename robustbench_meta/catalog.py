@@ -19,14 +19,7 @@ import torch
 from robustbench_meta import networks
 from robustbench_meta.checkpoint import Checkpoint, Recipe
 from robustbench_meta.engine import Learner, Network, start_params
-from robustbench_meta.types import (
-    Algorithm,
-    Attack,
-    Backend,
-    Defense,
-    InputError,
-    TaskFamily,
-)
+from robustbench_meta.types import Algorithm, Attack, Backend, Defense, InputError, TaskFamily
 
 Kind = Literal["attacks", "algorithms", "defenses", "tasks", "networks"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -167,10 +160,7 @@ def _configure(what: str, found: Any, options: Mapping[str, Any]) -> Any:
         if not _fits(value, legal[name]):
             expected = type(legal[name]).__name__
             raise InputError(f"{what}_options: {name} = {value!r} is not of type {expected}")
-    return replace(
-        found,
-        **{name: tuple(v) if isinstance(v, list) else v for name, v in options.items()},
-    )
+    return replace(found, **{name: tuple(v) if isinstance(v, list) else v for name, v in options.items()})
 
 
 def _fits(value: Any, default: Any) -> bool:

@@ -224,11 +224,7 @@ def _state(path: Path, checksum: str, part: Path) -> Found:
             return Found(path, "whole", f"{size}, no checksum known")
         if checksum_of(path, checksum) == checksum:
             return Found(path, "whole", f"{size}, {checksum.partition(':')[0]} as published")
-        return Found(
-            path,
-            "other",
-            f"{size}, not the publisher's bytes; its format is checked when it is read",
-        )
+        return Found(path, "other", f"{size}, not the publisher's bytes; its format is checked when it is read")
     with suppress(FileNotFoundError):
         return Found(path, "partial", f"{part.stat().st_size} bytes of {part.name} so far")
     return Found(path, "missing", "not there")

@@ -111,50 +111,26 @@ class Learner:
         def alone(x_adv: Tensor, points: Tensor) -> Tensor:
             return learner._predict_points(frozen, x_adv.squeeze(1), points // x.shape[1]).unsqueeze(1)
 
-        return _victim(
-            alone,
-            x.flatten(0, 1).unsqueeze(1),
-            y.flatten().unsqueeze(1),
-            self.space,
-            tasks=len(x),
-        )
+        return _victim(alone, x.flatten(0, 1).unsqueeze(1), y.flatten().unsqueeze(1), self.space, tasks=len(x))
 
     def support_victim(self, episodes: Episodes, *, steps: int | None = None) -> Victim:
         """Expose adaptation itself: the support is under attack, the adapted learner judged on the proxies."""
         if episodes.proxy_x is None or episodes.proxy_y is None:
             raise InputError("proxies: 0 leaves an attack on the support nothing to judge by; give at least 1")
-        proxy_x, support_y, learner = (
-            episodes.proxy_x,
-            episodes.support_y,
-            self.detach(),
-        )
+        proxy_x, support_y, learner = episodes.proxy_x, episodes.support_y, self.detach()
 
         def forward(x_adv: Tensor, points: Tensor) -> Tensor:
             fitted = learner.adapt(x_adv, support_y[points], steps=steps)
             return learner.predict(fitted, proxy_x[points])
 
-        return _victim(
-            forward,
-            episodes.support_x,
-            episodes.proxy_y,
-            self.space,
-            tasks=episodes.tasks,
-        )
+        return _victim(forward, episodes.support_x, episodes.proxy_y, self.space, tasks=episodes.tasks)
 
     def detach(self) -> Learner:
         """Cut the parameters from training's graph; adaptation stays differentiable in its inputs."""
-        return replace(
-            self,
-            params={k: v.detach() for k, v in self.params.items()},
-            meta_gradient="exact",
-        )
+        return replace(self, params={k: v.detach() for k, v in self.params.items()}, meta_gradient="exact")
 
     def _adapt_one(self, x: Tensor, y: Tensor, steps: int) -> tuple[Params, Params, Params]:
-        algorithm, params, inner = (
-            self.algorithm,
-            self.params,
-            self._net(self._batch_norm),
-        )
+        algorithm, params, inner = self.algorithm, self.params, self._net(self._batch_norm)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.meta_gradient == "exact"):
             state = algorithm.start(inner, params)
             for _ in range(steps):
@@ -253,14 +229,7 @@ class ObjectLearner:
             return torch.cat(parts)[order.argsort()].unsqueeze(1)
 
         flat_x, flat_y = x.flatten(0, 1).unsqueeze(1), y.flatten().unsqueeze(1)
-        return _victim(
-            forward,
-            flat_x,
-            flat_y,
-            self.space,
-            tasks=len(x),
-            differentiable=self.differentiable,
-        )
+        return _victim(forward, flat_x, flat_y, self.space, tasks=len(x), differentiable=self.differentiable)
 
     def support_victim(self, episodes: Episodes, *, steps: int | None = None) -> Victim:
         """Expose adaptation itself to an attack on the support, judged on the proxies."""
@@ -272,14 +241,7 @@ class ObjectLearner:
             return self.predict(self.adapt(x_adv, support_y[points]), proxy_x[points])
 
         x, y = episodes.support_x, episodes.proxy_y
-        return _victim(
-            forward,
-            x,
-            y,
-            self.space,
-            tasks=episodes.tasks,
-            differentiable=self.differentiable,
-        )
+        return _victim(forward, x, y, self.space, tasks=episodes.tasks, differentiable=self.differentiable)
 
     def _scores(self, fitted: Any, x: Tensor) -> Tensor:
         scores = torch.as_tensor(self.subject.predict(fitted, x if self.differentiable else x.detach()))
@@ -297,23 +259,13 @@ def has_gradient(learner: ObjectLearner, episodes: Episodes) -> bool:
             if not scores.requires_grad:
                 return False
             (gradient,) = torch.autograd.grad(scores.sum(), query, allow_unused=True)
-    except (
-        RuntimeError,
-        TypeError,
-    ):  # for one, x.numpy() of a tensor that requires grad
+    except (RuntimeError, TypeError):  # for one, x.numpy() of a tensor that requires grad
         return False
     return gradient is not None
 
 
 def craft(
-    learner: Learner,
-    fitted: Fitted,
-    x: Tensor,
-    y: Tensor,
-    *,
-    attack: Attack,
-    threat: Threat,
-    rng: Streams,
+    learner: Learner, fitted: Fitted, x: Tensor, y: Tensor, *, attack: Attack, threat: Threat, rng: Streams
 ) -> Tensor:
     """Attack x [T,Q,*X] against the adapted learners; the result, like x, is a constant of any gradient."""
     return attack(learner.query_victim(fitted, x, y), threat, rng).detach().view(x.shape)
@@ -418,11 +370,7 @@ def _stack(rows: list[Any]) -> Any:
 
 
 def _pick(fitted: Fitted, task: int) -> tuple[Params, Params, Params]:
-    return (
-        _index(fitted.state, task),
-        _index(fitted.extra, task),
-        _index(fitted.norm, task),
-    )
+    return (_index(fitted.state, task), _index(fitted.extra, task), _index(fitted.norm, task))
 
 
 def _take(fitted: Fitted, tasks: Tensor) -> Fitted:

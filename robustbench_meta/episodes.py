@@ -43,10 +43,7 @@ def sample(pool: Pool, spec: Spec, indices: Sequence[int], *, stream: str) -> Ep
     Raises InputError where `spec` asks for more than the pool holds.
     """
     _check(pool, spec)
-    rows = np.empty(
-        (len(indices), spec.ways, spec.queries + spec.shots + spec.proxies),
-        dtype=np.int64,
-    )
+    rows = np.empty((len(indices), spec.ways, spec.queries + spec.shots + spec.proxies), dtype=np.int64)
     for task, index in enumerate(indices):
         rows[task] = _draw(pool, spec, f"{stream}/{spec.ways}/{int(index)}")
     query, support, proxy = np.split(rows, [spec.queries, spec.queries + spec.shots], axis=2)
@@ -69,10 +66,7 @@ def fingerprint(family: TaskFamily, split: Split) -> str:
     ways = min(5, len(family.classes(split)))
     spec, episodes = _reference(family, split, ways)
     digest = hashlib.sha256(f"{spec.ways}-way {spec.shots}-shot {spec.queries} queries".encode())
-    for x, y in (
-        (episodes.support_x, episodes.support_y),
-        (episodes.query_x, episodes.query_y),
-    ):
+    for x, y in ((episodes.support_x, episodes.support_y), (episodes.query_x, episodes.query_y)):
         steps = (x.double() - family.space.low) * (255 / family.space.width)
         digest.update(steps.round().to(torch.uint8).numpy().tobytes())
         digest.update(y.numpy().astype("<i8").tobytes())
@@ -94,11 +88,7 @@ def _check(pool: Pool, spec: Spec) -> None:
     classes, smallest = len(pool.names), pool.smallest
     if not 2 <= spec.ways <= classes:
         raise InputError(f"ways={spec.ways}: must be from 2 to {classes}, the number of classes of this split")
-    for name, value, least in (
-        ("shots", spec.shots, 1),
-        ("queries", spec.queries, 1),
-        ("proxies", spec.proxies, 0),
-    ):
+    for name, value, least in (("shots", spec.shots, 1), ("queries", spec.queries, 1), ("proxies", spec.proxies, 0)):
         if value < least:
             raise InputError(f"{name}={value}: must be at least {least}")
     if spec.queries + spec.shots + spec.proxies > smallest:

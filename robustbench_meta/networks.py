@@ -98,14 +98,7 @@ class R2D2Net:
 
 
 def _block(
-    weights: Params,
-    name: str,
-    x: Tensor,
-    norm: Params | BatchNorm,
-    *,
-    order: Order,
-    slope: float,
-    stride: int = 2,
+    weights: Params, name: str, x: Tensor, norm: Params | BatchNorm, *, order: Order, slope: float, stride: int = 2
 ) -> Tensor:
     kernel, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
     gamma, beta = weights[f"{name}.gamma"], weights[f"{name}.beta"]

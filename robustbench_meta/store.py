@@ -134,12 +134,7 @@ def read(results: Path) -> Results:
         cells[path.stem], records = _read_cell(path)
         rows += [_task_row(path.stem, record) for record in records]
     table = [
-        _cell_row(
-            name,
-            cell,
-            failures[name][1] if name in failures else "",
-            _seconds(results, name),
-        )
+        _cell_row(name, cell, failures[name][1] if name in failures else "", _seconds(results, name))
         for name, cell in sorted(cells.items(), key=lambda item: (_order(item[1]), item[0]))
     ]
     frame = pd.DataFrame(table, columns=list(_CELL_COLUMNS)).astype(_CELL_COLUMNS)
@@ -176,18 +171,7 @@ def seconds_per_task(results: Path) -> dict[str, float]:
 
 _CELL_COLUMNS = {
     **dict.fromkeys(
-        (
-            "key",
-            "checkpoint",
-            "weights",
-            "algorithm",
-            "defense",
-            "norm_mode",
-            "family",
-            "episodes",
-            "split",
-        ),
-        "object",
+        ("key", "checkpoint", "weights", "algorithm", "defense", "norm_mode", "family", "episodes", "split"), "object"
     ),
     **dict.fromkeys(("ways", "shots", "queries"), "int64"),
     "steps": "Int64",
@@ -220,23 +204,8 @@ def _cell_row(name: str, cell: Cell, reason: str, seconds: float) -> dict[str, A
 
 def _order(cell: Cell) -> tuple[Any, ...]:
     steps = -1 if cell.steps is None else cell.steps
-    place = (
-        cell.family,
-        cell.split,
-        cell.spec.ways,
-        cell.spec.shots,
-        cell.spec.queries,
-        steps,
-    )
-    return (
-        cell.checkpoint,
-        *place,
-        cell.threat.surface,
-        cell.threat.norm,
-        cell.threat.eps,
-        cell.attack,
-        cell.seed,
-    )
+    place = (cell.family, cell.split, cell.spec.ways, cell.spec.shots, cell.spec.queries, steps)
+    return (cell.checkpoint, *place, cell.threat.surface, cell.threat.norm, cell.threat.eps, cell.attack, cell.seed)
 
 
 def _task_row(name: str, record: Record) -> dict[str, Any]:
@@ -244,11 +213,7 @@ def _task_row(name: str, record: Record) -> dict[str, Any]:
 
 
 def _line(record: Record) -> dict[str, Any]:
-    return {
-        **asdict(record),
-        "clean": _bits(record.clean),
-        "survived": _bits(record.survived),
-    }
+    return {**asdict(record), "clean": _bits(record.clean), "survived": _bits(record.survived)}
 
 
 def _bits(values: Sequence[bool]) -> str:
@@ -261,10 +226,7 @@ def _record(line: dict[str, Any]) -> Record:
         raise ValueError("clean and survived are not bits of one length")
     if not all(isinstance(line[name], int) for name in ("task", "forwards", "backwards")):
         raise ValueError("task, forwards and backwards are not whole numbers")
-    bits = {
-        "clean": tuple(bit == "1" for bit in clean),
-        "survived": tuple(bit == "1" for bit in survived),
-    }
+    bits = {"clean": tuple(bit == "1" for bit in clean), "survived": tuple(bit == "1" for bit in survived)}
     return Record(**{**line, **bits})
 
 
@@ -293,13 +255,7 @@ def _cell(line: dict[str, Any], path: Path) -> Cell:
             f"results: {path} has schema version {line['schema']}; this version reads up to {SCHEMA}: upgrade it"
         )
     fields = dict(line["cell"])
-    cell = Cell(
-        **{
-            **fields,
-            "spec": Spec(**fields["spec"]),
-            "threat": Threat(**fields["threat"]),
-        }
-    )
+    cell = Cell(**{**fields, "spec": Spec(**fields["spec"]), "threat": Threat(**fields["threat"])})
     if key(cell) != path.stem:
         raise ValueError("the cell in it does not belong to the file's name")
     return cell
@@ -341,13 +297,7 @@ def _path(results: Path, folder: str, cell: Cell) -> Path:
     return results / folder / f"{key(cell)}{_SUFFIXES[folder]}"
 
 
-_SUFFIXES = {
-    "cells": ".jsonl",
-    "timings": ".jsonl",
-    "errors": ".json",
-    "gallery": ".npz",
-    "locks": ".lock",
-}
+_SUFFIXES = {"cells": ".jsonl", "timings": ".jsonl", "errors": ".json", "gallery": ".npz", "locks": ".lock"}
 
 
 @contextmanager

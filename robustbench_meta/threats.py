@@ -147,9 +147,6 @@ _GEOMETRIES: dict[Norm, Geometry] = {
         random=_l2_random,
     ),
     "l1": Geometry(
-        distance=lambda moved: moved.abs().sum(dim=1),
-        shrink=_l1_shrink,
-        steepest=_l1_steepest,
-        random=_l1_random,
+        distance=lambda moved: moved.abs().sum(dim=1), shrink=_l1_shrink, steepest=_l1_steepest, random=_l1_random
     ),
 }

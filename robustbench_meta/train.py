@@ -40,16 +40,7 @@ from robustbench_meta.checkpoint import (
 from robustbench_meta.engine import Fitted, Learner, craft, start_params
 from robustbench_meta.episodes import fingerprint
 from robustbench_meta.losses import correct
-from robustbench_meta.types import (
-    Defense,
-    Episodes,
-    InputError,
-    Params,
-    Spec,
-    Streams,
-    TaskFamily,
-    Threat,
-)
+from robustbench_meta.types import Defense, Episodes, InputError, Params, Spec, Streams, TaskFamily, Threat
 
 RESUME = "resume.safetensors"
 SAVE_EVERY = 30.0  # seconds between resumable states
@@ -121,16 +112,7 @@ def train(
         run.seconds = before + now - started
         pace = (now - started) / (run.step - first)
         last = run.history[-1] if run.history else None
-        progress(
-            Progress(
-                run.step,
-                recipe.steps,
-                loss,
-                last,
-                run.seconds,
-                pace * (recipe.steps - run.step),
-            )
-        )
+        progress(Progress(run.step, recipe.steps, loss, last, run.seconds, pace * (recipe.steps - run.step)))
         if now - saved > SAVE_EVERY:
             _save_run(run, recipe, out / RESUME)
             saved = now
@@ -154,7 +136,9 @@ def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, L
     if recipe.train_ways not in (None, recipe.ways):
         wider = start_params(algorithm, network, family.space, recipe.ways + 1, torch.Generator())
         if any(value.shape != params[name].shape for name, value in wider.items()):
-            raise InputError(f"train_ways: {recipe.train_ways} does not fit {recipe.algorithm}'s {recipe.ways}-way head")
+            raise InputError(
+                f"train_ways: {recipe.train_ways} does not fit {recipe.algorithm}'s {recipe.ways}-way head"
+            )
     learner = Learner(
         algorithm,
         network,
@@ -172,21 +156,11 @@ def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, L
 def _start(recipe: Recipe, learner: Learner) -> _Run:
     params = {name: value.clone().requires_grad_() for name, value in learner.params.items()}
     optimizer = torch.optim.Adam(params.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return _Run(
-        params,
-        {},
-        optimizer,
-        {name: value.clone() for name, value in learner.params.items()},
-    )
+    return _Run(params, {}, optimizer, {name: value.clone() for name, value in learner.params.items()})
 
 
 def _meta_step(
-    run: _Run,
-    recipe: Recipe,
-    learner: Learner,
-    defense: Defense,
-    family: TaskFamily,
-    threat: Threat,
+    run: _Run, recipe: Recipe, learner: Learner, defense: Defense, family: TaskFamily, threat: Threat
 ) -> float:
     """Make one meta-update and return its loss, averaged over the tasks."""
     numbers = range(run.step * recipe.meta_batch, (run.step + 1) * recipe.meta_batch)
@@ -238,32 +212,19 @@ def _follow(running: Params, statistics: list[Params]) -> None:
 
 
 def _validate(
-    run: _Run,
-    recipe: Recipe,
-    learner: Learner,
-    defense: Defense,
-    family: TaskFamily,
-    threat: Threat,
+    run: _Run, recipe: Recipe, learner: Learner, defense: Defense, family: TaskFamily, threat: Threat
 ) -> None:
     """Measure accuracy on the validation tasks and keep the weights if they are the best so far."""
     params = run.average if recipe.average else {name: value.detach().clone() for name, value in run.params.items()}
     learner = replace(
-        learner,
-        params=params,
-        norm_mode=recipe.norm_mode,
-        running=dict(run.running),
-        meta_gradient="exact",
+        learner, params=params, norm_mode=recipe.norm_mode, running=dict(run.running), meta_gradient="exact"
     )
     spec = Spec(recipe.ways, recipe.shots, recipe.queries)
     clean, robust = [], []
     for number in range(recipe.validate_tasks):
         episodes = family.sample("val", spec, [number], seed=0).to(learner.device, learner.dtype)
         with torch.no_grad():
-            fitted = learner.adapt(
-                episodes.support_x,
-                episodes.support_y,
-                steps=learner.algorithm.test_steps,
-            )
+            fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=learner.algorithm.test_steps)
             right = correct(learner.predict(fitted, episodes.query_x), episodes.query_y)
         clean.append(right.float().mean().item())
         rng = Streams([_seed(recipe, "validation", number)])
@@ -285,13 +246,7 @@ def _validate(
 
 
 def _survival(
-    learner: Learner,
-    fitted: Fitted,
-    episodes: Episodes,
-    attack: str,
-    threat: Threat,
-    rng: Streams,
-    right: Tensor,
+    learner: Learner, fitted: Fitted, episodes: Episodes, attack: str, threat: Threat, rng: Streams, right: Tensor
 ) -> float:
     x, y = episodes.query_x, episodes.query_y
     x_adv = craft(learner, fitted, x, y, attack=catalog.attack(attack), threat=threat, rng=rng)
@@ -323,10 +278,7 @@ def augment(images: Tensor, names: tuple[str, ...], rng: torch.Generator) -> Ten
         rows = (corner[:, :1] + torch.arange(height)).view(count, 1, height, 1)
         columns = (corner[:, 1:] + torch.arange(width)).view(count, 1, 1, width)
         images = padded[
-            torch.arange(count).view(-1, 1, 1, 1),
-            torch.arange(images.shape[1]).view(1, -1, 1, 1),
-            rows,
-            columns,
+            torch.arange(count).view(-1, 1, 1, 1), torch.arange(images.shape[1]).view(1, -1, 1, 1), rows, columns
         ]
     return images
 
@@ -337,12 +289,7 @@ def _tasks(episodes: Episodes, rows: slice) -> Episodes:
 
 
 def _finish(
-    run: _Run,
-    recipe: Recipe,
-    defense: Defense,
-    out: Path,
-    episodes_sha256: dict[str, str],
-    device: str,
+    run: _Run, recipe: Recipe, defense: Defense, out: Path, episodes_sha256: dict[str, str], device: str
 ) -> None:
     weights = pack(*split(run.best))
     card = Card(
@@ -399,17 +346,8 @@ def _save_run(run: _Run, recipe: Recipe, path: Path) -> None:
         name: getattr(run, name) for name in ("step", "seconds", "losses", "best_step", "best_value")
     }
     plain["history"] = [seen.model_dump() for seen in run.history]
-    metadata = {
-        "recipe": recipe.model_dump_json(),
-        "run": json.dumps(plain, allow_nan=False),
-    }
-    write(
-        path,
-        save_tensors(
-            {name: value.cpu().contiguous() for name, value in tensors.items()},
-            metadata,
-        ),
-    )
+    metadata = {"recipe": recipe.model_dump_json(), "run": json.dumps(plain, allow_nan=False)}
+    write(path, save_tensors({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata))
 
 
 def _resume(run: _Run, path: Path) -> None:
@@ -444,21 +382,13 @@ def _draw_curve(card: Card, path: Path) -> None:
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     steps = [seen.step for seen in card.history]
-    axes.plot(
-        steps,
-        [100 * seen.clean for seen in card.history],
-        color="#0072B2",
-        label="clean",
-    )
+    axes.plot(steps, [100 * seen.clean for seen in card.history], color="#0072B2", label="clean")
     robust = [100 * seen.robust for seen in card.history]
     axes.plot(steps, robust, color="#D55E00", label=f"robust ({card.recipe.validate_attack})")
     axes.axhline(100 / card.recipe.ways, color="0.5", linestyle=":", label="constant predictor")
     axes.axvline(card.selected_step, color="0.8", zorder=0, label="selected")
     axes.set(xlabel="meta-updates", ylabel="validation accuracy (%)", ylim=(0, 100))
-    axes.set_title(
-        f"{card.recipe.algorithm} · {card.recipe.defense} · {card.recipe.family}",
-        fontsize=10,
-    )
+    axes.set_title(f"{card.recipe.algorithm} · {card.recipe.defense} · {card.recipe.family}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})

@@ -12,6 +12,7 @@ from torch import Tensor
 from robustbench_meta import catalog
 from robustbench_meta.engine import Learner
 from robustbench_meta.losses import correct, cross_entropy
+from robustbench_meta.types import NormMode
 
 ALGORITHMS = catalog.names("algorithms")
 STEPS = 3
@@ -24,10 +25,10 @@ def scores(subject: Learner, support_x: Tensor, support_y: Tensor, query_x: Tens
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_it_separates_blobs_and_does_not_when_the_support_is_shuffled(name: str) -> None:
     subject = learner(name, network=Identity(), ways=5)
-    episodes = blobs(tasks=15, ways=5, queries=5, noise=0.15)
+    episodes = blobs(tasks=6, ways=5, queries=5, noise=0.15)
     wrong = episodes.support_y[:, torch.randperm(20, generator=torch.Generator().manual_seed(1))]
-    right = subject.predict(subject.adapt(episodes.support_x, episodes.support_y, steps=60), episodes.query_x)
-    shuffled = subject.predict(subject.adapt(episodes.support_x, wrong, steps=60), episodes.query_x)
+    right = subject.predict(subject.adapt(episodes.support_x, episodes.support_y, steps=150), episodes.query_x)
+    shuffled = subject.predict(subject.adapt(episodes.support_x, wrong, steps=150), episodes.query_x)
     assert correct(right, episodes.query_y).float().mean() > 0.9
     assert correct(shuffled, episodes.query_y).float().mean() < 0.4
 
@@ -47,7 +48,7 @@ def test_the_order_of_the_support_is_irrelevant(name: str) -> None:
 
 @pytest.mark.parametrize("norm_mode", ["support", "running"])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_each_query_is_independent_of_its_batch_mates(name: str, norm_mode: str) -> None:
+def test_each_query_is_independent_of_its_batch_mates(name: str, norm_mode: NormMode) -> None:
     subject, episodes = learner(name), blobs()
     statistics = {k: v[0] for k, v in subject.adapt(episodes.support_x, episodes.support_y).norm.items()}
     subject = replace(subject, norm_mode=norm_mode, running=statistics)

@@ -56,8 +56,4 @@ class MAML:
         return F.linear(net(params, x), params["head.weight"], params["head.bias"])
 
 
-PRESETS = {
-    "maml": MAML(),
-    "fomaml": MAML(meta_gradient="first-order"),
-    "anil": MAML(adapts="head", step_size=0.1),
-}
+PRESETS = {"maml": MAML(), "fomaml": MAML(meta_gradient="first-order"), "anil": MAML(adapts="head", step_size=0.1)}

@@ -26,11 +26,7 @@ class R2D2:
 
     def parameters(self, width: int, ways: int, rng: torch.Generator) -> Params:
         log_lambda = torch.tensor(float(self.regularisation)).log()  # the logarithm keeps lambda positive
-        return {
-            "ridge.log_lambda": log_lambda,
-            "ridge.scale": torch.ones(()),
-            "ridge.offset": torch.zeros(()),
-        }
+        return {"ridge.log_lambda": log_lambda, "ridge.scale": torch.ones(()), "ridge.offset": torch.zeros(())}
 
     def start(self, net: Net, params: Params) -> Params:
         return {}

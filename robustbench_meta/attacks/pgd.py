@@ -92,13 +92,7 @@ class MultiTargetedPGD:
                 start = victim.x
                 if restart:
                     start = threats.random_start(victim.x, rng, threat, victim.space)
-                search.run(
-                    threat,
-                    start,
-                    objective,
-                    steps=self.steps,
-                    length=self.step * threat.eps,
-                )
+                search.run(threat, start, objective, steps=self.steps, length=self.step * threat.eps)
         return search.x_adv
 
 

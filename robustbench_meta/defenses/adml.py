@@ -30,26 +30,10 @@ class ADML:
         query_x, query_y = episodes.query_x, episodes.query_y
         with torch.no_grad():
             unadapted = learner.adapt(support_x, support_y, steps=0)
-        support_adv = craft(
-            learner,
-            unadapted,
-            support_x,
-            support_y,
-            attack=self.craft,
-            threat=threat,
-            rng=rng,
-        )
+        support_adv = craft(learner, unadapted, support_x, support_y, attack=self.craft, threat=threat, rng=rng)
         from_clean = learner.adapt(support_x, support_y)
         from_adversarial = learner.adapt(support_adv, support_y)
-        query_adv = craft(
-            learner,
-            from_clean,
-            query_x,
-            query_y,
-            attack=self.craft,
-            threat=threat,
-            rng=rng,
-        )
+        query_adv = craft(learner, from_clean, query_x, query_y, attack=self.craft, threat=threat, rng=rng)
         robust = cross_entropy(learner.predict(from_clean, query_adv), query_y).mean(dim=1)
         clean = cross_entropy(learner.predict(from_adversarial, query_x), query_y).mean(dim=1)
         return {"clean": 0.5 * clean, "robust": 0.5 * robust}

@@ -30,24 +30,13 @@ class Mixed:
         query_x, query_y = episodes.query_x, episodes.query_y
         with torch.no_grad():
             first = learner.adapt(support_x, support_y)
-        support_adv = craft(
-            learner,
-            first,
-            support_x,
-            support_y,
-            attack=self.craft,
-            threat=threat,
-            rng=rng,
-        )
+        support_adv = craft(learner, first, support_x, support_y, attack=self.craft, threat=threat, rng=rng)
         both_x = torch.cat([support_x, support_adv], dim=1)
         fitted = learner.adapt(both_x, torch.cat([support_y, support_y], dim=1))
         query_adv = craft(learner, fitted, query_x, query_y, attack=self.craft, threat=threat, rng=rng)
         clean = cross_entropy(learner.predict(fitted, query_x), query_y).mean(dim=1)
         robust = cross_entropy(learner.predict(fitted, query_adv), query_y).mean(dim=1)
-        return {
-            "clean": self.clean_weight * clean,
-            "robust": self.robust_weight * robust,
-        }
+        return {"clean": self.clean_weight * clean, "robust": self.robust_weight * robust}
 
 
 PRESETS = {"mixed": Mixed}

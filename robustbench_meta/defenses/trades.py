@@ -29,10 +29,7 @@ class Trades:
         x_adv = craft(learner, fitted, x, y, attack=self.craft, threat=threat, rng=rng)
         clean = learner.predict(fitted, x)
         divergence = kl_divergence(learner.predict(fitted, x_adv), clean)
-        return {
-            "clean": cross_entropy(clean, y).mean(dim=1),
-            "robust": self.beta * divergence.mean(dim=1),
-        }
+        return {"clean": cross_entropy(clean, y).mean(dim=1), "robust": self.beta * divergence.mean(dim=1)}
 
 
 PRESETS = {"trades": Trades}

@@ -53,13 +53,9 @@ class Cifar:
             size=168_513_733,
             members=(
                 Member(
-                    f"{FOLDER}/train.bin",
-                    "sha256:f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29",
+                    f"{FOLDER}/train.bin", "sha256:f31298fc616915fa142368359df1c4ca2ae984d6915ca468b998a5ec6aeebf29"
                 ),
-                Member(
-                    f"{FOLDER}/test.bin",
-                    "sha256:d8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a",
-                ),
+                Member(f"{FOLDER}/test.bin", "sha256:d8b1e6b7b3bee4020055f0699b111f60b1af1e262aeb93a0b659061746f8224a"),
                 Member(f"{FOLDER}/{NAMES}"),
             ),
         ),
@@ -116,12 +112,7 @@ def _ordered(images: np.ndarray) -> np.ndarray:
 
     Copies of CIFAR-100 keep images in different orders; sorted, they give the same episodes.
     """
-    return images[
-        np.argsort(
-            [hashlib.sha256(image.tobytes()).digest() for image in images],
-            kind="stable",
-        )
-    ]
+    return images[np.argsort([hashlib.sha256(image.tobytes()).digest() for image in images], kind="stable")]
 
 
 @lru_cache(maxsize=1)

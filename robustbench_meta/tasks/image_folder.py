@@ -18,18 +18,7 @@ from robustbench_meta.downloads import Source, data_root
 from robustbench_meta.episodes import Pool
 from robustbench_meta.types import SPLITS, Box, Episodes, InputError, Spec, Split
 
-KINDS = {
-    ".bmp",
-    ".gif",
-    ".jpeg",
-    ".jpg",
-    ".pgm",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-}
+KINDS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True)

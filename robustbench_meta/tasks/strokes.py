@@ -104,20 +104,13 @@ DRAWS = 4 + 2 + 2 * USED + 8 * USED + 2
 def _written(characters: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Give each sample its writer: control points [C,N,K,4,2] in pixels, pen radius [C,N], ink [C,N]."""
     matrix, shift, apart, shaken, pen = np.split(draws, np.cumsum([4, 2, 2 * USED, 8 * USED]), axis=-1)
-    apart, shaken = (
-        apart.reshape(*draws.shape[:2], USED, 1, 2),
-        shaken.reshape(*draws.shape[:2], USED, 4, 2),
-    )
+    apart, shaken = (apart.reshape(*draws.shape[:2], USED, 1, 2), shaken.reshape(*draws.shape[:2], USED, 4, 2))
     loose = characters + 1.7 * apart + 2.2 * shaken
     a, b, c, d = np.moveaxis(0.3 * matrix, -1, 0)[..., None, None]
     x = (1 + a) * loose[..., 0] + b * loose[..., 1] + 2.5 * shift[..., 0, None, None]
     y = c * loose[..., 0] + (1 + d) * loose[..., 1] + 2.5 * shift[..., 1, None, None]
     middle = (SIDE - 1) / 2
-    return (
-        np.stack([x, y], axis=-1) + middle,
-        0.95 + 0.35 * pen[..., 0],
-        0.75 + 0.25 * pen[..., 1],
-    )
+    return (np.stack([x, y], axis=-1) + middle, 0.95 + 0.35 * pen[..., 0], 0.75 + 0.25 * pen[..., 1])
 
 
 def _rastered(curves: np.ndarray, radius: np.ndarray, ink: np.ndarray) -> np.ndarray:
