@@ -19,7 +19,7 @@ import torch
 from robustbench_meta import networks
 from robustbench_meta.checkpoint import Checkpoint, Recipe
 from robustbench_meta.engine import Learner, Network, start_params
-from robustbench_meta.types import Algorithm, Attack, Backend, Defense, InputError, TaskFamily
+from robustbench_meta.types import Algorithm, Attack, Backend, Box, Defense, InputError, TaskFamily
 
 Kind = Literal["attacks", "algorithms", "defenses", "tasks", "networks"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -92,6 +92,8 @@ def learner(checkpoint: Checkpoint, *, device: str = "cpu", backend: Backend | N
         if found[name].shape != expected[name].shape:
             legal = tuple(expected[name].shape)
             raise InputError(f"ckpt: {checkpoint.path}: {name} has shape {tuple(found[name].shape)}, not {legal}")
+    if recipe.norm_mode == "running":
+        _check_running(checkpoint, body, space)
     return Learner(
         made,
         body,
@@ -102,6 +104,19 @@ def learner(checkpoint: Checkpoint, *, device: str = "cpu", backend: Backend | N
         running={name: value.to(device) for name, value in checkpoint.running.items()},
         backend=backend or default_backend(device),
     )
+
+
+def _check_running(checkpoint: Checkpoint, network: Network, space: Box) -> None:
+    seen: dict[str, tuple[int, ...]] = {}
+
+    def record(name: str, h: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+        seen.update({f"{name}.mean": tuple(gamma.shape), f"{name}.var": tuple(gamma.shape)})
+        return h
+
+    network(checkpoint.params, torch.zeros(1, *space.shape), record)
+    if seen != (found := {name: tuple(value.shape) for name, value in checkpoint.running.items()}):
+        odd = sorted(name for name in seen.keys() | found.keys() if seen.get(name) != found.get(name))
+        raise InputError(f"ckpt: {checkpoint.path}: norm_mode 'running' needs statistics that fit: {', '.join(odd)}")
 
 
 def default_backend(device: str) -> Backend:

@@ -67,7 +67,8 @@ class Recipe(_Strict):
 
     @property
     def sha256(self) -> str:
-        return digest(self.model_dump(mode="json"))
+        # Without what is not set, so that a field added later leaves older recipes their name.
+        return digest(self.model_dump(mode="json", exclude_none=True))
 
 
 class Validation(_Strict):
@@ -145,9 +146,12 @@ def read_card(path: Path) -> Card:
     if not path.is_file():
         raise InputError(f"ckpt: {path} is missing")
     try:
-        return Card.model_validate_json(path.read_bytes())
+        card = Card.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise InputError(f"ckpt: {path}: {first_problem(error)}") from None
+    if card.recipe.sha256 != card.recipe_sha256:
+        raise InputError(f"ckpt: {path}: the recipe is not the one whose SHA-256 is {card.recipe_sha256[:12]}…")
+    return card
 
 
 def first_problem(error: ValidationError) -> str:

@@ -159,22 +159,15 @@ class Learner:
     def _predict_points(self, fitted: Fitted, x: Tensor, tasks: Tensor) -> Tensor:
         """Score rows x [P',*X], row p by the learner of task tasks[p]: [P',N]."""
         order = tasks.argsort(stable=True)
-        counts = torch.bincount(tasks, minlength=_count(fitted))
+        present, row_of, counts = tasks[order].unique_consecutive(return_inverse=True, return_counts=True)
         if self.backend == "loop":
-            sizes = counts.tolist()
-            present = [t for t, size in enumerate(sizes) if size]
-            rows = x[order].split([sizes[t] for t in present])
-            parts = [
-                self._predict_one(_channels_last(part), *_pick(fitted, t))
-                for t, part in zip(present, rows, strict=True)
-            ]
+            rows = zip(present.tolist(), x[order].split(counts.tolist()), strict=True)
+            parts = [self._predict_one(_channels_last(part), *_pick(fitted, task)) for task, part in rows]
             return torch.cat(parts)[order.argsort()]
-        # Mapped code needs equal counts: pad every task to the largest and read back the real rows.
-        sorted_tasks = tasks[order]
-        slot = torch.arange(len(tasks), device=x.device) - (counts.cumsum(0) - counts)[sorted_tasks]
-        padded = x.new_zeros(len(counts), int(counts.max()), *x.shape[1:])
-        padded = padded.index_put((sorted_tasks, slot), x[order])
-        return self.predict(fitted, padded)[sorted_tasks, slot][order.argsort()]
+        # Mapped code needs equal counts: pad every task that has points to the most, read back the real rows.
+        slot = torch.arange(len(tasks), device=x.device) - (counts.cumsum(0) - counts)[row_of]
+        padded = x.new_zeros(len(present), int(counts.max()), *x.shape[1:]).index_put((row_of, slot), x[order])
+        return self.predict(_take(fitted, present), padded)[row_of, slot][order.argsort()]
 
     def _net(self, norm: Params | BatchNorm) -> _Net:
         return _Net(self.network, norm)
@@ -264,10 +257,31 @@ def has_gradient(learner: ObjectLearner, episodes: Episodes) -> bool:
     return gradient is not None
 
 
+def depends_on_batch(learner: ObjectLearner, episodes: Episodes) -> bool:
+    """Say whether a query's scores change by more than 1e-4 of their range when its batch-mates go.
+
+    Such a learner is transductive: attacked query by query, it would meet batches that it is not scored on.
+    """
+    fitted = learner.adapt(episodes.support_x[:1], episodes.support_y[:1])
+    with torch.no_grad():
+        together, again = (learner.predict(fitted, episodes.query_x[:1]) for _ in range(2))
+        alone = learner.predict(fitted, episodes.query_x[:1, :1])
+    limit = 1e-4 * (together.max() - together.min())
+    random = (together - again).abs().max() > limit  # which says nothing about its batch-mates
+    return not random and bool((together[:, :1] - alone).abs().max() > limit)
+
+
 def craft(
     learner: Learner, fitted: Fitted, x: Tensor, y: Tensor, *, attack: Attack, threat: Threat, rng: Streams
 ) -> Tensor:
-    """Attack x [T,Q,*X] against the adapted learners; the result, like x, is a constant of any gradient."""
+    """Attack x [T,Q,*X] against the adapted learners; the result, like x, is a constant of any gradient.
+
+    Raise InputError where the attack does not serve the norm, or needs queries that are judged alone.
+    """
+    if threat.norm not in attack.norms:
+        raise InputError(f"norm: {threat.norm!r} is not served by {attack!r}; legal: {', '.join(attack.norms)}")
+    if attack.needs_single_points and learner.norm_mode == "batch":
+        raise InputError(f"norm_mode: 'batch' judges queries together, which {type(attack).__name__} cannot attack")
     return attack(learner.query_victim(fitted, x, y), threat, rng).detach().view(x.shape)
 
 
@@ -375,7 +389,3 @@ def _pick(fitted: Fitted, task: int) -> tuple[Params, Params, Params]:
 
 def _take(fitted: Fitted, tasks: Tensor) -> Fitted:
     return Fitted(*({k: v[tasks] for k, v in part.items()} for part in (fitted.state, fitted.extra, fitted.norm)))
-
-
-def _count(fitted: Fitted) -> int:
-    return max(len(value) for part in (fitted.state, fitted.extra, fitted.norm) for value in part.values())

@@ -97,7 +97,7 @@ def _attack(cell: Cell, learner: AnyLearner, family: TaskFamily, attack: Attack,
     rng = Streams([_seed(store.key(cell), task) for task in tasks])
     # What a user's object draws itself must not differ between attacks, or clean accuracy would.
     with _own_randomness(_seed(f"learner {cell.seed}", tasks[0])):
-        with _grad_mode(learner):
+        with _grad_mode(learner), _full_precision():
             fitted: Any = learner.adapt(episodes.support_x, episodes.support_y, steps=cell.steps)
             clean = _scores(learner, fitted, episodes.query_x, cell.spec.ways)
         if cell.threat.surface == "query":
@@ -106,7 +106,7 @@ def _attack(cell: Cell, learner: AnyLearner, family: TaskFamily, attack: Attack,
             victim = learner.support_victim(episodes, steps=cell.steps)
         weights = [tensor.detach().clone() for tensor in _weights(learner, fitted)]
         x, y = victim.x.clone(), victim.y.clone()
-        with torch.enable_grad():
+        with torch.enable_grad(), _full_precision():
             x_adv = _checked(attack(victim, cell.threat, rng), x, cell.threat, victim)
         if not (torch.equal(victim.x, x) and torch.equal(victim.y, y)):
             raise CellError("the attack changed the inputs or labels it was given")
@@ -140,7 +140,7 @@ def _checked(x_adv: Any, x: Tensor, threat: Threat, victim: Victim) -> Tensor:
 
 def _rescored(learner: AnyLearner, fitted: Any, episodes: Episodes, x_adv: Tensor, cell: Cell) -> Tensor:
     """Score what the attack found through `adapt` and `predict`, not through the victim it saw: [T,Q,N]."""
-    with _grad_mode(learner):
+    with _grad_mode(learner), _full_precision():
         if cell.threat.surface == "query":
             return _scores(learner, fitted, x_adv.view(episodes.query_x.shape), cell.spec.ways)
         poisoned = learner.adapt(x_adv.view(episodes.support_x.shape), episodes.support_y, steps=cell.steps)
@@ -222,6 +222,17 @@ def _own_randomness(seed: int) -> Iterator[None]:
             yield
         finally:
             np.random.set_state(before)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep convolutions in float32 where a GPU would round them to TF32, so that verdicts found by a hair hold."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _grad_mode(learner: AnyLearner) -> torch.set_grad_enabled:

@@ -333,7 +333,8 @@ def _rank(board: Board, entries: dict[Entry, dict[float, Outcome]]) -> list[Stan
     eps = _rank_eps(entries)
     reasons = {entry: _reason(entry, found, eps) for entry, found in entries.items()}
     ranked = [entry for entry in entries if not reasons[entry]]
-    ranked.sort(key=lambda entry: -interval(entries[entry][eps].robust)[0])
+    shared = _shared([entries[entry][eps] for entry in ranked])
+    ranked.sort(key=lambda entry: -_mean_on(entries[entry][eps], shared))
     places: dict[Entry, int] = {}
     leader: Entry | None = None
     for place, entry in enumerate(ranked, start=1):
@@ -342,10 +343,10 @@ def _rank(board: Board, entries: dict[Entry, dict[float, Outcome]]) -> list[Stan
             places[entry] = place
         else:
             places[entry] = places[leader]
-    shared = Counter(places.values())
+    sizes = Counter(places.values())
     rest = sorted((entry for entry in entries if reasons[entry]), key=lambda entry: entry.black_box)
     return [
-        Standing(board, e, eps, places.get(e), shared[places.get(e, 0)] > 1, reasons[e], entries[e])
+        Standing(board, e, eps, places.get(e), sizes[places.get(e, 0)] > 1, reasons[e], entries[e])
         for e in (*ranked, *rest)
     ]
 
@@ -378,6 +379,18 @@ def _reason(entry: Entry, found: dict[float, Outcome], eps: float) -> str:
 def _tied(leader: Outcome, other: Outcome) -> bool:
     mean, half, _ = _paired(leader.tasks, leader.robust, other.tasks, other.robust)
     return not abs(mean) > half  # too few shared tasks (NaN) cannot tell two entries apart
+
+
+def _shared(found: Sequence[Outcome]) -> np.ndarray:
+    """Return the tasks that all of them met, so that none is placed by easier tasks of its own."""
+    tasks = found[0].tasks if found else np.empty(0, int)
+    for one in found[1:]:
+        tasks = np.intersect1d(tasks, one.tasks)
+    return tasks
+
+
+def _mean_on(one: Outcome, tasks: np.ndarray) -> float:
+    return float(one.robust[np.isin(one.tasks, tasks)].mean()) if len(tasks) else float(one.robust.mean())
 
 
 def _paired(a: np.ndarray, x: np.ndarray, b: np.ndarray, y: np.ndarray) -> tuple[float, float, int]:

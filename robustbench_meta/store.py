@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -66,7 +67,9 @@ def prepare(results: Path) -> None:
     """Make the folders of a store, and raise OSError now if it cannot be written."""
     for folder in FOLDERS:
         (results / folder).mkdir(parents=True, exist_ok=True)
-    _replace(results / "locks" / "probe", b"")
+    # A name of its own, since several runs may begin on one store at the same moment.
+    with tempfile.NamedTemporaryFile(dir=results / "locks", prefix="probe."):
+        pass
 
 
 def append(results: Path, cell: Cell, records: Iterable[Record], timing: Timing | None = None) -> None:

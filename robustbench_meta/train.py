@@ -97,21 +97,25 @@ def train(
     if (out / CARD).exists():
         return out
     episodes_sha256 = {part: fingerprint(family, part) for part in ("train", "val")}
+    _rehearse(recipe, learner, defense, family, threat)
     run = _start(recipe, learner)
     if (out / RESUME).exists():
         _resume(run, out / RESUME)
     out.mkdir(parents=True, exist_ok=True)
     started = saved = time.monotonic()
     first, before = run.step, run.seconds
-    while run.step < recipe.steps:
-        loss = _meta_step(run, recipe, learner, defense, family, threat)
-        if run.step % recipe.validate_every == 0 or run.step == recipe.steps:
-            run.seconds = before + time.monotonic() - started
+    while run.step < recipe.steps or _due(run, recipe):
+        if _due(run, recipe):
+            # Saved first, since a validation may take longer than a kill may lose.
+            _save_run(run, recipe, out / RESUME)
             _validate(run, recipe, learner, defense, family, threat)
+        else:
+            _meta_step(run, recipe, learner, defense, family, threat)
         now = time.monotonic()
         run.seconds = before + now - started
-        pace = (now - started) / (run.step - first)
+        pace = (now - started) / max(run.step - first, 1)
         last = run.history[-1] if run.history else None
+        loss = run.losses[-1] if run.losses else math.nan if last is None else last.loss
         progress(Progress(run.step, recipe.steps, loss, last, run.seconds, pace * (recipe.steps - run.step)))
         if now - saved > SAVE_EVERY:
             _save_run(run, recipe, out / RESUME)
@@ -153,6 +157,25 @@ def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, L
     return defense, learner, family, threat
 
 
+def _rehearse(recipe: Recipe, learner: Learner, defense: Defense, family: TaskFamily, threat: Threat) -> None:
+    """Try one task of training and one of validation, so that what cannot run is refused before anything is kept."""
+    wide = Spec(recipe.train_ways or recipe.ways, recipe.shots, recipe.queries)
+    train_task = family.sample("train", wide, [0], seed=recipe.seed).to(learner.device, learner.dtype)
+    defense.loss(replace(learner, ways=wide.ways), train_task, threat, Streams([0]))
+    spec = Spec(recipe.ways, recipe.shots, recipe.queries)
+    task = family.sample("val", spec, [0]).to(learner.device, learner.dtype)
+    if recipe.norm_mode == "running":
+        learner = replace(learner, norm_mode="support")
+    fitted = learner.adapt(task.support_x, task.support_y)
+    right = torch.ones_like(task.query_y, dtype=torch.bool)
+    _survival(learner, fitted, task, recipe.validate_attack, threat, Streams([0]), right)
+
+
+def _due(run: _Run, recipe: Recipe) -> bool:
+    seen = run.history[-1].step if run.history else 0
+    return run.step > seen and (run.step % recipe.validate_every == 0 or run.step == recipe.steps)
+
+
 def _start(recipe: Recipe, learner: Learner) -> _Run:
     params = {name: value.clone().requires_grad_() for name, value in learner.params.items()}
     optimizer = torch.optim.Adam(params.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -161,8 +184,8 @@ def _start(recipe: Recipe, learner: Learner) -> _Run:
 
 def _meta_step(
     run: _Run, recipe: Recipe, learner: Learner, defense: Defense, family: TaskFamily, threat: Threat
-) -> float:
-    """Make one meta-update and return its loss, averaged over the tasks."""
+) -> None:
+    """Make one meta-update; its loss, averaged over the tasks, joins `run.losses`."""
     numbers = range(run.step * recipe.meta_batch, (run.step + 1) * recipe.meta_batch)
     ways = recipe.train_ways or recipe.ways
     spec = Spec(ways, recipe.shots, recipe.queries)
@@ -196,7 +219,6 @@ def _meta_step(
     for name, value in run.params.items():
         run.average[name].lerp_(value.detach(), 1 - decay)
     run.losses.append(total)
-    return total
 
 
 @torch.no_grad()
@@ -370,6 +392,7 @@ def _resume(run: _Run, path: Path) -> None:
                 # Adam keeps its step count on the CPU.
                 key: tensors[f"adam/{name}/{key}"].to("cpu" if key == "step" else device)
                 for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"adam/{name}/{key}" in tensors
             }
             run.average[name] = run.average[name].to(device)
     run.running.update({name: value.to(next(iter(run.params.values())).device) for name, value in run.running.items()})

@@ -87,6 +87,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "card is no JSON": (lambda f: (f / "card.json").write_text("{"), "card.json"),
     "card with NaN": (lambda f: change_card(f, train_seconds=float("nan")), "train_seconds"),
     "newer card": (lambda f: change_card(f, schema_version=99), "schema_version"),
+    "another defense": (
+        lambda f: change_card(f, recipe=RECIPE.model_copy(update={"defense": "trades"}).model_dump(mode="json")),
+        "the recipe is not the one whose SHA-256",
+    ),
     "unknown field": (lambda f: change_card(f, surprise=1), "surprise"),
     "NaN": (lambda f: with_tensors(f, {"conv0.gamma": torch.full((2,), torch.nan)}), "NaN or Inf"),
     "integers": (lambda f: with_tensors(f, {"conv0.gamma": torch.ones(2, dtype=torch.int64)}), "not floating point"),
@@ -120,6 +124,13 @@ def test_a_pickle_file_is_pointed_to_the_folder_that_is_wanted(tmp_path: Path) -
 def test_tensors_that_do_not_fit_the_recipe_are_refused(folder: Path, changes: Params, said: str) -> None:
     with_tensors(folder, changes)
     with pytest.raises(InputError, match=said):
+        catalog.learner(checkpoint.load(folder))
+
+
+def test_running_statistics_that_do_not_fit_are_refused(folder: Path) -> None:
+    recipe = RECIPE.model_copy(update={"norm_mode": "running"})
+    change_card(folder, recipe=recipe.model_dump(mode="json"), recipe_sha256=recipe.sha256)
+    with pytest.raises(InputError, match=r"needs statistics that fit: conv0.mean"):
         catalog.learner(checkpoint.load(folder))
 
 

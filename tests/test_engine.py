@@ -10,10 +10,10 @@ import torch
 from tiny import Identity, blobs, learner
 from torch import Tensor
 
-from robustbench_meta import catalog
-from robustbench_meta.engine import ObjectLearner, craft, has_gradient
+from robustbench_meta import catalog, evaluate
+from robustbench_meta.engine import Fitted, Learner, ObjectLearner, craft, depends_on_batch, has_gradient
 from robustbench_meta.losses import cross_entropy
-from robustbench_meta.types import Box, Streams, Threat
+from robustbench_meta.types import Box, InputError, Streams, Threat
 
 EVERY = ["protonet", "r2d2", "maml", "anil"]
 
@@ -115,7 +115,7 @@ def test_crafting_leaves_no_trace_in_the_graph_or_the_parameters() -> None:
     subject, episodes = learner("protonet"), blobs()
     params = {name: value.requires_grad_() for name, value in subject.params.items()}
     fitted = subject.adapt(episodes.support_x, episodes.support_y)
-    threat = Threat("linf", 0.1)
+    threat = Threat("linf", 0.05)
     x_adv = craft(
         subject,
         fitted,
@@ -127,7 +127,7 @@ def test_crafting_leaves_no_trace_in_the_graph_or_the_parameters() -> None:
     )
     assert not x_adv.requires_grad
     assert all(value.grad is None for value in params.values())
-    assert (x_adv - episodes.query_x).abs().max() <= 0.1 + 1e-6
+    assert (x_adv - episodes.query_x).abs().max() <= 0.05 + 1e-6
     cross_entropy(subject.predict(fitted, x_adv), episodes.query_y).mean().backward()  # the graph is still whole
     assert params["conv0.weight"].grad is not None
 
@@ -146,6 +146,53 @@ class NearestMean:
         if not self.differentiable:
             return torch.from_numpy(-np.linalg.norm(rows.numpy()[:, None] - fitted.numpy(), axis=2))
         return -torch.cdist(rows, fitted)
+
+
+class NormalisedByItsBatch(NearestMean):
+    """What a network left in training mode does."""
+
+    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+        return super().predict(fitted, x - x.mean(dim=0))
+
+
+def test_a_users_object_that_looks_at_the_whole_batch_is_recognised() -> None:
+    box, episodes = Box((1, 8, 8)), blobs()
+    alone = ObjectLearner(NearestMean(True), box, ways=3, dtype=torch.float64)
+    together = ObjectLearner(NormalisedByItsBatch(True), box, ways=3, dtype=torch.float64)
+    assert not depends_on_batch(alone, episodes)
+    assert depends_on_batch(together, episodes)
+    with pytest.raises(InputError, match="depend on the other queries"):
+        evaluate(learner=NormalisedByItsBatch(True), name="transductive", family="strokes", tasks=1)
+
+
+def test_crafting_refuses_an_attack_that_does_not_serve_the_threat() -> None:
+    subject, episodes = learner("protonet"), blobs()
+    fitted = subject.adapt(episodes.support_x, episodes.support_y)
+    with pytest.raises(InputError, match=r"norm: 'l2' is not served by PGD\(steps=7.*legal: linf"):
+        craft(
+            subject,
+            fitted,
+            episodes.query_x,
+            episodes.query_y,
+            attack=catalog.attack("pgd-7-aq"),
+            threat=Threat("l2", 0.1),
+            rng=Streams([1, 2]),
+        )
+
+
+def test_mapped_code_pays_for_the_tasks_that_have_points_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    subject, episodes = learner("protonet", backend="vmap"), blobs(tasks=4)
+    fitted = subject.adapt(episodes.support_x, episodes.support_y)
+    victim = subject.query_victim(fitted, episodes.query_x, episodes.query_y)
+    shapes, predict = [], Learner.predict
+
+    def recorded(self: Learner, fitted: Fitted, x: Tensor) -> Tensor:
+        shapes.append(x.shape[:2])
+        return predict(self, fitted, x)
+
+    monkeypatch.setattr(Learner, "predict", recorded)
+    victim.forward(victim.x[9:13], victim.points[9:13])  # four queries of the second task
+    assert shapes == [(1, 4)]
 
 
 @pytest.mark.parametrize("differentiable", [True, False])

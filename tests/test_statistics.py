@@ -175,6 +175,17 @@ def test_an_interval_that_reaches_the_constant_is_not_better() -> None:
     assert not statistics.better_than_constant(0.9, math.nan, 0.2)
 
 
+def test_an_entry_is_not_placed_by_easier_tasks_of_its_own() -> None:
+    """On the two shared tasks `a` withstands more; its mean is lower only because it met two harder tasks as well."""
+    hard = ("11", "00")
+    found = leaderboard(
+        results(({}, [("11", "11"), ("11", "10"), hard, hard]), ({"checkpoint": "b"}, [("11", "10"), ("11", "10")]))
+    )
+    ranked = found[found["rank"].notna()]
+    assert ranked["checkpoint"].tolist() == ["a", "b"]
+    assert ranked["robust"].tolist() == [0.375, 0.5]
+
+
 def test_the_ranking_uses_the_largest_eps_that_most_entries_met() -> None:
     bits = [("1111", "1110"), ("1111", "1100")]
     cells = [({"checkpoint": name, "eps": eps}, bits) for name in "ab" for eps in (0.1, 0.2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -229,3 +230,10 @@ def test_a_store_that_cannot_be_written_says_so_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises((NotADirectoryError, FileExistsError)):
         store.prepare(tmp_path / "file")
+
+
+def test_many_runs_may_begin_on_one_store_at_the_same_moment(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(10):
+            list(pool.map(store.prepare, [tmp_path] * 8))
+    assert not list((tmp_path / "locks").iterdir())

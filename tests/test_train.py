@@ -79,7 +79,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     threads = str(torch.get_num_threads())
     command = [sys.executable, "-c", program, recipe.model_dump_json(), str(tmp_path / "killed"), threads]
     process = subprocess.Popen(command)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (tmp_path / "killed" / "resume.safetensors").exists():
         assert time.monotonic() < deadline
         assert process.poll() is None
@@ -132,6 +132,14 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(tmp_path: Pa
         ({"eps": 8.0}, "did you mean 8/255"),
         ({"eps": 0.0, "defense": "aq"}, "nothing to train against"),
         ({"validate_attack": "pgdd"}, "attack: 'pgdd'"),
+        ({"defense": "aq", "norm": "l2", "eps": 1.0}, "norm: 'l2' is not served by"),
+        ({"defense": "aq", "craft": "pgd-7-aq", "eps": 0.2}, "eps: 0.2 is out of reach of 7 steps"),
+        ({"validate_attack": "foolbox:FGM"}, "norm: 'linf' is not served by"),
+        ({"norm_mode": "batch", "defense": "aq", "craft": "foolbox:LinfPGD"}, "judges queries together"),
+        ({"shots": 1000}, "shots"),
+        ({"ways": 999}, "ways"),
+        ({"defense": "trades", "craft": "fgsm", "defense_options": {"beta": -3.0}}, "beta: -3.0"),
+        ({"defense": "mixed", "craft": "fgsm", "defense_options": {"clean_weight": -1.0}}, "clean_weight: -1.0"),
         ({"train_ways": 8, "algorithm": "fomaml"}, "train_ways: 8 does not fit fomaml's 5-way head"),
     ],
 )

@@ -1,7 +1,7 @@
 """Projected gradient ascent and its one-step forms (FGSM 1412.6572; PGD 1706.06083; FGSM-RS 2001.03994).
 
-`pgd-N` keeps the best iterate; `pgd-N-aq`, `fgsm-rs` and `pgd-N-kl` are training attacks as their papers
-run them and return the last one. `pgd-mt-N`, our strong default, climbs K-1 targeted margins besides.
+`pgd-N` keeps the best iterate; `pgd-N-aq`, `pgd-N-at`, `fgsm-rs` and `pgd-N-kl` are training attacks as their
+papers run them and return the last one. `pgd-mt-N`, our strong default, climbs K-1 targeted margins besides.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class PGD:
         if self.start == "random":
             start = threats.random_start(victim.x, rng, threat, victim.space)
         length = self.step * (threat.eps if self.step_unit == "eps" else 1)
+        if self.steps * length < threat.eps * (1 - 1e-6):
+            raise InputError(f"eps: {threat.eps:g} is out of reach of {self.steps} steps of {length:.4g} ({self!r})")
         objective = _cross_entropy(victim) if self.objective == "cross-entropy" else _divergence(victim)
         if self.keep == "last":
             return ascend(victim, threat, start, objective, steps=self.steps, length=length)
@@ -136,6 +138,11 @@ def _querying(steps: int) -> PGD:
     return PGD(steps, step=2 / 255, step_unit="input", keep="last", norms=("linf",))
 
 
+def _training(steps: int) -> PGD:
+    _check_steps(steps)
+    return PGD(steps, step=2.5 / steps, keep="last")
+
+
 def _trades(steps: int) -> PGD:
     _check_steps(steps)
     return PGD(steps, step=2.5 / steps, objective="divergence", keep="last")
@@ -147,12 +154,14 @@ PRESETS: dict[str, PGD | MultiTargetedPGD] = {
     "pgd-20": _pgd(20),
     "pgd-20-aq": _querying(20),
     "pgd-7-aq": _querying(7),
+    "pgd-3-at": _training(3),
     "pgd-10-kl": _trades(10),
     "pgd-mt-50": _multi_targeted(50),
 }
 PATTERNS: dict[str, Callable[[re.Match[str]], PGD | MultiTargetedPGD]] = {
     r"pgd-(\d+)": lambda m: _pgd(int(m[1])),
     r"pgd-(\d+)-aq": lambda m: _querying(int(m[1])),
+    r"pgd-(\d+)-at": lambda m: _training(int(m[1])),
     r"pgd-(\d+)-kl": lambda m: _trades(int(m[1])),
     r"pgd-mt-(\d+)": lambda m: _multi_targeted(int(m[1])),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,20 +11,26 @@ from torch import Tensor
 
 from robustbench_meta.engine import Learner, craft
 from robustbench_meta.losses import cross_entropy
-from robustbench_meta.types import Attack, Episodes, Streams, Threat
+from robustbench_meta.types import Attack, Episodes, InputError, Streams, Threat
 
 
 @dataclass(frozen=True)
 class Mixed:
     """Minimise 1/2 [L(phi', Q) + L(phi', Q')] with phi' = adapt(theta, S and S').
 
-    S' is crafted against phi = adapt(theta, S), Q' against phi' itself.
+    S' is crafted against phi = adapt(theta, S), Q' against phi' itself. At validation and at test the learner
+    adapts on the clean support alone, as every other, so that boards compare like with like.
     """
 
     craft: Attack
     clean_weight: float = 0.5
     robust_weight: float = 0.5
     select: Literal["mean"] = "mean"
+
+    def __post_init__(self) -> None:
+        for name in ("clean_weight", "robust_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name}: {getattr(self, name)} is not a finite number >= 0")
 
     def loss(self, learner: Learner, episodes: Episodes, threat: Threat, rng: Streams) -> dict[str, Tensor]:
         support_x, support_y = episodes.support_x, episodes.support_y

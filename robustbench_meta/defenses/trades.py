@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from robustbench_meta.engine import Learner, craft
 from robustbench_meta.losses import cross_entropy, kl_divergence
-from robustbench_meta.types import Attack, Episodes, Streams, Threat
+from robustbench_meta.types import Attack, Episodes, InputError, Streams, Threat
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Trades:
     craft: Attack
     beta: float = 3.0
     select: Literal["mean"] = "mean"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta < math.inf:
+            raise InputError(f"beta: {self.beta} is not a finite number >= 0")
 
     def loss(self, learner: Learner, episodes: Episodes, threat: Threat, rng: Streams) -> dict[str, Tensor]:
         x, y = episodes.query_x, episodes.query_y
