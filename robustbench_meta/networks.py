@@ -104,7 +104,7 @@ def _block(
     gamma, beta = weights[f"{name}.gamma"], weights[f"{name}.beta"]
     if order == "relu-bn":
         x = _leaky(F.conv2d(x, kernel, bias, padding=1), slope)
-        return F.max_pool2d(_normalise(name, x, gamma, beta, norm), 2, stride)
+        return _pool(_normalise(name, x, gamma, beta, norm), stride)
     if isinstance(norm, dict):
         scale, shift = _affine(name, gamma, beta, norm)
         shift = shift if bias is None else shift + scale * bias
@@ -112,7 +112,16 @@ def _block(
     else:
         x = norm(name, F.conv2d(x, kernel, bias, padding=1), gamma, beta)
     # ReLU is monotone, so it may follow the pooling, on a quarter of the entries.
-    return _leaky(F.max_pool2d(x, 2, stride), slope)
+    return _leaky(_pool(x, stride), slope)
+
+
+def _pool(x: Tensor, stride: int) -> Tensor:
+    """Take the maximum over 2x2 windows; without a gradient by pairs, up to 16 times as fast on a CPU."""
+    if stride != 2 or x.requires_grad:
+        return F.max_pool2d(x, 2, stride)
+    x = x[:, :, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2]
+    rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 def _normalise(name: str, x: Tensor, gamma: Tensor, beta: Tensor, norm: Params | BatchNorm) -> Tensor:

@@ -194,12 +194,12 @@ def _meta_step(
     rng = [_seed(recipe, "attack", number) for number in numbers]
     learner = replace(learner, params=run.params, ways=ways)
     # A loop goes backward task by task, so that only one task's graph is ever alive.
-    size = 1 if learner.backend == "loop" else recipe.meta_batch
+    together = 1 if learner.backend == "loop" else recipe.meta_batch
     run.optimizer.zero_grad()
     total, statistics = 0.0, []
-    for at in range(0, recipe.meta_batch, size):
-        part = _tasks(episodes, slice(at, at + size))
-        terms = defense.loss(learner, part, threat, Streams(rng[at : at + size]))
+    for at in range(0, recipe.meta_batch, together):
+        part = _tasks(episodes, slice(at, at + together))
+        terms = defense.loss(learner, part, threat, Streams(rng[at : at + together]))
         loss = torch.stack(list(terms.values())).sum() / recipe.meta_batch
         loss.backward()
         total += loss.item()
@@ -211,7 +211,9 @@ def _meta_step(
         _follow(run.running, statistics)
     for group in run.optimizer.param_groups:
         group["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * run.step / recipe.steps))
-    torch.nn.utils.clip_grad_norm_(run.params.values(), recipe.clip)
+    size = torch.nn.utils.clip_grad_norm_(run.params.values(), recipe.clip)
+    if not size.isfinite():
+        raise InputError(f"gradient: not finite at step {run.step}; lower learning_rate ({recipe.learning_rate:g})")
     run.optimizer.step()
     run.step += 1
     # The average forgets its start faster in the first steps (as in Polyak averaging with a warm-up).
