@@ -33,7 +33,7 @@ FOR_TRAINING = {
 OPTIMAL_CLAIMS = [(name, norm) for name, norm in GRADIENT_CLAIMS if name not in FOR_TRAINING]
 # These look for every wrong class, so they reach the closed form with any number of classes.
 EVERY_CLASS = ("autoattack", "pgd-mt-20", "pgd-mt-50", "foolbox:L2DeepFoolAttack", "foolbox:LinfDeepFoolAttack")
-CONV_EPS: dict[Norm, float] = {"linf": 0.1, "l2": 1.0, "l1": 8.0}
+CONV_EPS: dict[Norm, float] = {"linf": 0.05, "l2": 1.0, "l1": 8.0}
 
 
 def attack(name: str) -> Attack:
