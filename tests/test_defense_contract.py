@@ -123,7 +123,7 @@ def test_a_larger_budget_makes_the_loss_larger(name: str) -> None:
     assert sum(some) > sum(none) + 1e-3
 
 
-@pytest.mark.parametrize("craft", ["noise", "fgsm-rs", "pgd-3", "pgd-2-aq", "pgd-2-kl", "pgd-mt-2"])
+@pytest.mark.parametrize("craft", ["noise", "fgsm-rs", "pgd-3", "pgd-7-aq", "pgd-2-kl", "pgd-mt-2"])
 @pytest.mark.parametrize("name", sorted(BY_HAND))
 def test_it_trains_every_algorithm_with_any_crafting_attack(name: str, craft: str) -> None:
     defense = catalog.defense(name, craft=craft)
