@@ -56,6 +56,8 @@ def app() -> None:
         status = _complain("stopped; what was finished is kept, and the same command goes on", STOPPED)
     except usage as error:
         status = _complain(error.format_message(), INPUT)
+    except (NotADirectoryError, FileExistsError) as error:
+        status = _complain(f"{error.filename}: a file stands where a folder is needed", INPUT)
     except OSError as error:
         status = _complain(f"environment: {error}", ENVIRONMENT)
     except ValueError as error:
@@ -124,10 +126,7 @@ def train(
         out = Path("checkpoints") / f"{chosen.family}-{chosen.algorithm}-{chosen.defense}"
     where = grids.choose_device(device)
     console = _console()
-    console.print(
-        f"{chosen.algorithm} · {chosen.defense} · {chosen.family}: {chosen.steps} steps on {where}, into {out}"
-    )
-    with _training_bar(console, chosen) as progress:
+    with _training_bar(console, f"{chosen.algorithm} · {chosen.defense} · {chosen.family} on {where}") as progress:
         meta_train(chosen, out, root=data_root, device=where, progress=progress)
     console.print(f"Checkpoint: {out}\nNow try: rbm evaluate --ckpt {out}")
 
@@ -213,13 +212,16 @@ def data_get(
     from robustbench_meta import downloads
 
     family: Any = _family(name, data_root)
-    if not family.sources:
+    if not getattr(family, "sources", ()):
         print(f"{name}: nothing to download")
         return
     with _download_bar() as progress:
-        paths = downloads.fetch_all(family, progress=progress)
-    for path in paths:
-        print(path)
+        downloads.fetch_all(family, progress=progress)
+    foreign = False
+    for found in downloads.available(family):
+        print(f"{found.path}: {found.state} ({found.detail})")
+        foreign |= found.state == "other"
+    raise typer.Exit(NEGATIVE if foreign else 0)
 
 
 @data.command("check")
@@ -235,7 +237,7 @@ def data_check(
     for one in [name] if name else catalog.names("tasks"):
         family: Any = _family(one, data_root)
         try:
-            for found in downloads.available(family) if family.sources else []:
+            for found in downloads.available(family) if getattr(family, "sources", ()) else []:
                 print(f"{one}: {found.path}: {found.state} ({found.detail})")
             for split in SPLITS:
                 family.sample(split, Spec(2, 1, 1), [0])
@@ -271,6 +273,8 @@ def read_recipe(source: str | None, named: dict[str, str], changes: Sequence[str
     fields: dict[str, Any] = {}
     if source is None and (RECIPES / f"{'-'.join(named.values())}.toml").is_file():
         source = "-".join(named.values())
+    if source is None and "algorithm" not in named and not any(_pair(one, "set")[0] == "algorithm" for one in changes):
+        raise InputError("recipe: none given; name one that `rbm list recipes` shows, or give --algorithm")
     if source is not None:
         path = _recipe_path(source)
         try:
@@ -309,6 +313,9 @@ def _measure(
     console = _console()
     for line in plan.refused:
         console.print(f"not run: {line}")
+    for subject in subjects:
+        if axes.steps and subject.learner.steps is None:
+            console.print(f"{subject.name}: adaptation has no steps; it runs once for the whole steps axis")
     if budget is None:
         done = grids.done(plan, out, count)
         console.print(f"{len(plan.jobs)} cells of {count} tasks, {done} done, {len(plan.jobs) - done} to run")
@@ -362,12 +369,18 @@ def _evaluation_bar(console: Console) -> Iterator[grids.Watcher]:
 
 
 @contextmanager
-def _training_bar(console: Console, recipe: Recipe) -> Iterator[Callable[[training.Progress], None]]:
+def _training_bar(console: Console, what: str) -> Iterator[Callable[[training.Progress], None]]:
     from robustbench_meta import grid as grids
 
+    begun = False
     with _bar(console, "steps") as update:
 
         def progress(now: training.Progress) -> None:
+            nonlocal begun
+            if not begun:  # only now is it known that the recipe can be run
+                again = f", going on from step {now.step - 1}" if now.step > 1 else ""
+                console.print(f"{what}: {now.steps} steps{again}")
+                begun = True
             seen = now.validation
             accuracy = "" if seen is None else f", clean {100 * seen.clean:.1f} %, robust {100 * seen.robust:.1f} %"
             update(now.step, now.steps, f"{grids.duration(now.eta)} left, loss {now.loss:.3f}{accuracy}")
@@ -437,9 +450,16 @@ def _described(kind: str) -> list[tuple[str, str]]:
 
 
 def _described_one(value: Any, kind: str) -> str:
-    """Give an exact configuration where a name stands for one, else the first line of what it is."""
+    """Give an exact configuration; where a recipe completes it, the first line of what it is and its options."""
+    from dataclasses import MISSING, fields
+
+    if kind not in ("tasks", "defenses"):
+        return repr(value)
     made = value if isinstance(value, type) else type(value)
-    return (made.__doc__ or "").strip().partition("\n")[0] if kind in ("tasks", "defenses") else repr(value)
+    options = {f.name: getattr(value, f.name, f.default) for f in fields(made) if f.name not in ("root", "craft")}
+    settings = ", ".join(f"{name}={setting!r}" for name, setting in options.items() if setting is not MISSING)
+    text = (made.__doc__ or "").strip().partition("\n")[0]
+    return f"{text} [{settings}]" if settings else text
 
 
 def _first_comment(path: Path) -> str:

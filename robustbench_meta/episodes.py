@@ -86,6 +86,8 @@ def _reference(family: TaskFamily, split: Split, ways: int) -> tuple[Spec, Episo
 def _check(pool: Pool, spec: Spec) -> None:
     """Refuse a spec that the pool cannot serve, judged by its smallest class whichever classes are drawn."""
     classes, smallest = len(pool.names), pool.smallest
+    if classes < 2:
+        raise InputError(f"classes: this split has {classes}; a task takes at least 2")
     if not 2 <= spec.ways <= classes:
         raise InputError(f"ways={spec.ways}: must be from 2 to {classes}, the number of classes of this split")
     for name, value, least in (("shots", spec.shots, 1), ("queries", spec.queries, 1), ("proxies", spec.proxies, 0)):

@@ -247,7 +247,8 @@ def execute(
     count = check_count(tasks, budget)
     store.prepare(results)
     have = {job.key: {record.task for record in store.stored(results, job.cell)} for job in plan.jobs}
-    work = _Work(results, plan, watcher or Watcher(), count, store.seconds_per_task(results), have)
+    probed = count if budget is None else PROBE_TASKS
+    work = _Work(results, plan, watcher or Watcher(), probed, store.seconds_per_task(results), have)
     started = time.monotonic()
     for job in plan.jobs:
         if job.key not in work.pace:
@@ -354,6 +355,7 @@ class _Work:
         found = None
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
+            warnings.simplefilter("ignore", DeprecationWarning)  # of libraries: nothing that a user could mend
             try:
                 found = run(job.cell, job.learner, job.family, job.attack, block)
             except torch.OutOfMemoryError as error:

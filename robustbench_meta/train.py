@@ -407,15 +407,18 @@ def _draw_curve(card: Card, path: Path) -> None:
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     steps = [seen.step for seen in card.history]
-    axes.plot(steps, [100 * seen.clean for seen in card.history], color="#0072B2", label="clean")
+    axes.plot(
+        steps, [100 * seen.clean for seen in card.history], color="#0072B2", marker="o", markersize=3, label="clean"
+    )
     robust = [100 * seen.robust for seen in card.history]
-    axes.plot(steps, robust, color="#D55E00", label=f"robust ({card.recipe.validate_attack})")
+    attack = card.recipe.validate_attack
+    axes.plot(steps, robust, color="#D55E00", marker="s", markersize=3, label=f"robust ({attack})")
     axes.axhline(100 / card.recipe.ways, color="0.5", linestyle=":", label="constant predictor")
     axes.axvline(card.selected_step, color="0.8", zorder=0, label="selected")
-    axes.set(xlabel="meta-updates", ylabel="validation accuracy (%)", ylim=(0, 100))
-    axes.set_title(f"{card.recipe.algorithm} · {card.recipe.defense} · {card.recipe.family}", fontsize=10)
+    axes.set(xlabel="meta-updates", ylabel="validation accuracy (%)", ylim=(0, 100), xlim=(0, 1.02 * steps[-1]))
+    figure.suptitle(f"{card.recipe.algorithm} · {card.recipe.defense} · {card.recipe.family}", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
 
 

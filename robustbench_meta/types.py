@@ -235,7 +235,11 @@ class Defense(Protocol):
 
 @runtime_checkable
 class TaskFamily(Protocol):
-    """A frozen dataclass: where episodes come from."""
+    """A frozen dataclass: where episodes come from.
+
+    A preset of the catalog also has `name` (its own), and `default_network` with `default_network_options` for recipes
+    that name none. Optional: a field `root` (a Path or None) that takes `--data-root`; `sources` for `rbm data get`.
+    """
 
     @property
     def space(self) -> Box: ...

@@ -47,3 +47,13 @@ def test_options_change_one_field_and_unknown_ones_are_refused() -> None:
         catalog.algorithm("maml", stepsize=0.5)
     with pytest.raises(InputError, match="is not of type"):
         catalog.algorithm("maml", steps="many")
+
+
+def test_a_family_that_lacks_what_training_asks_for_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Bare:
+        space: object = None
+
+    monkeypatch.setitem(catalog.shelf("tasks").presets, "bare", Bare())
+    with pytest.raises(InputError, match="'bare' lacks name, default_network, default_network_options, sample, classes"):
+        catalog.family("bare")

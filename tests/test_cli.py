@@ -239,11 +239,35 @@ def test_a_checkpoint_that_is_broken_or_foreign_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["ckpt"]
 
 
-def test_a_store_that_cannot_be_written_is_status_three(rbm: Run, ckpt: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    status, _, err = rbm("evaluate", "--ckpt", ckpt, "--attacks", "fgsm", *OPTIONS, "--out", "file/r")
+def test_a_store_that_cannot_be_written_is_status_three(rbm: Run, ckpt: Path) -> None:
+    status, _, err = rbm("evaluate", "--ckpt", ckpt, "--attacks", "fgsm", *OPTIONS, "--out", "/proc/results")
     assert status == 3
     assert err.splitlines()[-1].startswith("rbm: environment: ")
+
+
+def test_a_file_where_a_folder_is_needed_is_status_two_and_kept(rbm: Run, ckpt: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    evaluated = rbm("evaluate", "--ckpt", ckpt, "--attacks", "fgsm", *OPTIONS, "--out", "file")
+    assert evaluated[0] == rbm("train", "strokes-protonet-aq", "--set", "steps=1", "--out", "file/mine")[0] == 2
+    assert "a file stands where a folder is needed" in evaluated[2].splitlines()[-1]
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_learner_without_steps_says_that_the_steps_axis_is_not_its(rbm: Run, ckpt: Path) -> None:
+    _, _, err = rbm("evaluate", "--ckpt", ckpt, "--attacks", "fgsm", *OPTIONS, "--steps", "1,5")
+    assert "tiny: adaptation has no steps; it runs once for the whole steps axis" in err
+    assert "1 cells of" in err
+
+
+def test_training_needs_a_recipe_or_an_algorithm(rbm: Run, tmp_path: Path) -> None:
+    status, _, err = rbm("train", "--out", "mine")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "rbm: recipe: none given" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_attacks_are_answered_with_names_and_patterns(rbm: Run, ckpt: Path) -> None:
+    assert "pgd-N" in rbm("evaluate", "--ckpt", ckpt, "--attacks", "pdg-20")[2]
 
 
 def test_a_store_of_a_newer_version_is_status_three_and_left_alone(rbm: Run, ckpt: Path, tmp_path: Path) -> None:
@@ -348,7 +372,8 @@ def test_without_a_recipe_the_shipped_one_of_that_name_is_the_base() -> None:
     ],
 )
 def test_a_recipe_that_cannot_be_run_is_refused(rbm: Run, tmp_path: Path, arguments: str, said: str) -> None:
-    status, _, err = rbm("train", *arguments.split(), "--device", "cpu", "--out", "x")
+    named = ("--algorithm", "protonet") if arguments.startswith("--") and "--algorithm" not in arguments else ()
+    status, _, err = rbm("train", *named, *arguments.split(), "--device", "cpu", "--out", "x")
     assert status == 2
     assert said in err.splitlines()[-1]
     assert "Traceback" not in err

@@ -57,6 +57,7 @@ class ImageFolder:
 
     def sample(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
         """Return the tasks numbered `indices`, each fixed by (family, split, seed, ways, number) alone."""
+        self._class_folders(split, least=2)
         return episodes.sample(self.pool(split), spec, indices, stream=f"{self.name}/{split}/{seed}")
 
     def classes(self, split: Split) -> list[str]:
@@ -68,21 +69,25 @@ class ImageFolder:
         folders = self._class_folders(split)
         return _pool(tuple(sorted(folders.items())), self.size, self.channels)
 
-    def _class_folders(self, split: Split) -> dict[str, Path]:
-        """Find the class folders of `split`, by name."""
+    def _class_folders(self, split: Split, least: int = 1) -> dict[str, Path]:
+        """Find the class folders of `split`, by name; there must be at least `least`."""
+        parts = self._parts()
+        if len(parts[split]) < least:
+            fell = ", ".join(f"{len(parts[part])} {part}" for part in SPLITS)
+            raise InputError(
+                f"image-folder: {self._place()} has too few classes for {split} ({fell}; a task takes at least 2); make"
+                f" train, val and test folders, or change split={self.split} or split_seed={self.split_seed}"
+            )
+        return parts[split]
+
+    def _parts(self) -> dict[Split, dict[str, Path]]:
         place = self._place()
         tops = _folders(place)
         if set(tops) <= set(SPLITS):
-            parts = {part: _folders(place / part) for part in SPLITS if part in tops}
-            _refuse_shared_classes(parts)
-            chosen = {name: place / split / name for name in parts.get(split, [])}
-        else:
-            chosen = {name: place / name for name in tops if self._split_of(name) == split}
-        if not chosen:
-            raise InputError(
-                f"image-folder: {place} has no class for {split}; add classes or change split={self.split}"
-            )
-        return chosen
+            named = {part: _folders(place / part) if part in tops else [] for part in SPLITS}
+            _refuse_shared_classes(named)
+            return {part: {name: place / part / name for name in names} for part, names in named.items()}
+        return {part: {name: place / name for name in tops if self._split_of(name) == part} for part in SPLITS}
 
     def _place(self) -> Path:
         absolute = Path(self.folder).is_absolute()
