@@ -7,7 +7,7 @@ import csv
 import hashlib
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 
 from robustbench_meta import report
-from robustbench_meta.report import markdown, tables
-from robustbench_meta.statistics import COLUMNS, leaderboard, summarise
+from robustbench_meta.report import figures, markdown, tables
+from robustbench_meta.statistics import COLUMNS, interval, leaderboard, standings, summarise
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -243,7 +243,7 @@ def test_a_single_entry_with_one_task_draws_everything_and_says_that_it_has_no_i
     cells = there.cells.iloc[:1]
     one = Results(cells, there.tasks[(there.tasks.key == cells.key.iloc[0]) & (there.tasks.task == 0)])
     report.write(one, gallery(channels=1), tmp_path)
-    assert "± n/a‡" in (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+    assert "n = 1 too small‡" in (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
 
 
 def test_no_results_and_results_of_errors_alone_still_give_a_report(tmp_path: Path) -> None:
@@ -267,3 +267,145 @@ def test_terminal_rows_are_as_wide_as_their_head() -> None:
         assert {len(row) for row in rows} == {len(columns)}
         assert all(isinstance(cell, str) for row in rows for cell in row)
     assert [row[1] for row in tables.rich_rows(summarise(results()))[1]][-1] == "–"
+
+
+def joined(*parts: Results) -> Results:
+    """Put results together that share no cell."""
+    made = [
+        (p.cells.assign(key=f"{i}-" + p.cells.key), p.tasks.assign(key=f"{i}-" + p.tasks.key))
+        for i, p in enumerate(parts)
+    ]
+    return Results(pd.concat([cells for cells, _ in made]), pd.concat([tasks for _, tasks in made]))
+
+
+def some_tasks(there: Results, tasks: int, **where: Any) -> Results:
+    """Keep only the first tasks of the cells that `where` describes."""
+    chosen = there.cells.key[(there.cells[list(where)] == pd.Series(where)).all(axis=1)]
+    return Results(there.cells, there.tasks[~there.tasks.key.isin(chosen) | (there.tasks.task < tasks)])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"queries": 15}, {"seed": 4}, {"episodes": "cd" * 32}, {"family": "Strokes"}, {"family": "x" * 500}]
+)
+def test_groups_that_differ_in_one_thing_share_no_figure_nor_heading(changes: dict[str, Any], tmp_path: Path) -> None:
+    first = results(family="x" * 501) if len(changes.get("family", "")) > 80 else results()
+    made = report.write(joined(first, results(**changes)), [], tmp_path)
+    assert len({path.name.lower() for path in made}) == len(made)
+    kinds = [path.name.split("-")[0] for path in made if path.suffix == ".svg"]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"eps": 4, "attacks": 4, "scatter": 4, "steps": 2}
+    headings = re.findall(r"^### .*$", (tmp_path / "leaderboard.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(set(headings)) == len(headings) == 4
+
+
+def test_every_figure_stands_below_the_table_that_it_shows(tmp_path: Path) -> None:
+    report.write(joined(results(), results(queries=15)), [], tmp_path)
+    sections = re.split(r"^### ", (tmp_path / "leaderboard.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    for section in sections:
+        queries = re.findall(r"(\d+)q\.svg", section)
+        assert queries
+        assert set(queries) == set(re.findall(r"(\d+) queries a class", section))
+
+
+def test_slugs_stay_apart_where_a_name_looks_like_a_numbered_one() -> None:
+    board = standings(results())[0][0].board
+    families = ["a-2", "a", "a!", "a!-2", "A"]
+    made = tables.slugs([replace(board, family=f"x{name}", split="") for name in families])
+    assert len(set(made)) == len(families)
+    trap = [replace(board, family="f", surface=surface) for surface in ("s-2", "s", "s.")]
+    assert len(set(tables.slugs(trap))) == 3
+
+
+def test_clean_accuracy_stands_beside_each_attack_on_that_attacks_tasks(tmp_path: Path) -> None:
+    there = some_tasks(results(), 3, attack="pgd-20")
+    there.tasks.loc[there.tasks.task >= 3, "clean"] = "1111111111"
+    report.write(there, [], tmp_path)
+    text = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+    mean, half = interval([0.9] * 3 + [1.0] * 3)
+    assert re.search(rf"\| p-aq \| – \| fgsm \|.*\| {100 * mean:.1f} ± {100 * half:.1f} \| 6 \|", text)
+    assert re.search(r"\| p-aq \| – \| pgd-20 \|.*\| 90\.0 ± 0\.0 \| 3 \|", text)
+
+
+def test_n_stands_for_each_eps_where_it_differs(tmp_path: Path) -> None:
+    report.write(some_tasks(results(), 4, attack="pgd-20", eps=8 / 255), [], tmp_path)
+    text = (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+    assert "| Normalisation | n at ε 8/255, 2/255 | Seed |" in text
+    assert re.search(r"\| p-aq \| .* \(n = 4\) \| – \| protonet \| aq \| support \| 4, 6 \| 3 \|", text)
+    assert "Where n differs, points rest on different tasks" in text
+    page = " ".join(Page((tmp_path / "leaderboard.html").read_text(encoding="utf-8")).seen)
+    assert "n at ε 8/255, 2/255" in page
+    report.write(results(), [], tmp_path)
+    assert "Every point rests on n = 6 tasks." in (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
+
+
+def test_an_interval_wider_than_half_the_scale_is_no_number(tmp_path: Path) -> None:
+    there = results()
+    there = Results(there.cells, there.tasks[there.tasks.task < 2].copy())
+    there.tasks["survived"] = ["1111111110" if task else "0000000000" for task in there.tasks.task]
+    report.write(there, [], tmp_path)
+    for name in ("leaderboard.md", "leaderboard.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "n = 2 too small" in text
+        assert not [half for half in re.findall(r"± (\d+\.\d)", text) if float(half) > 50]
+    rows = list(csv.DictReader((tmp_path / "cells.csv").open(encoding="utf-8")))
+    assert {row["robust"] for row in rows} == {"0.45"}
+    assert "n = 2 is too small to say how robust it is" in (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("survived", "said"),
+    [
+        ("1111100000", "50.0 ± 0.0 %, n = 6 (a constant predictor has 20.0 %)"),
+        ("1100000000", "20.0 ± 0.0 %, n = 6; not shown to be better than nothing"),
+        ("1000000000", "10.0 ± 0.0 %, n = 6; worth nothing, a constant predictor has 20.0 %"),
+    ],
+)
+def test_the_headline_says_what_the_best_number_is_worth(survived: str, said: str) -> None:
+    there = results()
+    there.tasks["survived"] = survived
+    assert all(said in table.headline for table in tables.tables(there).tables)
+
+
+def test_what_the_results_lack_is_said(written: Path, tmp_path: Path) -> None:
+    assert "Missing here" not in (written / "leaderboard.md").read_text(encoding="utf-8")
+    report.write(results(seconds=float("nan")), [], tmp_path)
+    for name in ("leaderboard.md", "leaderboard.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "The gallery: these results hold no pictures" in text
+        assert "Seconds in cells.csv, for all cells" in text
+
+
+def test_a_gallery_is_titled_by_its_cell_with_the_one_way_to_write_eps() -> None:
+    there = joined(results(), results(queries=15))
+    keys = there.cells.key[(there.cells.eps > 0.02) & (there.cells.checkpoint == "f-aq") & (there.cells.shots == 5)]
+    items = [gallery()[0] | {"key": key} for key in keys[keys.str.contains("-")]]
+    made = [item["title"] for item in tables.titled([*items, *gallery("mine")], there.cells)]
+    assert "f-aq, 5-shot, 5 steps: pgd-20, L∞ 8/255, 15 queries a class, seed 3" in made
+    assert made[-1] == "mine"
+    assert len(set(made)) == len(made)
+
+
+def test_an_attack_that_changed_nothing_is_labelled_in_the_gallery() -> None:
+    item = gallery()[0] | {"adversarial_predictions": np.arange(4)}
+    item["adversarial"] = np.concatenate([item["clean"][:2], item["adversarial"][2:]])
+    figure, _ = figures._gallery([item])
+    assert figure is not None
+    words = [text.get_text() for part in figure.subfigs for axes in part.axes for text in axes.texts]
+    assert words.count("withstood") == 2
+
+
+@pytest.mark.parametrize("count", range(2, 8))
+def test_every_attack_has_a_panel_with_ticks_only_where_it_was_run(count: int) -> None:
+    there = results()
+    more = there.cells[there.cells.attack == "fgsm"]
+    cells = pd.concat([more.assign(attack=f"a{i}", attack_fields=f"a{i}") for i in range(count)])
+    cells = cells[(cells.attack != "a0") | (cells.eps > 0.02)]
+    board = standings(Results(cells, there.tasks))[0]
+    names = tables.display_names(cells)
+    figure = figures._by_attack(board, [f"a{i}" for i in range(count)], names, "all of them")
+    panels = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title() for axes in panels] == [f"a{i}, n = 6" for i in range(count)]
+    ticks = [[label.get_text() for label in axes.get_xticklabels()] for axes in panels]
+    assert ticks == [["0", "8/255"], *[["0", "2/255", "8/255"]] * (count - 1)]
+    assert all(axes.get_xlabel() == "ε" for axes in panels)
+    assert figure.get_suptitle() == "all of them"
+    assert len(figure.axes) - count <= 2

@@ -14,12 +14,14 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     """Write leaderboard.md, leaderboard.html, cells.csv and figures/ into `out`; return the files written.
 
     A gallery item holds title, clean and adversarial images [n,C,H,W] or [n,H,W] in [0, 1], labels [n],
-    clean_predictions [n], adversarial_predictions [n], attack and eps. The same input gives the same bytes.
+    clean_predictions [n], adversarial_predictions [n], attack and eps; the cell named by its `key`, if it has one,
+    gives the title instead. The same input gives the same bytes.
     """
     out.mkdir(parents=True, exist_ok=True)
     boards = standings(results)
-    report = tables.tables(results, boards)
-    pictures = figures.draw(boards, tables.display_names(results.cells), gallery, out / "figures")
+    report = tables.tables(results, boards, gallery)
+    shown = tables.titled(gallery, results.cells)
+    pictures = figures.draw(boards, tables.display_names(results.cells), shown, out / "figures")
     texts = {
         "leaderboard.md": markdown.render(report, pictures),
         "leaderboard.html": html.render(report, pictures),

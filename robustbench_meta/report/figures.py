@@ -7,10 +7,9 @@ Two runs write the same bytes: ids come from a fixed salt and no date is kept. C
 from __future__ import annotations
 
 import math
-import re
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,8 +21,19 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from robustbench_meta.report.tables import NOTHING, columns_of_eps, entry_label, norm_text, slugs, steps_text, title
-from robustbench_meta.statistics import Entry, Standing, eps_text, interval
+from robustbench_meta.report.tables import (
+    CONSTANT_MARK,
+    LACKING,
+    NOTHING,
+    columns_of_eps,
+    entry_label,
+    norm_text,
+    robust_value,
+    slugs,
+    steps_text,
+    titles,
+)
+from robustbench_meta.statistics import Entry, Outcome, Standing, eps_text, interval
 
 INK, MUTED, RULE, SHADE = "#1b1f24", "#626b75", "#d5d9de", "#ececea"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#a8508a", "#8c6d00", "#3a9bd9", "#5b5b5b", "#b3002d")
@@ -68,6 +78,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class About:
+    """What a page says of a figure: below it, and instead of it."""
+
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
 class Look:
     """How one entry is drawn, the same in every figure of a board."""
 
@@ -79,39 +97,47 @@ class Look:
 def draw(
     boards: list[list[Standing]], names: dict[tuple[str, str], str], gallery: Sequence[dict[str, Any]], folder: Path
 ) -> list[Picture]:
-    """Draw everything there is to draw into `folder` and say what was drawn, in the order of the boards."""
+    """Draw everything there is to draw into `folder` and say what was drawn, in the order of the boards.
+
+    Files are named here alone, by the kind of figure and the slug of what it shows: distinct slugs, distinct files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     made: list[Picture] = []
-
-    def keep(name: str, board: str, figure: Figure | None, caption: str, alt: str) -> None:
-        if figure is not None:
-            made.append(_save(figure, folder, name, board, caption, alt))
-
+    abouts, groups = [one[0].board for one in boards], _without_shots(boards)
+    wholes = [replace(group[0][0].board, shots=0) for group in groups]
+    home = dict(zip(abouts, slugs(abouts), strict=True))
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        for board, slug in zip(boards, slugs([one[0].board for one in boards]), strict=True):
-            about = title(board[0].board)
-            caption = f"Worst case over all attacks against ε. {_READING}"
-            keep(f"eps-{slug}", slug, _against_eps(board, names), caption, f"Robust accuracy against eps: {about}")
-            caption = f"The same, attack by attack. {_READING}"
-            keep(f"attacks-{slug}", slug, _by_attack(board, names), caption, f"Accuracy by attack: {about}")
-            caption = (
-                f"Clean against worst-case accuracy at ε = {eps_text(board[0].rank_eps)}. Shaded: robust accuracy no "
-                "better than a predictor that always gives the same class. Bars: 95 % intervals over tasks."
-            )
-            keep(f"scatter-{slug}", slug, _scatter(board, names), caption, f"Clean against robust accuracy: {about}")
-        for group in _without_shots(boards):
-            slug = slugs([group[0][0].board])[0]
-            caption = (
-                "Worst-case accuracy in % by adaptation steps (rows) and shots (columns), ± the 95 % half-width. An "
-                f"algorithm without steps has one row, {NOTHING}. Hatched: no better than a constant predictor."
-            )
-            alt = f"Robust accuracy by steps and shots: {group[0][0].board.family}"
-            name = re.sub(r"-(\d+)w\d+s-", r"-\1w-", slug)
-            keep(f"steps-shots-{name}", slug, _steps_shots(group, names), caption, alt)
-        figure, caption = _gallery(gallery)
-        keep("gallery", "", figure, caption, "Clean images, perturbations and adversarial images with predictions")
+        for board, slug, title in zip(boards, slugs(abouts), titles(abouts), strict=True):
+            for kind, figure, about in _of_board(board, names, title):
+                made.append(_save(figure, folder / f"{kind}-{slug}", slug, about))
+        for group, slug, title in zip(groups, slugs(wholes), titles(wholes), strict=True):
+            about = About(_about_strips(group), f"Robust accuracy by steps and shots: {title}")
+            where = home[group[0][0].board]
+            made.append(_save(_steps_shots(group, names, title), folder / f"steps-shots-{slug}", where, about))
+        pictures, about = _gallery(gallery)
+        if pictures is not None:
+            made.append(_save(pictures, folder / "gallery", "", about))
     return made
+
+
+def _of_board(
+    board: list[Standing], names: dict[tuple[str, str], str], title: str
+) -> Iterator[tuple[str, Figure, About]]:
+    """Draw the figures of one board: kind, figure and what to say about it."""
+    caption = f"Worst case over all attacks against ε. {_on_tasks(board)} {_READING}"
+    yield "eps", _against_eps(board, names, title), About(caption, f"Robust accuracy against eps: {title}")
+    attacks = sorted({name for one in board for o in one.outcomes.values() for name in o.runs})
+    if len(attacks) > 1:  # one attack alone is what the figure above shows
+        caption = f"The same, attack by attack, each on all tasks (n) that it ran on. {_READING}"
+        yield "attacks", _by_attack(board, attacks, names, title), About(caption, f"Accuracy by attack: {title}")
+    if any(one.robust[2] for one in board):
+        caption = (
+            f"Clean against worst-case accuracy at ε = {eps_text(board[0].rank_eps)}. Shaded: robust accuracy no "
+            "better than a predictor that always gives the same class. Dotted: robust as high as clean, where "
+            "attacks cost nothing. Hollow: an attack that others met is missing. Bars: 95 % intervals over tasks."
+        )
+        yield "scatter", _scatter(board, names, title), About(caption, f"Clean against robust accuracy: {title}")
 
 
 _READING = (
@@ -120,11 +146,20 @@ _READING = (
 )
 
 
-def _save(figure: Figure, folder: Path, name: str, board: str, caption: str, alt: str) -> Picture:
-    svg, png = folder / f"{name}.svg", folder / f"{name}.png"
+def _on_tasks(board: list[Standing]) -> str:
+    """Say whether the points of a line rest on the same tasks."""
+    seen = {len(o.robust) for one in board for o in one.outcomes.values() if len(o.robust)}
+    seen |= {one.clean[2] for one in board if one.clean[2]}
+    if len(seen) > 1:
+        return "Where n differs, points rest on different tasks, so a line may bend for that alone."
+    return f"Every point rests on n = {seen.pop()} tasks." if seen else ""
+
+
+def _save(figure: Figure, path: Path, board: str, about: About) -> Picture:
+    svg, png = path.with_name(f"{path.name}.svg"), path.with_name(f"{path.name}.png")
     figure.savefig(svg, metadata={"Date": None, "Creator": None}, bbox_inches="tight", pad_inches=0.08)
     figure.savefig(png, dpi=200, metadata={"Software": None}, facecolor="white", bbox_inches="tight", pad_inches=0.08)
-    return Picture(name, board, caption, alt, svg, png)
+    return Picture(path.name, board, about.caption, about.alt, svg, png)
 
 
 def _looks(board: list[Standing]) -> dict[Entry, Look]:
@@ -135,7 +170,7 @@ def _looks(board: list[Standing]) -> dict[Entry, Look]:
     }
 
 
-def _against_eps(board: list[Standing], names: dict[tuple[str, str], str]) -> Figure:
+def _against_eps(board: list[Standing], names: dict[tuple[str, str], str], title: str) -> Figure:
     figure = Figure(figsize=(7.4, max(3.9, 0.24 * len(board) + 1.2)))
     axes = figure.add_subplot()
     looks, ends = _looks(board), []
@@ -144,49 +179,76 @@ def _against_eps(board: list[Standing], names: dict[tuple[str, str], str]) -> Fi
         end = _line(axes, one.clean, values, looks[one.entry])
         if end is not None:
             ends.append((end[0], end[1], entry_label(one.entry, names), looks[one.entry].colour))
-    _eps_axes(axes, board)
-    axes.set_xlabel(f"ε ({norm_text(board[0].board)})")
+    n: dict[float, list[int]] = {0.0: [one.clean[2] for one in board]}
+    for eps in columns_of_eps(board):
+        if eps > 0:
+            n[eps] = [len(one.outcomes[eps].robust) for one in board if eps in one.outcomes]
+    _eps_axes(axes, board, {eps: f"{eps_text(eps)}\n{_range_of_n(counts)}" for eps, counts in n.items()})
+    axes.set_xlabel(f"ε ({norm_text(board[0].board)}), n tasks")
     axes.set_ylabel("worst-case accuracy, %")
     ends.append((axes.get_xlim()[1], 100 * board[0].board.constant, "1/K: constant predictor", MUTED))
     _labels_right(axes, ends)
-    axes.set_title(title(board[0].board), pad=12)
+    axes.set_title(_short(title, 90), pad=12)
     return figure
 
 
-def _by_attack(board: list[Standing], names: dict[tuple[str, str], str]) -> Figure | None:
-    attacks = sorted({name for one in board for o in one.outcomes.values() for name in o.runs})
-    if len(attacks) < 2:
-        return None
-    columns = min(3, len(attacks))
+def _by_attack(board: list[Standing], attacks: list[str], names: dict[tuple[str, str], str], title: str) -> Figure:
+    """Draw a panel for each attack."""
+    columns = 2 if len(attacks) in (2, 4) else 3
     rows = math.ceil(len(attacks) / columns)
-    figure = Figure(figsize=(2.9 * columns + 0.6, 2.5 * rows + 0.6))
+    figure = Figure(figsize=(3.1 * columns + 0.4, 2.75 * rows + 0.5), layout="constrained")
+    figure.suptitle(_short(title, 90), x=0.01, ha="left", fontsize=10.5)
     looks = _looks(board)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    grid = figure.subplots(rows, columns, squeeze=False)
     drawn: dict[str, Any] = {}
     for axes, attack in zip(grid.flat, attacks, strict=False):
+        seen: dict[float, list[int]] = {}
         for one in board:
             runs = {eps: o.runs[attack] for eps, o in one.outcomes.items() if attack in o.runs}
-            values = {eps: (*interval(run.survived.mean(1)), True) for eps, run in runs.items()}
-            if values:
+            if runs:
+                for eps, run in runs.items():
+                    seen.setdefault(eps, []).append(len(run.tasks))
+                values = {eps: (*interval(run.survived.mean(1)), True) for eps, run in runs.items()}
                 longest = max(runs.values(), key=lambda run: len(run.tasks))
                 clean = (*interval(longest.clean.mean(1)), len(longest.tasks))
                 _line(axes, clean, values, looks[one.entry])
                 drawn.setdefault(entry_label(one.entry, names), axes.lines[-1])
-        _eps_axes(axes, board)
-        axes.set_title(_short(attack, 34), pad=6)
-    for axes in grid.flat[len(attacks) :]:
-        axes.set_visible(False)
-    for column in range(columns):
-        lowest = [axes for axes in grid[:, column] if axes.get_visible()][-1]
-        lowest.tick_params(labelbottom=True, labelsize=8.5)
-        lowest.set_xlabel("ε")
+        _eps_axes(axes, board, _ticks_of_n(seen))
+        axes.set_title(f"{_short(attack, 26)}, {_range_of_n(n for counts in seen.values() for n in counts)}", pad=6)
+        axes.set_xlabel("ε")
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy, %")
-    figure.tight_layout()
+    for axes in grid.flat[len(attacks) :]:
+        axes.set_axis_off()
     drawn["1/K: constant predictor"] = grid[0, 0].lines[-1]
-    labels = [_short(label, 40) for label in drawn]
-    figure.legend(drawn.values(), labels, loc="upper left", bbox_to_anchor=(0.04, 0.0), ncols=columns, frameon=False)
+    _legend(figure, grid.flat[-1] if len(attacks) < grid.size else None, drawn)
     return figure
+
+
+def _legend(figure: Figure, empty: Axes | None, drawn: dict[str, Any]) -> None:
+    """Name the lines in the empty panel if there is one and the names fit there, else below."""
+    labels = [_short(label, 40) for label in drawn]
+    look: dict[str, Any] = {"frameon": False, "handlelength": 3.2, "fontsize": 9}
+    if empty is not None and len(labels) <= 8 and max(map(len, labels)) <= 30:
+        empty.legend(drawn.values(), labels, loc="center left", bbox_to_anchor=(-0.05, 0.5), **look)
+        return
+    wide = max(map(len, labels)) > 30 or figure.get_size_inches()[0] < 8
+    figure.legend(drawn.values(), labels, loc="outside lower left", ncols=2 if wide else 3, **look)
+
+
+def _range_of_n(counts: Iterable[int]) -> str:
+    """Write "n = 10", or "n = 10 to 20" where numbers of tasks differ."""
+    known = sorted({count for count in counts if count})
+    if not known:
+        return f"n = {NOTHING}"
+    return f"n = {known[0]}" if len(known) == 1 else f"n = {known[0]} to {known[-1]}"
+
+
+def _ticks_of_n(seen: dict[float, list[int]]) -> dict[float, str]:
+    """Label the budgets that an attack was run at, with n where it is not the same at all of them."""
+    differs = len({n for counts in seen.values() for n in counts}) > 1
+    labels = {eps: eps_text(eps) + (f"\n{_range_of_n(seen[eps])}" if differs else "") for eps in seen}
+    return {0.0: eps_text(0.0)} | labels
 
 
 def _line(
@@ -210,18 +272,33 @@ def _line(
     return at[-1], mean[-1]
 
 
-def _eps_axes(axes: Axes, board: list[Standing]) -> None:
-    eps = sorted({0.0, *columns_of_eps(board)})
-    axes.set_xticks(eps, [eps_text(one) for one in eps])
-    axes.set_xlim(-0.03 * eps[-1], 1.04 * eps[-1])
+def _eps_axes(axes: Axes, board: list[Standing], ticks: dict[float, str]) -> None:
+    """Give every panel of a board the same ranges, and ticks where something was measured."""
+    largest = max(columns_of_eps(board)) or 1.0
+    inches = 0.1 + 0.07 * max(len(line) for label in ticks.values() for line in label.split("\n"))
+    axes.set_xticks(sorted(ticks), _with_room(ticks, inches / (axes.get_position().width * _width(axes)) * largest))
+    axes.set_xlim(-0.03 * largest, 1.04 * largest)
     known = [one.clean[0] + np.nan_to_num(one.clean[1]) for one in board if one.clean[2]]
     top = max([*known, board[0].board.constant + 0.05])
     # Room below zero so that a marker on the floor is whole.
     axes.set_ylim(-1.5, min(102, 100 * top + 4))
     axes.grid(axis="y")
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, labelsize=8.5)
     axes.spines["left"].set_visible(False)
     axes.axhline(100 * board[0].board.constant, color=MUTED, linewidth=1.1, linestyle=(0, (1, 1.6)), zorder=1.5)
+
+
+def _width(axes: Axes) -> float:
+    return float(axes.figure.get_size_inches()[0])  # type: ignore[union-attr]
+
+
+def _with_room(ticks: dict[float, str], gap: float) -> list[str]:
+    """Return the labels from the largest budget down, empty where one would touch its neighbour."""
+    shown: list[float] = []
+    for at in sorted(ticks, reverse=True):
+        if not shown or shown[-1] - at >= gap:
+            shown.append(at)
+    return [ticks[at] if at in shown else "" for at in sorted(ticks)]
 
 
 def _labels_right(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None:
@@ -250,10 +327,8 @@ def _spread(wanted: list[float], gap: float, low: float) -> list[float]:
     return [centre + gap * (i - (count - 1) / 2) for centre, count in groups for i in range(int(count))]
 
 
-def _scatter(board: list[Standing], names: dict[tuple[str, str], str]) -> Figure | None:
+def _scatter(board: list[Standing], names: dict[tuple[str, str], str], title: str) -> Figure:
     known = [one for one in board if one.robust[2]]
-    if not known:
-        return None
     figure = Figure(figsize=(7.0, 4.6))
     axes, constant, looks = figure.add_subplot(), 100 * board[0].board.constant, _looks(board)
     right = max(constant, *(100 * (one.clean[0] + np.nan_to_num(one.clean[1])) for one in known)) + 6
@@ -262,12 +337,11 @@ def _scatter(board: list[Standing], names: dict[tuple[str, str], str]) -> Figure
     axes.set_xlim(max(0, left), min(102, right))
     axes.set_ylim(-2, min(102, high))
     axes.axhspan(-2, constant, color=SHADE, zorder=0, linewidth=0)
-    axes.text(
-        min(102, right), constant - 0.8, "no better than a constant ", ha="right", va="top", color=MUTED, fontsize=8.5
-    )
-    axes.plot([0, 102], [0, 102], color=MUTED, linewidth=0.8, linestyle=(0, (1, 1.6)))
+    floor = axes.text(min(102, right), constant - 0.8, "no better than a constant ", ha="right", va="top", color=MUTED)
+    floor.set_fontsize(8.5)
+    axes.plot([0, 102], [0, 102], color=MUTED, linewidth=1, linestyle=(0, (1, 1.6)))
     axes.plot([constant], [constant], marker="*", markersize=12, color=INK, linestyle="none", zorder=4)
-    points, boxes = [(constant, constant, "constant predictor (1/K, 1/K)", INK)], []
+    points, boxes = [(constant, constant, "constant predictor (1/K, 1/K)", INK)], list[tuple[float, ...]]()
     for one in known:
         look, (x, a, _), (y, b, _) = looks[one.entry], one.clean, one.robust
         complete = one.outcomes[one.rank_eps].complete
@@ -279,6 +353,7 @@ def _scatter(board: list[Standing], names: dict[tuple[str, str], str]) -> Figure
             fmt=look.marker,
             color=look.colour,
             elinewidth=1.2,
+            capsize=3.5,
             markersize=6.5,
             markeredgecolor=look.colour if not complete else "white",
             markeredgewidth=1.2 if not complete else 0.6,
@@ -292,10 +367,37 @@ def _scatter(board: list[Standing], names: dict[tuple[str, str], str]) -> Figure
     axes.set_ylabel(f"worst-case accuracy at ε = {eps_text(board[0].rank_eps)}, %")
     axes.tick_params(length=0)
     axes.grid()
-    axes.set_title(title(board[0].board), pad=12)
+    axes.set_title(_short(title, 90), pad=12)
     figure.tight_layout()
-    _label_points(axes, points, boxes)
+    boxes.append(_extent(axes, floor))
+    _label_points(axes, points, [*boxes, *_diagonal(axes, boxes)])
     return figure
+
+
+def _diagonal(axes: Axes, bars: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """Name the line on which robust equals clean where it meets no bar; return boxes along line and name."""
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    start, end = max(left, low), min(right, high)
+    (x0, y0), (x1, y1) = axes.transData.transform([(start, start), (end, end)])
+    look: dict[str, Any] = {"rotation": math.degrees(math.atan2(y1 - y0, x1 - x0)), "rotation_mode": "anchor"}
+    look |= {"textcoords": "offset points", "ha": "right", "va": "top", "color": MUTED, "fontsize": 8.5}
+    taken = []
+    for part in (1, 0.85, 0.7, 0.55, 0.4):
+        at = start + part * (end - start)
+        name = axes.annotate("robust = clean", (at, at), (-4, -5), **look)
+        taken.append((sum(_overlap(_extent(axes, name), bar) for bar in bars), -part, name))
+    taken.sort(key=lambda one: one[:2])
+    for *_, name in taken[1:]:
+        name.remove()
+    step = (end - start) / 60
+    along = [start + step * i for i in range(60)]
+    return [_extent(axes, taken[0][2]), *((at, at, at + step, at + step) for at in along)]
+
+
+def _extent(axes: Axes, text: Text) -> tuple[float, ...]:
+    """Return where a text stands, in data units (x0, y0, x1, y1)."""
+    box = Text.get_window_extent(text, FigureCanvasAgg(cast(Figure, axes.figure)).get_renderer())
+    return tuple(axes.transData.inverted().transform([(box.x0, box.y0), (box.x1, box.y1)]).ravel())
 
 
 def _label_points(axes: Axes, points: list[tuple[float, float, str, str]], bars: Sequence[tuple[float, ...]]) -> None:
@@ -359,13 +461,29 @@ def _without_shots(boards: list[list[Standing]]) -> list[list[list[Standing]]]:
     return [sorted(group, key=lambda board: board[0].board.shots) for group in groups.values()]
 
 
-def _steps_shots(group: list[list[Standing]], names: dict[tuple[str, str], str]) -> Figure:
-    """Draw one strip per checkpoint: rows are its step counts, columns the shots."""
-    shots = [board[0].board.shots for board in group]
-    # One eps for the whole figure: the largest at which the most squares are filled.
+def _about_strips(group: list[list[Standing]]) -> str:
+    shown = [one.outcomes.get(_eps_of(group)) for board in group for one in board]
+    marks = "".join(robust_value(outcome).mark for outcome in shown)
+    parts = ["Worst-case accuracy in % by adaptation steps (rows) and shots (columns), ± the 95 % half-width."]
+    if any(one.entry.steps is None for board in group for one in board):
+        parts.append(f"An algorithm without steps has one row, {NOTHING}.")
+    if CONSTANT_MARK in marks:
+        parts.append("Hatched: the interval reaches 1/K, what a constant predictor has.")
+    if LACKING in marks:
+        parts.append(f"{LACKING}: an attack that others met is missing, so the number may flatter.")
+    return " ".join(parts)
+
+
+def _eps_of(group: list[list[Standing]]) -> float:
+    """Choose one eps for a whole figure: the largest at which the most squares are filled."""
     seen = [eps for board in group for one in board for eps in one.outcomes]
-    eps = max(set(seen), key=lambda value: (value > 0, seen.count(value), value))
-    squares: dict[str, dict[int | None, dict[int, Any]]] = {}
+    return max(set(seen), key=lambda value: (value > 0, seen.count(value), value))
+
+
+def _steps_shots(group: list[list[Standing]], names: dict[tuple[str, str], str], title: str) -> Figure:
+    """Draw one strip per checkpoint: rows are its step counts, columns the shots."""
+    shots, eps = [board[0].board.shots for board in group], _eps_of(group)
+    squares: dict[str, dict[int | None, dict[int, Outcome | None]]] = {}
     for board in group:
         for one in board:
             name = names[one.entry.checkpoint, one.entry.weights]
@@ -374,76 +492,41 @@ def _steps_shots(group: list[list[Standing]], names: dict[tuple[str, str], str])
     squares = dict(sorted(squares.items()))
     rows = [len(strip) for strip in squares.values()]
     height, gap = 0.4 * sum(rows), 0.13 * (len(rows) - 1)
-    figure = Figure(figsize=(1.25 * len(shots) + 0.4, height + gap))
-    top = max(
-        [
-            float(np.mean(o.robust))
-            for s in squares.values()
-            for r in s.values()
-            for o in r.values()
-            if o is not None and len(o.robust)
-        ]
-        + [0.3]
-    )
-    ratio = {
-        "height_ratios": rows,
-        "hspace": gap / max(1, len(rows) - 1) / (height / len(rows)) if len(rows) > 1 else 0,
-    }
-    panels = figure.subplots(len(rows), 1, squeeze=False, gridspec_kw=ratio)[:, 0]
+    figure = Figure(figsize=(1.35 * len(shots) + 0.4, height + gap))
+    known = [o.robust for s in squares.values() for r in s.values() for o in r.values() if o is not None]
+    top = max([0.3, *(float(np.mean(robust)) for robust in known if len(robust))])
+    space = gap / (len(rows) - 1) / (height / len(rows)) if len(rows) > 1 else 0
+    shape = {"height_ratios": rows, "hspace": space}
+    panels = figure.subplots(len(rows), 1, squeeze=False, gridspec_kw=shape)[:, 0]
     figure.subplots_adjust(left=0, right=1, top=1, bottom=0)
-    for index, (axes, name) in enumerate(zip(panels, squares, strict=True)):
-        _strip(axes, squares[name], shots, top, group[0][0].board.constant)
-        axes.annotate(
-            _short(name, 36),
-            (0, 0.5),
-            (-44, 0),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="right",
-            va="center",
-        )
-        if index == 0:
-            axes.xaxis.tick_top()
-            axes.set_xticks(range(len(shots)), [f"{k}-shot" for k in shots])
-            axes.annotate(
-                "steps",
-                (0, 1),
-                (-8, 7),
-                xycoords="axes fraction",
-                textcoords="offset points",
-                ha="right",
-                color=MUTED,
-                fontsize=8.5,
-            )
-    about = group[0][0].board
-    heading = f"{about.family} ({about.split}), {about.ways}-way, {norm_text(about)}, ε = {eps_text(eps)}"
-    panels[0].annotate(heading, (0, 1), (0, 28), xycoords="axes fraction", textcoords="offset points", fontsize=10.5)
+    for axes, by_steps in zip(panels, squares.values(), strict=True):
+        _strip(axes, by_steps, shots, top)
+    panels[0].xaxis.tick_top()
+    panels[0].set_xticks(range(len(shots)), [f"{k}-shot" for k in shots])
+    _margin(figure, panels, [_short(name, 36) for name in squares], f"{_short(title, 90)}, ε = {eps_text(eps)}")
     return figure
 
 
-def _strip(axes: Axes, rows: dict[int | None, dict[int, Any]], shots: list[int], top: float, constant: float) -> None:
+def _margin(figure: Figure, panels: Any, names: list[str], title: str) -> None:
+    """Write names and title from one left edge, as far out as the longest name needs."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    near: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    notes = [
+        axes.annotate(name, (0, 0.5), (0, 0), va="center", **near) for axes, name in zip(panels, names, strict=True)
+    ]
+    widest = max(Text.get_window_extent(note, renderer).width for note in notes) * 72 / figure.dpi
+    left = -44 - widest
+    for note in notes:
+        note.set_position((left, 0))
+    panels[0].annotate("steps", (0, 1), (-8, 7), ha="right", color=MUTED, fontsize=8.5, **near)
+    panels[0].annotate(title, (0, 1), (left, 28), fontsize=10.5, **near)
+
+
+def _strip(axes: Axes, rows: dict[int | None, dict[int, Outcome | None]], shots: list[int], top: float) -> None:
     steps = sorted(rows, key=lambda value: -1 if value is None else value)
-    colours = matplotlib.colormaps["Blues"]
     for y, step in enumerate(steps):
         for x, shot in enumerate(shots):
-            outcome = rows[step].get(shot)
-            mean, half = interval(()) if outcome is None else interval(outcome.robust)
-            place = (x - 0.48, y - 0.46)
-            centre: dict[str, Any] = {"ha": "center", "va": "center"}
-            if outcome is None or math.isnan(mean):
-                axes.add_patch(Rectangle(place, 0.96, 0.92, facecolor="none", edgecolor=RULE, linewidth=0.8))
-                axes.text(x, y, "not run" if outcome is None else "error", color=MUTED, fontsize=8.5, **centre)
-                continue
-            useless = not mean - half > constant
-            shade = 0.08 + 0.77 * mean / top
-            hatch: dict[str, Any] = {"hatch": "////", "edgecolor": "#b9bec5"} if useless else {"edgecolor": "none"}
-            face = "#f4f4f2" if useless else matplotlib.colors.to_hex(colours(shade))
-            axes.add_patch(Rectangle(place, 0.96, 0.92, facecolor=face, linewidth=0, **hatch))
-            bars = "n/a" if math.isnan(half) else f"{100 * half:.1f}"
-            text = f"{100 * mean:.1f} ± {bars}{'' if outcome.complete else ' †'}"
-            ink = "#ffffff" if shade > 0.55 and not useless else "#11151a"
-            box = {"facecolor": "#f4f4f2", "edgecolor": "none", "pad": 1.2} if useless else None
-            axes.text(x, y, text, color=ink, fontsize=9, bbox=box, **centre)
+            _square(axes, (x, y), rows[step].get(shot), top)
     axes.set_xlim(-0.5, len(shots) - 0.5)
     axes.set_ylim(len(steps) - 0.5, -0.5)
     axes.set_xticks([])
@@ -453,12 +536,32 @@ def _strip(axes: Axes, rows: dict[int | None, dict[int, Any]], shots: list[int],
         spine.set_visible(False)
 
 
-def _gallery(items: Sequence[dict[str, Any]], *, blocks: int = 6, queries: int = 6) -> tuple[Figure | None, str]:
+def _square(axes: Axes, at: tuple[int, int], outcome: Outcome | None, top: float) -> None:
+    """Fill one square: the darker the more accurate, hatched where the interval reaches 1/K."""
+    (x, y), value = at, robust_value(outcome)
+    place: tuple[float, float] = (x - 0.48, y - 0.46)
+    centre: dict[str, Any] = {"ha": "center", "va": "center"}
+    if not value.known:
+        axes.add_patch(Rectangle(place, 0.96, 0.92, facecolor="none", edgecolor=RULE, linewidth=0.8))
+        axes.text(x, y, "not run" if outcome is None else "error", color=MUTED, fontsize=8.5, **centre)
+        return
+    useless = CONSTANT_MARK in value.mark
+    shade = 0.08 + 0.77 * value.mean / top
+    hatch: dict[str, Any] = {"hatch": "////", "edgecolor": "#b9bec5"} if useless else {"edgecolor": "none"}
+    face = "#f4f4f2" if useless else matplotlib.colors.to_hex(matplotlib.colormaps["Blues"](shade))
+    axes.add_patch(Rectangle(place, 0.96, 0.92, facecolor=face, linewidth=0, **hatch))
+    ink = "#ffffff" if shade > 0.55 and not useless else "#11151a"
+    box = {"facecolor": "#f4f4f2", "edgecolor": "none", "pad": 1.2} if useless else None
+    text = replace(value, mark=f" {LACKING}" if LACKING in value.mark else "").text
+    axes.text(x, y, text, color=ink, fontsize=9 if value.firm else 8, bbox=box, **centre)
+
+
+def _gallery(items: Sequence[dict[str, Any]], *, blocks: int = 6, queries: int = 6) -> tuple[Figure | None, About]:
     """Draw up to `blocks` items of up to `queries` queries each, the largest eps first."""
     order = sorted(items, key=lambda item: (-float(item["eps"]), str(item["attack"]), str(item["title"])))
     shown = [item for item in order if len(item["labels"])][:blocks]
     if not shown:
-        return None, ""
+        return None, About("", "")
     columns = max(min(queries, len(item["labels"])) for item in shown)
     figure = Figure(figsize=(1.15 * columns + 1.3, 3.95 * len(shown)))
     parts = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
@@ -467,9 +570,11 @@ def _gallery(items: Sequence[dict[str, Any]], *, blocks: int = 6, queries: int =
     left = len([item for item in items if len(item["labels"])]) - len(shown)
     caption = (
         "Clean image, perturbation (amplified by the factor beside it, grey is no change) and adversarial image. Under "
-        "each image the predicted class: ✓ and a solid frame if it is right, ✗ and a dashed frame if it is wrong."
+        "each image the predicted class: ✓ and a solid frame if it is right, ✗ and a dashed frame if it is wrong. "
+        "Withstood: the attack found nothing that fools the learner, and hands back the clean image."
     )
-    return figure, f"{caption} {left} more sets are not drawn." if left else caption
+    caption += f" {left} more sets are not drawn." if left else ""
+    return figure, About(caption, "Clean images, perturbations and adversarial images with predictions")
 
 
 def _block(part: Any, item: dict[str, Any], columns: int) -> None:
@@ -489,6 +594,10 @@ def _block(part: Any, item: dict[str, Any], columns: int) -> None:
             (np.clip(0.5 + factor * moved[i], 0, 1), None),
             (adversarial[i], int(item["adversarial_predictions"][i])),
         ]
+        if np.abs(moved[i]).max() <= 1e-6:
+            word = "withstood" if int(item["adversarial_predictions"][i]) == label else "wrong\nas it is"
+            place: dict[str, Any] = {"transform": grid[1, i].transAxes, "ha": "center", "va": "center"}
+            grid[1, i].text(0.5, 0.5, word, color="#ffffff", fontsize=9, **place)
         for axes, (image, says) in zip(grid[:, i], rows, strict=True):
             _image(axes, image, says, label)
     for axes, text in zip(

@@ -12,8 +12,10 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from robustbench_meta.report.figures import Picture
-from robustbench_meta.report.markdown import INTRODUCTION
-from robustbench_meta.report.tables import CONSTANT_MARK, LACKING, Report
+from robustbench_meta.report.markdown import DIFFERENCES, INTRODUCTION
+from robustbench_meta.report.tables import CONSTANT_MARK, Report, with_n
+
+BROAD = 560  # pixels from which on a drawing is too fine for a phone's width, and scrolls there
 
 
 def render(report: Report, pictures: Sequence[Picture]) -> str:
@@ -28,10 +30,12 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
         report=report,
         pictures=[(one, inline(one, index)) for index, one in enumerate(pictures)],
         introduction=INTRODUCTION,
+        differences=DIFFERENCES,
+        with_n=with_n,
         policy=policy,
         style=Markup(style),
         script=Markup(script),
-        marks={"lacking": LACKING, "constant": CONSTANT_MARK},
+        marks={"constant": CONSTANT_MARK},
     )
 
 
@@ -47,11 +51,13 @@ def inline(picture: Picture, index: int) -> Markup:
     svg = re.sub(r'\bid="([^"]+)"', rf'id="f{index}-\1"', svg)
     svg = re.sub(r'xlink:href="#([^"]+)"', rf'href="#f{index}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#f{index}-\1)", svg)
-    width = re.search(r'viewBox="\S+ \S+ (\S+) ', svg)
-    head = f'<svg class="drawing" role="img" aria-label="{Markup.escape(picture.alt)}"'
+    found = re.search(r'viewBox="\S+ \S+ (\S+) ', svg)
+    width = round(float(found.group(1)) * 1.25) if found else 0
+    kind = "drawing broad" if width > BROAD else "drawing"
+    head = f'<svg class="{kind}" role="img" aria-label="{Markup.escape(picture.alt)}"'
     svg = re.sub(r'(<svg[^>]*?) width="[^"]+"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]+"', r"\1", svg, count=1)
-    size = f' width="{round(float(width.group(1)) * 1.25)}"' if width else ""
+    size = f' width="{width}"' if width else ""
     return Markup(svg.replace("<svg", head + size, 1))
 
 

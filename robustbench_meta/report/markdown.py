@@ -6,11 +6,17 @@ import re
 from collections.abc import Iterable, Sequence
 
 from robustbench_meta.report.figures import Picture
-from robustbench_meta.report.tables import CONSTANT_MARK, NOTHING, Report, Row, Table, Value
+from robustbench_meta.report.tables import CONSTANT_MARK, NOTHING, Report, Row, Table, Value, with_n
 
 INTRODUCTION = (
     "Accuracy in %, ± the half-width of the 95 % interval over tasks; n tasks. Higher is better. A constant "
     "predictor has 1/K, K the number of ways, clean and at every ε: it is the line below which a number means nothing."
+)
+
+BY_ATTACK = "Each attack on all tasks that it ran on (n); clean accuracy on those, at the ε with the most of them."
+DIFFERENCES = (
+    "Percentage points, paired task by task on the n tasks both ran; bold where the 95 % interval leaves out 0. A "
+    "constant predictor loses nothing to any attack: its difference between clean and robust is 0."
 )
 
 
@@ -35,6 +41,8 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
     if report.episodes:
         rows = [[escape(name), f"`{_code(digest)}`"] for name, digest in report.episodes.items()]
         parts += ["## Episodes", _grid(["Split", "SHA-256 of its reference episodes"], rows)]
+    if report.missing:
+        parts += ["## Missing here", "\n".join(f"- {escape(text)}" for text in report.missing)]
     parts += ["## Notes", "\n".join(f"- **{escape(term)}** {escape(text)}" for term, text in report.footnotes)]
     return "\n\n".join(parts) + "\n"
 
@@ -60,48 +68,56 @@ def _code(text: str) -> str:
 
 def _board(table: Table) -> list[str]:
     eps = [escape(one) for one in table.eps]
-    seed = str(table.seed)
     header = ["Rank", "Checkpoint", f"Worst case, ε {eps[0]}", *(f"ε {one}" for one in eps[1:]), "Clean", "Steps"]
-    header += ["Algorithm", "Defense", "Normalisation", "n", "Seed"]
-    rows = [[*_row(row), seed] for row in table.rows]
+    header += ["Algorithm", "Defense", "Normalisation", table.n_label(row.n for row in table.rows), "Seed"]
+    rows = [[*_row(row), str(table.seed)] for row in table.rows]
     parts = [f"### {escape(table.title)}", escape(table.criterion), _grid(header, rows)]
     reasons = [f"- **{escape(row.name)}**: {escape(row.reason)}" for row in table.rows if row.reason]
     if reasons:
         parts += ["Shown without a rank, or flagged:", "\n".join(reasons)]
-    parts.append("#### By attack")
-    header = ["Checkpoint", "Steps", "Attack", *(f"ε {one}" for one in eps), "n", "Passes a query", "Seed"]
+    parts += ["#### By attack", BY_ATTACK, _attacks(table)]
+    if table.differences:
+        parts += ["#### Paired differences", DIFFERENCES, _differences(table)]
+    return parts
+
+
+def _attacks(table: Table) -> str:
+    n = table.n_label(one.n for row in table.rows for one in row.attacks)
+    header = ["Checkpoint", "Steps", "Attack", *(f"ε {escape(one)}" for one in table.eps), "Clean", n]
+    header += ["Passes a query", "Seed"]
     rows = [
-        [_name(row), row.steps, escape(one.attack), *_values(one.values), _counts(one.values), one.passes, seed]
+        [
+            *(_name(row), row.steps, escape(one.attack), *_values(one.values), with_n(one.clean, one.n)),
+            *(one.n, one.passes, str(table.seed)),
+        ]
         for row in table.rows
         for one in row.attacks
     ]
-    constant = f"{100 * table.constant:.1f} ± 0.0"
-    rows.append(["*constant predictor*", NOTHING, "any", *[constant] * len(eps), NOTHING, NOTHING, seed])
-    parts.append(_grid(header, rows))
-    if table.differences:
-        header = ["Checkpoint", "Steps", "Minus", "Attack", *(f"ε {one}" for one in eps), "Clean", "n", "Seed"]
-        rows = [
-            [
-                *(escape(one.name), one.steps, escape(one.reference), escape(line.attack), *_values(line.values)),
-                *(_bold(one.clean) if number == 0 else "", _counts(line.values), seed),
-            ]
-            for one in table.differences
-            for number, line in enumerate(one.rows)
+    constant = [f"{100 * table.constant:.1f} ± 0.0"] * (len(table.eps) + 1)
+    rows.append(["*constant predictor*", NOTHING, "any", *constant, NOTHING, NOTHING, str(table.seed)])
+    return _grid(header, rows)
+
+
+def _differences(table: Table) -> str:
+    n = table.n_label(line.n for one in table.differences for line in one.rows)
+    header = ["Checkpoint", "Steps", "Minus", "Attack", *(f"ε {escape(one)}" for one in table.eps), "Clean", n, "Seed"]
+    rows = [
+        [
+            *(escape(one.name), one.steps, escape(one.reference), escape(line.attack), *_values(line.values)),
+            *(_bold(one.clean, with_n(one.clean, line.n)) if number == 0 else "", line.n, str(table.seed)),
         ]
-        text = (
-            "Percentage points, paired task by task on the tasks both ran; bold where the 95 % interval leaves out 0. "
-            "A constant predictor loses nothing to any attack: its difference between clean and robust is 0."
-        )
-        parts += ["#### Paired differences", text, _grid(header, rows)]
-    return parts
+        for one in table.differences
+        for number, line in enumerate(one.rows)
+    ]
+    return _grid(header, rows)
 
 
 def _row(row: Row) -> list[str]:
     first = row.worst[0]
-    bold = row.kind == "ranked" and CONSTANT_MARK not in first.mark
+    bold = row.kind == "ranked" and first.firm and CONSTANT_MARK not in first.mark
     worst = [f"**{first.text}**" if bold else first.text, *_values(row.worst[1:])]
     settings = [row.steps, escape(row.algorithm), escape(row.defense), escape(row.norm_mode)]
-    return [row.rank, _name(row), *worst, row.clean.text, *settings, row.n]
+    return [row.rank, _name(row), *worst, with_n(row.clean, row.n), *settings, row.n]
 
 
 def _name(row: Row) -> str:
@@ -112,15 +128,9 @@ def _values(values: Iterable[Value]) -> list[str]:
     return [_bold(value) if value.signed else value.text for value in values]
 
 
-def _bold(value: Value) -> str:
-    return f"**{value.text}**" if value.known and value.decided else value.text
-
-
-def _counts(values: Sequence[Value]) -> str:
-    """Write n, once if it is the same in every column."""
-    counts = [str(value.n) if value.known else NOTHING for value in values]
-    known = {count for count in counts if count != NOTHING}
-    return known.pop() if len(known) == 1 else ", ".join(counts)
+def _bold(value: Value, text: str = "") -> str:
+    text = text or value.text
+    return f"**{text}**" if value.known and value.decided else text
 
 
 def _grid(header: list[str], rows: list[list[str]]) -> str:

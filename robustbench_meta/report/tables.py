@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 
@@ -31,6 +33,7 @@ from robustbench_meta.statistics import (
 NOTHING = "\N{EN DASH}"
 LACKING, CONSTANT_MARK = "†", "‡"
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+WIDEST = 0.5  # A half-width above this leaves nothing to quote, as two tasks soon do.
 
 
 @dataclass(frozen=True)
@@ -49,26 +52,46 @@ class Value:
 
     @property
     def text(self) -> str:
-        """Write "38.2 ± 1.1", in percent or percentage points."""
+        """Write "38.2 ± 1.1", in percent or percentage points, or that n is too small for a number."""
         if not self.known:
             return NOTHING
-        mean = f"{100 * self.mean:+.1f}" if self.signed else f"{100 * self.mean:.1f}"
-        half = "n/a" if math.isnan(self.half) else f"{100 * self.half:.1f}"
-        return f"{mean} ± {half}{self.mark}"
+        if not self.firm:
+            return f"n = {self.n} too small{self.mark}"
+        return f"{self.percent} ± {100 * self.half:.1f}{self.mark}"
+
+    @property
+    def percent(self) -> str:
+        return f"{100 * self.mean:+.1f}" if self.signed else f"{100 * self.mean:.1f}"
+
+    @property
+    def firm(self) -> bool:
+        """Whether there is an interval, and one narrow enough to be worth a number."""
+        return self.half <= WIDEST
 
     @property
     def decided(self) -> bool:
         """Whether a difference's interval leaves out 0."""
-        return abs(self.mean) > self.half
+        return self.firm and abs(self.mean) > self.half
+
+
+NONE = Value(math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True)
 class AttackRow:
-    """What one attack left of an entry: one value per eps column, and rows sent per query at the first of them."""
+    """What one attack left of an entry: one value per eps column, and rows sent per query at the first of them.
+
+    `clean` is measured on the most tasks that the attack ran on at one eps.
+    """
 
     attack: str
     values: list[Value]
+    clean: Value
     passes: str
+
+    @property
+    def n(self) -> str:
+        return counts(self.values)
 
 
 @dataclass(frozen=True)
@@ -115,9 +138,25 @@ class Table:
     differences: list[Difference]
 
     @property
-    def lead(self) -> Row | None:
-        """The best ranked row."""
-        return next((row for row in self.rows if row.kind == "ranked"), None)
+    def headline(self) -> str:
+        """Name the best ranked row, and what its number is worth; empty if nothing is ranked."""
+        lead = next((row for row in self.rows if row.kind == "ranked"), None)
+        if lead is None:
+            return ""
+        best, constant = lead.worst[0], f"a constant predictor has {100 * self.constant:.1f} %"
+        found = f"highest worst case at ε = {self.eps[0]}: {lead.name}, "
+        if not best.firm:
+            return f"{found}but n = {best.n} is too small to say how robust it is"
+        found += f"{best.percent} ± {100 * best.half:.1f} %, n = {best.n}"
+        if CONSTANT_MARK not in best.mark:
+            return f"{found} ({constant})"
+        if best.mean + best.half < self.constant:
+            return f"{found}; worth nothing, {constant}"
+        return f"{found}; not shown to be better than nothing, {constant} and the interval reaches that"
+
+    def n_label(self, counted: Iterable[str]) -> str:
+        """Head a column of n: where rows differ between the eps columns, say which n is whose."""
+        return f"n at ε {', '.join(self.eps)}" if any("," in one for one in counted) else "n"
 
 
 @dataclass(frozen=True)
@@ -128,17 +167,26 @@ class Report:
     attacks: dict[str, str]
     episodes: dict[str, str]
     footnotes: list[tuple[str, str]]
+    missing: list[str]
 
 
-def tables(results: Results, boards: list[list[Standing]] | None = None) -> Report:
-    """Turn results into tables of text, one per board."""
+def tables(
+    results: Results, boards: list[list[Standing]] | None = None, gallery: Sequence[dict[str, Any]] = ()
+) -> Report:
+    """Turn results into tables of text, one per board, and say what the results do not hold."""
     boards = standings(results) if boards is None else boards
     names, differences = display_names(results.cells), paired_differences(results)
-    made: list[Table] = []
-    for board, slug in zip(boards, slugs([one[0].board for one in boards]), strict=True):
-        made.append(_table(board, slug, names, differences))
-    episodes = {f"{one[0].board.family} {one[0].board.split}": one[0].board.episodes for one in boards}
-    return Report(made, attack_fields(results), dict(sorted(episodes.items())), _footnotes(boards, names))
+    abouts = [one[0].board for one in boards]
+    made = [
+        _table(board, slug, heading, names, differences)
+        for board, slug, heading in zip(boards, slugs(abouts), titles(abouts), strict=True)
+    ]
+    episodes: dict[str, list[str]] = {}
+    for about in abouts:
+        hashes = episodes.setdefault(f"{about.family} {about.split}", [])
+        hashes += [about.episodes] if about.episodes not in hashes else []
+    shown = {name: ", ".join(hashes) for name, hashes in sorted(episodes.items())}
+    return Report(made, attack_fields(results), shown, _footnotes(boards), _missing(results, gallery))
 
 
 def display_names(cells: pd.DataFrame) -> dict[tuple[str, str], str]:
@@ -149,20 +197,48 @@ def display_names(cells: pd.DataFrame) -> dict[tuple[str, str], str]:
 
 
 def slugs(boards: Sequence[Board]) -> list[str]:
-    """Name every board for files and anchors: lower case letters, digits and hyphens, no two the same."""
+    """Name every board for files and anchors: lower case letters, digits and hyphens, no two the same.
+
+    A board with 0 shots stands for a board at any number of them.
+    """
     made: list[str] = []
-    for board in boards:
-        words = f"{board.family} {board.split} {board.ways}w{board.shots}s {board.norm} {board.surface}"
+    for board, apart in zip(boards, _told_apart(boards), strict=True):
+        shots = f"{board.shots}s" if board.shots else ""
+        words = f"{board.family} {board.split} {board.ways}w{shots} {board.norm} {board.surface}"
         words += " transductive" if board.track == "transductive" else ""
-        slug = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")[:80]
-        count = sum(other == slug or re.fullmatch(rf"{slug}-\d+", other) is not None for other in made)
-        made.append(f"{slug}-{count + 1}" if count else slug)
+        slug = "-".join([_plain(words)[:80], *(_plain(f"{value}{name[:1]}") for name, value in apart.items())])
+        number = next(i for i in range(1, len(boards) + 1) if (slug if i == 1 else f"{slug}-{i}") not in made)
+        made.append(slug if number == 1 else f"{slug}-{number}")
     return made
 
 
-def title(board: Board) -> str:
-    """Describe a board in one line."""
-    return f"{board.family} ({board.split}), {board.ways}-way {board.shots}-shot, {norm_text(board)}{_special(board)}"
+def titles(boards: Sequence[Board]) -> list[str]:
+    """Describe every board in one line, no two the same: where nothing else differs, by queries, seed or episodes."""
+    words = {"queries": "{} queries a class", "seed": "seed {}", "episodes": "episodes {}"}
+    return [
+        ", ".join([_title(board), *(words[name].format(value) for name, value in apart.items())])
+        for board, apart in zip(boards, _told_apart(boards), strict=True)
+    ]
+
+
+def _told_apart(boards: Sequence[Board]) -> list[dict[str, int | str]]:
+    """Return by board those of queries, seed and episodes in which it differs from one that is the same otherwise."""
+    made = []
+    for board in boards:
+        queries, seed, episodes = board.queries, board.seed, board.episodes
+        twins = [one for one in boards if replace(one, queries=queries, seed=seed, episodes=episodes) == board]
+        own: dict[str, int | str] = {"queries": queries, "seed": seed, "episodes": episodes[:8]}
+        made.append({name: own[name] for name in own if len({getattr(one, name) for one in twins}) > 1})
+    return made
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _title(board: Board) -> str:
+    shots = f" {board.shots}-shot" if board.shots else ""
+    return f"{board.family} ({board.split}), {board.ways}-way{shots}, {norm_text(board)}{_special(board)}"
 
 
 def _special(board: Board) -> str:
@@ -189,6 +265,45 @@ def robust_value(outcome: Outcome | None) -> Value:
     useless = not better_than_constant(mean, half, outcome.board.constant)
     mark = (LACKING if not outcome.complete else "") + (CONSTANT_MARK if useless else "")
     return Value(mean, half, len(outcome.robust), mark)
+
+
+def counts(values: Sequence[Value]) -> str:
+    """Write n, once if it is the same at every eps where there is one."""
+    each = [str(value.n) if value.known and value.n else NOTHING for value in values]
+    known = set(each) - {NOTHING}
+    return ", ".join(each) if len(known) > 1 else next(iter(known), NOTHING)
+
+
+def with_n(value: Value, n: str) -> str:
+    """Write a value, with its n where the row's `n` is not that one number."""
+    return f"{value.text} (n = {value.n})" if value.n and value.firm and n != str(value.n) else value.text
+
+
+def threat_text(norm: str, eps: float) -> str:
+    """Write a norm and a budget as everywhere: L∞ 8/255."""
+    return f"{NORMS.get(norm, norm)} {eps_text(eps)}"
+
+
+def titled(gallery: Sequence[dict[str, Any]], cells: pd.DataFrame) -> list[dict[str, Any]]:
+    """Title each item of a gallery by the cell that its `key` names; without one it keeps its own title."""
+    names = display_names(cells)
+    known = {cell["key"]: cell for cell in cells.to_dict("records")}
+    made, details = [], []
+    for item in gallery:
+        cell = known.get(item.get("key", ""))
+        if cell is None:
+            made.append(item)
+            details.append("")
+            continue
+        steps = "" if pd.isna(cell["steps"]) else f", {steps_text(cell['steps'])} steps"
+        about = f"{names[cell['checkpoint'], cell['weights']]}, {cell['shots']}-shot{steps}"
+        made.append(item | {"title": f"{about}: {cell['attack']}, {threat_text(cell['norm'], cell['eps'])}"})
+        details.append(f", {cell['queries']} queries a class, seed {cell['seed']}")
+    count = Counter(item["title"] for item in made)
+    return [
+        item | {"title": item["title"] + more} if count[item["title"]] > 1 else item
+        for item, more in zip(made, details, strict=True)
+    ]
 
 
 def columns_of_eps(board: list[Standing]) -> list[float]:
@@ -218,11 +333,11 @@ def rich_rows(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     rows = []
     for cell in summary.to_dict("records"):
         task = f"{cell['family']} {cell['ways']}w{cell['shots']}s"
-        eps = f"{NORMS.get(cell['norm'], cell['norm'])} {eps_text(cell['eps'])}"
-        clean = Value(cell["clean"], cell["clean_ci95"], cell["tasks"])
-        robust = Value(cell["robust"], cell["robust_ci95"], cell["tasks"])
+        eps = threat_text(cell["norm"], cell["eps"])
+        clean = _rough(Value(cell["clean"], cell["clean_ci95"], cell["tasks"]))
+        robust = _rough(Value(cell["robust"], cell["robust_ci95"], cell["tasks"]))
         row = [str(cell["checkpoint"]), steps_text(cell["steps"]), task, str(cell["surface"]), str(cell["attack"]), eps]
-        rows.append([*row, clean.text, robust.text, str(cell["tasks"]), str(cell["seed"]), str(cell["status"])])
+        rows.append([*row, clean, robust, str(cell["tasks"]), str(cell["seed"]), str(cell["status"])])
     return columns, rows
 
 
@@ -237,21 +352,28 @@ def rank_rows(leaderboard: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         useless = not reference and not pd.isna(one["robust"]) and not one["better_than_constant"]
         note = "; ".join(filter(None, [one["reason"], "not better than a constant" if useless else ""]))
         task = f"{one['family']} {one['ways']}w{one['shots']}s {one['track']}"
-        eps = f"{NORMS.get(one['norm'], one['norm'])} {eps_text(one['rank_eps'])}"
+        eps = threat_text(one["norm"], one["rank_eps"])
         worst, clean = (f"{100 * one['robust']:.1f}", f"{100 * one['clean']:.1f}")
         if not reference:
-            worst = Value(one["robust"], one["robust_ci95"], 0).text
-            clean = Value(one["clean"], one["clean_ci95"], 0).text
+            worst = _rough(Value(one["robust"], one["robust_ci95"], 0))
+            clean = _rough(Value(one["clean"], one["clean_ci95"], 0))
         row = [rank, str(one["checkpoint"]), steps_text(one["steps"]), task, str(one["surface"]), eps]
         rows.append([*row, worst, clean, n, str(one["seed"]), note])
     return columns, rows
+
+
+def _rough(value: Value) -> str:
+    """Write a value for a terminal, where a first try on one or two tasks wants to see at least their mean."""
+    return value.text if value.firm or not value.known else f"{value.percent}, n too small"
 
 
 def _harmless(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value
 
 
-def _table(board: list[Standing], slug: str, names: dict[tuple[str, str], str], differences: pd.DataFrame) -> Table:
+def _table(
+    board: list[Standing], slug: str, heading: str, names: dict[tuple[str, str], str], differences: pd.DataFrame
+) -> Table:
     about, eps = board[0].board, columns_of_eps(board)
     rows = [_row(one, eps, names) for one in board]
     above = sum(row.kind == "ranked" and row.worst[0].mean > about.constant for row in rows)
@@ -262,7 +384,7 @@ def _table(board: list[Standing], slug: str, names: dict[tuple[str, str], str], 
     return Table(
         slug=slug,
         section=_section(about),
-        title=title(about),
+        title=heading,
         criterion=_criterion(board),
         constant=about.constant,
         seed=about.seed,
@@ -279,21 +401,33 @@ def _section(board: Board) -> str:
 
 
 def _criterion(board: list[Standing]) -> str:
-    about, eps = board[0].board, board[0].rank_eps
-    required = next((one.outcomes[eps].required for one in board if eps in one.outcomes), ())
+    about, eps = board[0].board, columns_of_eps(board)
     what = "query" if about.surface == "query" else "fresh query"
-    attacks = ", ".join(required) or "no white-box attack"
-    return (
-        f"Ranked by worst-case accuracy at ε = {eps_text(eps)}, the largest ε that most entries were run at: a {what} "
-        f"counts only if it is right when clean and withstands every attack run at this ε ({attacks}) and at every "
-        f"smaller one, on the tasks on which all of them ran (n). {about.queries} queries a class, seed {about.seed}."
+    met = {at: ", ".join(_required(board, at)) or "no white-box attack" for at in eps}
+    text = (
+        f"Ranked by worst-case accuracy at ε = {eps_text(eps[0])}, the largest ε that most entries were run at: a "
+        f"{what} counts only if it is right when clean and withstands every attack run at this ε ({met[eps[0]]}) and "
+        "every one that was run on its task at a smaller ε. n: the tasks on which all attacks of this ε ran."
     )
+    others: dict[str, list[str]] = {}
+    for at in eps[1:]:
+        others.setdefault(met[at], []).append(eps_text(at))
+    if others:
+        listed = "; ".join(f"{', '.join(those)}: {attacks}" for attacks, those in others.items())
+        own = "by the same attacks" if list(others) == [met[eps[0]]] else f"by the attacks run there ({listed})"
+        text += f" The other columns are the same at their own ε, {own}, each on its own n tasks."
+    return f"{text} {about.queries} queries a class, seed {about.seed}."
+
+
+def _required(board: list[Standing], eps: float) -> tuple[str, ...]:
+    return next((one.outcomes[eps].required for one in board if eps in one.outcomes), ())
 
 
 def _row(one: Standing, eps: list[float], names: dict[tuple[str, str], str]) -> Row:
     entry = one.entry
     flags = [flag for outcome in one.outcomes.values() for flag in outcome.flags]
-    n = one.robust[2] or one.clean[2]
+    worst, clean = [robust_value(one.outcomes.get(value)) for value in eps], Value(*one.clean)
+    n = counts(worst)
     return Row(
         kind="unranked" if one.rank is None else "ranked",
         rank=NOTHING if one.rank is None else f"{one.rank}{'=' if one.tied else ''}",
@@ -302,9 +436,9 @@ def _row(one: Standing, eps: list[float], names: dict[tuple[str, str], str]) -> 
         defense=entry.defense,
         norm_mode=entry.norm_mode,
         steps=steps_text(entry.steps),
-        worst=[robust_value(one.outcomes.get(value)) for value in eps],
-        clean=Value(*one.clean),
-        n=str(n),
+        worst=worst,
+        clean=clean,
+        n=str(clean.n) if n == NOTHING and clean.n else n,
         reason="; ".join(filter(None, [one.reason, *(f"flagged: {flag}" for flag in flags)])),
         attacks=_attack_rows(one, eps),
     )
@@ -331,16 +465,13 @@ def _constant_row(board: Board, eps: list[float]) -> Row:
 def _attack_rows(one: Standing, eps: list[float]) -> list[AttackRow]:
     rows = []
     for attack in sorted({name for outcome in one.outcomes.values() for name in outcome.runs}):
-        values, passes = [], ""
-        for at in eps:
-            run = one.outcomes[at].runs.get(attack) if at in one.outcomes else None
-            if run is None:
-                values.append(Value(math.nan, math.nan, 0))
-                continue
-            values.append(Value(*interval(run.survived.mean(1)), len(run.tasks)))
-            queries = run.survived.size
-            passes = passes or f"{run.forwards.sum() / queries:,.0f} / {run.backwards.sum() / queries:,.0f}"
-        rows.append(AttackRow(attack, values, passes))
+        runs = [one.outcomes[at].runs.get(attack) if at in one.outcomes else None for at in eps]
+        values = [NONE if run is None else Value(*interval(run.survived.mean(1)), len(run.tasks)) for run in runs]
+        ran = [run for run in runs if run is not None]
+        longest, queries = max(ran, key=lambda run: len(run.tasks)), ran[0].survived.size
+        clean = Value(*interval(longest.clean.mean(1)), len(longest.tasks))
+        passes = f"{ran[0].forwards.sum() / queries:,.0f} / {ran[0].backwards.sum() / queries:,.0f}"
+        rows.append(AttackRow(attack, values, clean, passes))
     return rows
 
 
@@ -353,7 +484,6 @@ def _differences(rows: pd.DataFrame, eps: list[float], names: dict[tuple[str, st
             (str(row["attack"]), float(row["eps"])): Value(row["difference"], row["ci95"], row["tasks"], signed=True)
             for row in mine.to_dict("records")
         }
-        none = Value(math.nan, math.nan, 0)
         attacks = sorted({attack for attack, _ in values if attack != "clean"}, key=lambda a: (a != WORST_CASE, a))
         steps, theirs = steps_text(first["steps"]), steps_text(first["reference_steps"])
         reference = names[first["reference"], first["reference_weights"]]
@@ -362,14 +492,28 @@ def _differences(rows: pd.DataFrame, eps: list[float], names: dict[tuple[str, st
                 name=names[first["checkpoint"], first["weights"]],
                 steps=steps,
                 reference=reference if theirs == steps else f"{reference}, {theirs} steps",
-                clean=values.get(("clean", 0.0), none),
-                rows=[AttackRow(a, [values.get((a, at), none) for at in eps], "") for a in attacks],
+                clean=values.get(("clean", 0.0), NONE),
+                rows=[AttackRow(a, [values.get((a, at), NONE) for at in eps], NONE, "") for a in attacks],
             )
         )
     return made
 
 
-def _footnotes(boards: list[list[Standing]], names: dict[tuple[str, str], str]) -> list[tuple[str, str]]:
+def _missing(results: Results, gallery: Sequence[dict[str, Any]]) -> list[str]:
+    """Say which parts of a report these results cannot give, so that their absence is not taken for a choice."""
+    cells, made = results.cells[results.cells["status"] != "error"], []
+    untimed = int(cells["seconds"].isna().sum())
+    if not gallery:
+        made.append("The gallery: these results hold no pictures of attacked queries (no folder gallery/).")
+    if len(cells) and untimed:
+        which = "all" if untimed == len(cells) else f"{untimed} of {len(cells)}"
+        made.append(
+            f"Seconds in cells.csv, for {which} cells: these results hold no timings of them (folder timings/)."
+        )
+    return made
+
+
+def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
     tracks = {one[0].board.track for one in boards}
     notes = [
         (LACKING, "Not every required attack ran on this entry at this ε, so the number may flatter it; no rank."),
@@ -382,7 +526,8 @@ def _footnotes(boards: list[list[Standing]], names: dict[tuple[str, str], str]) 
             "±",
             "Half-width of a 95 % Student t interval over tasks. It says how well these tasks measure this checkpoint, "
             "not how another training seed would do. Where every task gives the same value it is 0 and says little "
-            "if n is small; with one task there is none (n/a).",
+            f"if n is small. One task has no interval, and two or three often one beyond ± {100 * WIDEST:.0f} points: "
+            "then the table says that n is too small, and cells.csv keeps the numbers.",
         ),
         ("=", "Shared rank: the 95 % interval of the paired difference to the first of the rank includes 0."),
         ("ε", "In units of the inputs: pixels in [0, 1], normalisation inside the model."),
