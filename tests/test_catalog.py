@@ -55,5 +55,5 @@ def test_a_family_that_lacks_what_training_asks_for_is_refused_by_name(monkeypat
         space: object = None
 
     monkeypatch.setitem(catalog.shelf("tasks").presets, "bare", Bare())
-    with pytest.raises(InputError, match="'bare' lacks name, default_network, .*, sample, classes, which"):
+    with pytest.raises(InputError, match=r"'bare' lacks name, default_network, .*, sample, classes, which"):
         catalog.family("bare")
