@@ -32,6 +32,13 @@ class Search:
         """Index the points that still have a label to lose: [P']."""
         return (self.wrong < 1).nonzero().squeeze(1)
 
+    def judge(self, x: Tensor, points: Tensor) -> Tensor:
+        """Score x [P',M,*X] without a gradient, offer it, and return the outputs [P',L,N]."""
+        with torch.no_grad():
+            outputs = self.victim.forward(x, points)
+        self.offer(x, outputs, points)
+        return outputs
+
     def offer(self, x: Tensor, outputs: Tensor, points: Tensor) -> None:
         """Keep the iterate of every point for which it is the best so far."""
         y = self.victim.y[points]
@@ -50,8 +57,7 @@ class Search:
             if not len(points):
                 return
             if step == steps:
-                with torch.no_grad():
-                    self.offer(x, self.victim.forward(x, points), points)
+                self.judge(x, points)
                 return
             outputs, gradient = gradient_of(self.victim, x, points, objective)
             self.offer(x, outputs, points)

@@ -140,12 +140,17 @@ def shelf(kind: Kind) -> Shelf:
     package = importlib.import_module(f"robustbench_meta.{kind}")
     presets: dict[str, Any] = {}
     patterns: dict[str, Callable[[re.Match[str]], Any]] = {}
+    ensembles: dict[str, tuple[Callable[..., Any], Mapping[str, str]]] = {}
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         plugin = importlib.import_module(module.name)
         _add(presets, plugin.PRESETS, module.name)
         _add(patterns, getattr(plugin, "PATTERNS", {}), module.name)
+        _add(ensembles, getattr(plugin, "ENSEMBLES", {}), module.name)
     for point in entry_points(group=f"robustbench_meta.{kind}"):
         _add(presets, {point.name: point.load()}, point.value)
+    # An ensemble names its members, for siblings never import one another.
+    for name, (make, members) in ensembles.items():
+        _add(presets, {name: make(**{field: presets[member] for field, member in members.items()})}, package.__name__)
     return Shelf(presets, patterns)
 
 

@@ -113,6 +113,10 @@ class Streams:
         """Draw one integer per task, for libraries that keep their own generator."""
         return [int(torch.randint(2**31, (1,), generator=g)) for g in self.generators]
 
+    def split(self, count: int) -> list[Streams]:
+        """Make `count` sets of streams, so that how much one part of an attack draws shifts nothing in the next."""
+        return [Streams(self.seeds()) for _ in range(count)]
+
     def _draw(self, like: Tensor, draw: Callable[[tuple[int, ...], torch.Generator], Tensor]) -> Tensor:
         each, rest = divmod(len(like), len(self.generators))
         if rest:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from robustbench_meta import threats
@@ -30,7 +29,6 @@ class Noise:
         if not 1 <= self.draws <= 100_000:
             raise InputError(f"draws: {self.draws} is not between 1 and 100000")
 
-    @torch.no_grad()
     def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
         if threat.eps == 0:
             return victim.x.clone()
@@ -41,7 +39,7 @@ class Noise:
             points = search.standing()
             if not len(points):
                 break
-            search.offer(x[points], victim.forward(x[points], points), points)
+            search.judge(x[points], points)
         return search.x_adv
 
 

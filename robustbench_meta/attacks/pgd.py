@@ -85,10 +85,7 @@ class MultiTargetedPGD:
         if threat.eps == 0:
             return victim.x.clone()
         search = Search(victim)
-        with torch.no_grad():
-            outputs = victim.forward(victim.x, victim.points)
-        search.offer(victim.x, outputs, victim.points)
-        targets = losses.ranked_targets(outputs, victim.y)
+        targets = losses.ranked_targets(search.judge(victim.x, victim.points), victim.y)
         for restart in range(self.restarts):
             for objective in _objectives(victim, targets):
                 start = victim.x
