@@ -22,7 +22,6 @@ from robustbench_meta import catalog, grid
 from robustbench_meta.losses import correct
 from robustbench_meta.types import Norm, Spec, Streams, Threat
 
-SPEC = Spec(ways=5, shots=5, queries=5)
 TASKS = 20
 ARMS = {
     "reference-0": ("autoattack-reference", 0),
@@ -37,6 +36,7 @@ class ParityCell:
     checkpoint: str
     norm: Norm
     eps: float
+    queries: int  # per class, of which there are 5, as there are shots
 
     @property
     def name(self) -> str:
@@ -44,14 +44,14 @@ class ParityCell:
 
 
 CELLS = (
-    ParityCell("strokes-protonet-standard", "linf", 0.03),
-    ParityCell("strokes-protonet-standard", "l2", 0.4),
-    ParityCell("strokes-protonet-aq", "linf", 0.1),
-    ParityCell("strokes-protonet-aq", "l2", 1.0),
-    ParityCell("cifar-fs-protonet-standard", "linf", 1 / 255),
-    ParityCell("cifar-fs-protonet-standard", "l2", 0.1),
-    ParityCell("cifar-fs-protonet-aq", "linf", 8 / 255),
-    ParityCell("cifar-fs-protonet-aq", "l2", 1.0),
+    ParityCell("strokes-protonet-standard", "linf", 0.03, 5),
+    ParityCell("strokes-protonet-standard", "l2", 0.4, 5),
+    ParityCell("strokes-protonet-aq", "linf", 0.1, 5),
+    ParityCell("strokes-protonet-aq", "l2", 1.0, 5),
+    ParityCell("cifar-fs-protonet-standard", "linf", 1 / 255, 3),
+    ParityCell("cifar-fs-protonet-standard", "l2", 0.1, 3),
+    ParityCell("cifar-fs-protonet-aq", "linf", 8 / 255, 3),
+    ParityCell("cifar-fs-protonet-aq", "l2", 1.0, 3),
 )
 
 
@@ -62,7 +62,7 @@ def run(cell: ParityCell, arm: str, out: Path, *, tasks: int, root: Path | None)
     path = out / f"{cell.name}.{arm}.jsonl"
     done = len(path.read_text().splitlines()) if path.exists() else 0
     for task in range(done, tasks):
-        episodes = subject.family.sample("test", SPEC, [task]).to("cpu", subject.learner.dtype)
+        episodes = subject.family.sample("test", Spec(5, 5, cell.queries), [task]).to("cpu", subject.learner.dtype)
         with torch.no_grad():
             fitted = subject.learner.adapt(episodes.support_x, episodes.support_y)
             clean = correct(subject.learner.predict(fitted, episodes.query_x), episodes.query_y)
@@ -93,8 +93,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.out.mkdir(parents=True, exist_ok=True)
-    for arm in given.arms.split(","):
-        for cell in CELLS:
+    for cell in CELLS:
+        for arm in given.arms.split(","):
             if given.cells in cell.name:
                 print(arm, cell.name, flush=True)
                 run(cell, arm, given.out, tasks=given.tasks, root=given.data_root)

@@ -124,7 +124,7 @@ def _check_running(checkpoint: Checkpoint, network: Network, space: Box) -> None
 
 def default_backend(device: str) -> Backend:
     """Loop on a CPU, where it was measured to win; map on a GPU, whose kernels want large batches."""
-    return "vmap" if torch.device(device).type == "cuda" else "loop"
+    return "flat" if torch.device(device).type == "cuda" else "loop"
 
 
 def names(kind: Kind) -> list[str]:

@@ -1,13 +1,15 @@
 """The task axis: authors write one task, the engine runs T of them and hands attacks a Victim.
 
-T tasks, S support, Q query, P points, M items a point, L labels a point, N classes, X one input. The two
-backends are equal: `loop` runs task after task, `vmap` maps them.
+T tasks, S support, Q query, P points, M items a point, L labels a point, N classes, X one input. The three
+backends are equal: `loop` runs task after task, `vmap` maps them, `flat` sends all tasks through the part of the
+network that they share as one batch and maps the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
-from robustbench_meta.networks import EPSILON, BatchNorm
+from robustbench_meta.kernels import EPSILON, batch_norm
+from robustbench_meta.networks import BatchNorm, Embed
 from robustbench_meta.types import (
     Algorithm,
     Attack,
@@ -40,6 +43,12 @@ class Network(Protocol):
 
     def __call__(self, weights: Params, x: Tensor, norm: Params | BatchNorm) -> Tensor: ...
 
+    def freeze(self, weights: Params, norm: Params) -> Embed: ...
+
+
+Lift = Callable[[Callable[..., Any]], Callable[..., Any]]  # one task's function to that of T tasks, or itself
+Normalise = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # h, gamma, beta -> h, mean, variance
+
 
 @dataclass(frozen=True)
 class Fitted:
@@ -47,7 +56,7 @@ class Fitted:
 
     state: Params  # each [T, ...]
     extra: Params  # each [T, ...]
-    norm: Params  # each [T, C]
+    norm: Params  # each [T, C]; empty unless `predict` normalises by them
 
     def detach(self) -> Fitted:
         return Fitted(*({k: v.detach() for k, v in part.items()} for part in (self.state, self.extra, self.norm)))
@@ -59,8 +68,9 @@ class Learner:
 
     `norm_mode` says by what `predict` normalises: the support's statistics after adaptation (`support`),
     meta-training's running ones (`running`), or the query batch's own (`batch`: transductive). Inner steps
-    always normalise by the batch they are fed. `first-order` cuts the meta-gradient at the adapted values
-    (FOMAML, arXiv 1703.03400 section 5.2) and belongs to training alone.
+    always normalise by the batch they are fed. `meta_gradient` belongs to training alone: `first-order` cuts it at
+    the adapted values (FOMAML, arXiv 1703.03400 section 5.2); `recomputed` is the exact one in memory that does not
+    grow with the steps, for one more forward pass a step.
     """
 
     algorithm: Algorithm
@@ -90,13 +100,27 @@ class Learner:
     def adapt(self, x: Tensor, y: Tensor, *, steps: int | None = None) -> Fitted:
         """Learn T tasks from x [T,S,*X], y [T,S]; differentiable in x and in the parameters."""
         steps = self.algorithm.steps if steps is None else steps
-        count = 0 if self.algorithm.steps is None or steps is None else steps
-        state, extra, norm = self._map(lambda x, y: self._adapt_one(x, y, count), x, y)
-        return Fitted(state, extra, norm)
+        return self.rollout(x, y, [steps or 0])[0]
+
+    def rollout(self, x: Tensor, y: Tensor, steps: Sequence[int]) -> list[Fitted]:
+        """Learn T tasks once, keeping the learners at every count of `steps`, which must not fall."""
+        counts = [0] * len(steps) if self.algorithm.steps is None else list(steps)
+        if counts != sorted(counts) or counts[0] < 0:
+            raise InputError(f"steps: {list(steps)} is not a list of whole numbers >= 0 in ascending order")
+        if self.backend != "loop":
+            return [Fitted(*parts) for parts in self._learn(x, y, counts, vmap)]
+        tasks = [self._learn(_index(x, t), y[t], counts, _alone) for t in range(len(x))]
+        return [Fitted(*_stack(list(rows))) for rows in zip(*tasks, strict=True)]
 
     def predict(self, fitted: Fitted, x: Tensor) -> Tensor:
         """Score x [T,Q,*X] with each task's own learner: [T,Q,N]."""
-        return self._map(self._predict_one, x, fitted.state, fitted.extra, fitted.norm)
+        if self._flat:
+            features = self._features(x, fitted.norm)
+            return vmap(self._predict_features)(features, fitted.state, fitted.extra)
+        parts = (fitted.state, fitted.extra, fitted.norm)
+        if self.backend == "loop":
+            return torch.stack([self._predict_one(*(_index(part, t) for part in (x, *parts))) for t in range(len(x))])
+        return vmap(self._predict_one)(x, *parts)
 
     def query_victim(self, fitted: Fitted, x: Tensor, y: Tensor) -> Victim:
         """Expose the adapted, frozen learners to an attack on their queries x [T,Q,*X], y [T,Q]."""
@@ -107,9 +131,12 @@ class Learner:
                 return learner.predict(_take(frozen, points), x_adv)
 
             return _victim(together, x, y, self.space, tasks=len(x))
+        score = _by_task(cache(partial(learner._frozen, frozen)), len(x)) if self.backend == "loop" else None
 
         def alone(x_adv: Tensor, points: Tensor) -> Tensor:
-            return learner._predict_points(frozen, x_adv.squeeze(1), points // x.shape[1]).unsqueeze(1)
+            rows, tasks = x_adv.squeeze(1), points // x.shape[1]
+            scores = score(rows, tasks) if score else learner._predict_points(frozen, rows, tasks)
+            return scores.unsqueeze(1)
 
         return _victim(alone, x.flatten(0, 1).unsqueeze(1), y.flatten().unsqueeze(1), self.space, tasks=len(x))
 
@@ -129,59 +156,150 @@ class Learner:
         """Cut the parameters from training's graph; adaptation stays differentiable in its inputs."""
         return replace(self, params={k: v.detach() for k, v in self.params.items()}, meta_gradient="exact")
 
-    def _adapt_one(self, x: Tensor, y: Tensor, steps: int) -> tuple[Params, Params, Params]:
-        algorithm, params, inner = self.algorithm, self.params, self._net(self._batch_norm)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.meta_gradient == "exact"):
-            state = algorithm.start(inner, params)
+    def _learn(self, x: Tensor, y: Tensor, counts: list[int], lift: Lift) -> list[tuple[Params, Params, Params]]:
+        """Adapt to x [S,*X], y [S], or with `lift` = vmap to T such tasks: state, extra and norm at every count."""
+        inner, final, norm = self._shared_embedding(x, lift) if self._shares_body else ((), (), {})
+        state = self.algorithm.start(_Net(self.network, self._by_batch), self.params)
+        if lift is vmap:
+            state = {name: value.expand(len(x), *value.shape) for name, value in state.items()}
+        found, done = [], 0
+        for count in counts:
+            state = self._advance(state, x, y, inner, steps=count - done, lift=lift)
+            done = count
+            attached = state
+            if self.meta_gradient == "first-order":
+                attached = {name: self.params[name] + (v - self.params[name]).detach() for name, v in state.items()}
+            extra, recorded = lift(self._finish_one)(attached, x, y, *final)
+            found.append((attached, extra, norm or recorded))
+        return found
+
+    def _advance(
+        self, state: Params, x: Tensor, y: Tensor, known: tuple[Tensor, ...], *, steps: int, lift: Lift
+    ) -> Params:
+        def step(params: Params, state: Params, x: Tensor, *known: Tensor) -> Params:
+            norm = self._by_batch_twice if torch.is_grad_enabled() else self._by_batch
+
+            def one(state: Params, x: Tensor, y: Tensor, *known: Tensor) -> Params:
+                return self.algorithm.step(_Net(self.network, norm, x, known), params, state, x, y)
+
+            return lift(one)(state, x, y, *known)
+
+        if self.meta_gradient == "recomputed" and torch.is_grad_enabled():
+            return recomputed(step, self.params, state, (x, *known), steps=steps)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.meta_gradient != "first-order"):
             for _ in range(steps):
-                state = algorithm.step(inner, params, state, x, y)
-        if self.meta_gradient == "first-order":
-            state = {name: params[name] + (value - params[name]).detach() for name, value in state.items()}
-        adapted = {**params, **state}
-        recorder = _Recorder()
-        if self.norm_mode == "running":
-            extra = algorithm.finish(self._net(self.running), adapted, x, y, self.ways)
-        else:
-            extra = algorithm.finish(self._net(recorder), adapted, x, y, self.ways)
-        if not recorder.statistics and self.norm_mode != "running":
+                state = step(self.params, state, x, *known)
+        return state
+
+    def _finish_one(self, state: Params, x: Tensor, y: Tensor, *known: Tensor) -> tuple[Params, Params]:
+        adapted, recorder = {**self.params, **state}, _Recorder(self._normalise)
+        norms: dict[NormMode, Params | BatchNorm] = {
+            "support": recorder,
+            "running": self.running,
+            "batch": self._by_batch,
+        }
+        net = _Net(self.network, norms[self.norm_mode], x, known)
+        extra = self.algorithm.finish(net, adapted, x, y, self.ways)
+        if self.norm_mode == "support" and not known and not recorder.statistics:
             self.network(adapted, x, recorder)
-        return state, extra, recorder.statistics
+        return extra, recorder.statistics
 
     def _predict_one(self, x: Tensor, state: Params, extra: Params, norm: Params) -> Tensor:
         norms: dict[NormMode, Params | BatchNorm] = {
             "support": norm,
             "running": self.running,
-            "batch": self._batch_norm,
+            "batch": self._by_batch,
         }
-        net = self._net(norms[self.norm_mode])
-        return self.algorithm.predict(net, {**self.params, **state}, extra, x)
+        return self.algorithm.predict(_Net(self.network, norms[self.norm_mode]), {**self.params, **state}, extra, x)
+
+    def _predict_features(self, features: Tensor, state: Params, extra: Params) -> Tensor:
+        return self.algorithm.predict(lambda weights, x: x, {**self.params, **state}, extra, features)
+
+    def _frozen(self, fitted: Fitted, task: int) -> Callable[[Tensor], Tensor]:
+        """Return x [b,*X] -> scores [b,N] of one adapted learner, with all that is constant worked out before."""
+        state, extra, norm = (_index(part, task) for part in (fitted.state, fitted.extra, fitted.norm))
+        adapted = {**self.params, **state}
+        embed = self.network.freeze(adapted, self.running if self.norm_mode == "running" else norm)
+        return lambda x: self.algorithm.predict(lambda weights, x: embed(x), adapted, extra, _channels_last(x))
 
     def _predict_points(self, fitted: Fitted, x: Tensor, tasks: Tensor) -> Tensor:
         """Score rows x [P',*X], row p by the learner of task tasks[p]: [P',N]."""
+        if self._flat:
+            x = self._embed_rows(x, fitted.norm, tasks)
+        # Mapped code needs equal counts: pad every task that has points to the most, read back the real rows.
         order = tasks.argsort(stable=True)
         present, row_of, counts = tasks[order].unique_consecutive(return_inverse=True, return_counts=True)
-        if self.backend == "loop":
-            rows = zip(present.tolist(), x[order].split(counts.tolist()), strict=True)
-            parts = [self._predict_one(_channels_last(part), *_pick(fitted, task)) for task, part in rows]
-            return torch.cat(parts)[order.argsort()]
-        # Mapped code needs equal counts: pad every task that has points to the most, read back the real rows.
         slot = torch.arange(len(tasks), device=x.device) - (counts.cumsum(0) - counts)[row_of]
         padded = x.new_zeros(len(present), int(counts.max()), *x.shape[1:]).index_put((row_of, slot), x[order])
-        return self.predict(_take(fitted, present), padded)[row_of, slot][order.argsort()]
-
-    def _net(self, norm: Params | BatchNorm) -> _Net:
-        return _Net(self.network, norm)
+        here = _take(fitted, present)
+        if self._flat:
+            scores = vmap(self._predict_features)(padded, here.state, here.extra)
+        else:
+            scores = self.predict(here, padded)
+        return scores[row_of, slot][order.argsort()]
 
     @property
-    def _batch_norm(self) -> BatchNorm:
-        return _native if self.backend == "loop" else _decomposed
+    def _shares_body(self) -> bool:
+        """Whether no parameter of the network changes in adaptation, so that one embedding serves all inner steps."""
+        adapts = self.algorithm.start(_Net(self.network, self._by_batch), self.params).keys()
+        body: frozenset[str] = _body_names(self.network, self.space.shape)  # type: ignore[arg-type]
+        return not adapts & body
 
-    def _map(self, one: Callable[..., Any], *batched: Any) -> Any:
-        if self.backend == "vmap":
-            return vmap(one)(*batched)
-        tasks = len(batched[0])
-        rows = [one(*(_index(part, t) for part in batched)) for t in range(tasks)]
-        return _stack(rows)
+    @property
+    def _flat(self) -> bool:
+        return self.backend == "flat" and self._shares_body
+
+    def _shared_embedding(self, x: Tensor, lift: Lift) -> tuple[tuple[Tensor], tuple[Tensor], Params]:
+        """Embed a support for the inner steps and for `finish`, with its statistics where `predict` needs them."""
+
+        def by_itself(x: Tensor) -> tuple[Tensor, Params]:
+            recorder = _Recorder(self._normalise)
+            return self.network(self.params, x, recorder), recorder.statistics
+
+        if self.backend == "flat":
+            recorder = _Recorder(partial(_decomposed_by_task, tasks=len(x)))
+            inner, norm = self._embed(x, recorder), recorder.statistics
+        else:
+            inner, norm = lift(by_itself)(x)
+        if self.norm_mode != "running":
+            return (inner,), (inner,), norm if self.norm_mode == "support" else {}
+        final = lift(lambda x: self.network(self.params, x, self.running))(x)
+        return (inner,), (final,), {}
+
+    def _features(self, x: Tensor, norm: Params) -> Tensor:
+        """Embed queries x [T,Q,*X] in one batch through the shared body: [T,Q,width]."""
+        if self.norm_mode == "batch":
+            return self._embed(x, _Recorder(partial(_decomposed_by_task, tasks=len(x))))
+        tasks = torch.arange(len(x), device=x.device).repeat_interleave(x.shape[1])
+        return self._embed_rows(x.flatten(0, 1), norm, tasks).unflatten(0, x.shape[:2])
+
+    def _embed(self, x: Tensor, norm: BatchNorm) -> Tensor:
+        return self.network(self.params, x.flatten(0, 1), norm).unflatten(0, x.shape[:2])
+
+    def _embed_rows(self, x: Tensor, norm: Params, tasks: Tensor) -> Tensor:
+        """Embed rows x [B,*X], row b normalised by the statistics of task tasks[b]."""
+        if self.norm_mode == "running":
+            return self.network(self.params, x, self.running)
+
+        def given(name: str, h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+            scale = gamma * torch.rsqrt(norm[f"{name}.var"] + EPSILON)
+            shift = beta - norm[f"{name}.mean"] * scale
+            return torch.addcmul(shift[tasks][..., None, None], h, scale[tasks][..., None, None])
+
+        return self.network(self.params, x, given)
+
+    def _by_batch(self, name: str, h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        if self.backend == "loop":
+            return F.batch_norm(h, None, None, gamma, beta, training=True, eps=EPSILON)
+        return _decomposed(h, gamma, beta)[0]
+
+    def _by_batch_twice(self, name: str, h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+        """The same, at less cost where its gradient is differentiated again."""
+        return self._normalise(h, gamma, beta)[0]
+
+    @property
+    def _normalise(self) -> Normalise:
+        return batch_norm if self.backend == "loop" else _decomposed
 
 
 @dataclass(frozen=True)
@@ -213,13 +331,13 @@ class ObjectLearner:
         """Expose the adapted learners to an attack on their queries x [T,Q,*X], y [T,Q]."""
         queries = x.shape[1]
 
+        def one(task: int) -> Callable[[Tensor], Tensor]:
+            return lambda rows: self._scores(fitted[task], rows)
+
+        score = _by_task(one, len(x))
+
         def forward(x_adv: Tensor, points: Tensor) -> Tensor:
-            tasks = points // queries
-            order = tasks.argsort(stable=True)
-            present, sizes = tasks[order].unique_consecutive(return_counts=True)
-            rows = x_adv.squeeze(1)[order].split(sizes.tolist())
-            parts = [self._scores(fitted[t], part) for t, part in zip(present.tolist(), rows, strict=True)]
-            return torch.cat(parts)[order.argsort()].unsqueeze(1)
+            return score(x_adv.squeeze(1), points // queries).unsqueeze(1)
 
         flat_x, flat_y = x.flatten(0, 1).unsqueeze(1), y.flatten().unsqueeze(1)
         return _victim(forward, flat_x, flat_y, self.space, tasks=len(x), differentiable=self.differentiable)
@@ -291,25 +409,91 @@ def start_params(algorithm: Algorithm, network: Network, space: Box, ways: int, 
     return {**params, **algorithm.parameters(network.features(space.shape), ways, rng)}
 
 
+def recomputed(
+    step: Callable[..., Params], params: Params, state: Params, inputs: tuple[Tensor, ...], *, steps: int
+) -> Params:
+    """Take `steps` steps, keeping the states alone; going backward, each step is taken again, one at a time.
+
+    The exact gradient by params, state and inputs of step(params, state, *inputs): one Hessian-vector product a step,
+    in the memory of one step whatever their number.
+    """
+    names = list(state)
+
+    def flat(values: Sequence[Tensor], rest: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        given = dict(zip(params, rest[: len(params)], strict=True))
+        after = step(given, dict(zip(names, values, strict=True)), *rest[len(params) :])
+        return tuple(after[name] for name in names)
+
+    if not (steps and names):
+        return state
+    values = _Recomputed.apply(flat, steps, len(names), *state.values(), *params.values(), *inputs)
+    return dict(zip(names, values, strict=True))
+
+
+class _Recomputed(torch.autograd.Function):
+    """A chain of steps on `width` tensors of state, which each also read the other tensors."""
+
+    @staticmethod
+    def forward(ctx: Any, step: Callable[..., tuple[Tensor, ...]], steps: int, width: int, *tensors: Tensor) -> Any:
+        state, rest = tensors[:width], tensors[width:]
+        kept: list[Tensor] = []
+        for _ in range(steps):
+            kept += state
+            state = step(state, rest)
+        ctx.step, ctx.width, ctx.rest = step, width, len(rest)
+        ctx.save_for_backward(*rest, *kept)
+        return state
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        width = ctx.width
+        rest, kept = ctx.saved_tensors[: ctx.rest], ctx.saved_tensors[ctx.rest :]
+        wanted = [index for index, needed in enumerate(ctx.needs_input_grad[3 + width :]) if needed]
+        totals: list[Tensor | None] = [None] * len(rest)
+        for at in range(len(kept) - width, -1, -width):
+            with torch.enable_grad():
+                state = [value.detach().requires_grad_() for value in kept[at : at + width]]
+                others = [value.detach().requires_grad_(index in wanted) for index, value in enumerate(rest)]
+                after = ctx.step(state, others)
+            grads = torch.autograd.grad(after, [*state, *(others[i] for i in wanted)], upstream, allow_unused=True)
+            upstream = tuple(
+                torch.zeros_like(value) if grad is None else grad
+                for value, grad in zip(state, grads[:width], strict=True)
+            )
+            for index, grad in zip(wanted, grads[width:], strict=True):
+                if grad is not None:
+                    before = totals[index]
+                    totals[index] = grad if before is None else before + grad
+        return None, None, None, *upstream, *totals
+
+
 @dataclass(frozen=True)
 class _Net:
+    """A network with its normalisation, which need not embed x again where `known` holds its embedding."""
+
     network: Network
     norm: Params | BatchNorm
+    x: Tensor | None = None
+    known: tuple[Tensor, ...] = ()
 
     def __call__(self, weights: Params, x: Tensor) -> Tensor:
+        if self.known and x is self.x:
+            return self.known[0]
         return self.network(weights, x, self.norm)
 
 
 class _Recorder:
-    """Normalises by the batch and keeps its statistics, in plain arithmetic so that it maps and differentiates."""
+    """Normalises by the batch and keeps its statistics."""
 
-    def __init__(self) -> None:
+    def __init__(self, normalise: Normalise) -> None:
+        self.normalise = normalise
         self.statistics: Params = {}
 
     def __call__(self, name: str, h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        mean, var = _moments(h)
+        normalised, mean, var = self.normalise(h, gamma, beta)
         self.statistics = {**self.statistics, f"{name}.mean": mean, f"{name}.var": var}
-        return _apply(h, gamma, beta, mean, var)
+        return normalised
 
 
 class _Metered(torch.autograd.Function):
@@ -335,34 +519,57 @@ def _victim(
     tasks: int,
     differentiable: bool = True,
 ) -> Victim:
-    cost = Cost(torch.zeros(tasks, dtype=torch.int64), torch.zeros(tasks, dtype=torch.int64))
+    cost = Cost(*(torch.zeros(tasks, dtype=torch.int64, device=x.device) for _ in range(2)))
     each = len(x) // tasks
 
     def metered(x_adv: Tensor, points: Tensor) -> Tensor:
-        rows = torch.bincount(points.cpu() // each, minlength=tasks) * x_adv.shape[1]
+        # Counted where the points are, since asking a GPU for numbers would make it wait.
+        rows = torch.zeros_like(cost.forwards)
+        rows.index_add_(0, points // each, torch.full_like(points, x_adv.shape[1]))
         cost.forwards.add_(rows)
         return forward(_Metered.apply(x_adv, rows, cost) if x_adv.requires_grad else x_adv, points)
 
     return Victim(metered, x, y, space, tasks, cost, differentiable)
 
 
-def _native(name: str, h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-    return F.batch_norm(h, None, None, gamma, beta, training=True, eps=EPSILON)
+def _by_task(one: Callable[[int], Callable[[Tensor], Tensor]], count: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """Score rows x [P',*X] task after task, row p by `one(tasks[p])`: [P',N]."""
+
+    def score(x: Tensor, tasks: Tensor) -> Tensor:
+        if count == 1:
+            return one(0)(x)
+        order = tasks.argsort(stable=True)
+        present, sizes = tasks[order].unique_consecutive(return_counts=True)
+        rows = x[order].split(sizes.tolist())
+        return torch.cat([one(task)(part) for task, part in zip(present.tolist(), rows, strict=True)])[order.argsort()]
+
+    return score
 
 
-def _decomposed(name: str, h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+def _decomposed(h: Tensor, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # Native batch norm under second-order vmap gives wrong gradients without a word (torch 2.13).
-    return _apply(h, gamma, beta, *_moments(h))
+    normalised, mean, var = _decomposed_by_task(h, gamma, beta, tasks=1)
+    return normalised, mean.squeeze(0), var.squeeze(0)
 
 
-def _moments(h: Tensor) -> tuple[Tensor, Tensor]:
-    mean = h.mean(dim=(0, 2, 3))
-    return mean, (h - mean.view(-1, 1, 1)).square().mean(dim=(0, 2, 3))
-
-
-def _apply(h: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+def _decomposed_by_task(h: Tensor, gamma: Tensor, beta: Tensor, *, tasks: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise h [T*B,C,H,W] by the statistics of each task: normalised h, mean [T,C], variance [T,C]."""
+    rows = h.unflatten(0, (tasks, -1))
+    mean = rows.mean(dim=(1, 3, 4))
+    var = (rows - mean[:, None, :, None, None]).square().mean(dim=(1, 3, 4))
     scale = gamma * torch.rsqrt(var + EPSILON)
-    return h * scale.view(-1, 1, 1) + (beta - mean * scale).view(-1, 1, 1)
+    shift = beta - mean * scale
+    normalised = rows * scale[:, None, :, None, None] + shift[:, None, :, None, None]
+    return normalised.flatten(0, 1), mean, var
+
+
+def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
+
+
+@cache
+def _body_names(network: Network, shape: tuple[int, ...]) -> frozenset[str]:
+    return frozenset(network.parameters(shape, torch.Generator()))
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -381,10 +588,6 @@ def _stack(rows: list[Any]) -> Any:
     if isinstance(rows[0], dict):
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     return torch.stack(rows)
-
-
-def _pick(fitted: Fitted, task: int) -> tuple[Params, Params, Params]:
-    return (_index(fitted.state, task), _index(fitted.extra, task), _index(fitted.norm, task))
 
 
 def _take(fitted: Fitted, tasks: Tensor) -> Fitted:

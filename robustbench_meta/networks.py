@@ -3,13 +3,15 @@
 `network(weights, x [B,*X], norm) -> [B, width]`. `norm` is either given statistics, a dict
 {"<block>.mean": [C], "<block>.var": [C]}, or a function (block, h, gamma, beta) -> h that normalises by the
 batch it is fed. Given statistics make batch norm affine, so that it folds into the convolution before it:
-the same function at a fraction of the cost, differentiable in weights and statistics.
+the same function at a fraction of the cost, differentiable in weights and statistics. `freeze(weights, norm)`
+folds once and for all: a function of x alone, whose gradient goes to x alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -17,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustbench_meta.kernels import EPSILON, convolve
 from robustbench_meta.types import InputError, Params
 
-EPSILON = 1e-5  # added to variances, as torch.nn.BatchNorm2d does
-
 BatchNorm = Callable[[str, Tensor, Tensor, Tensor], Tensor]
+Embed = Callable[[Tensor], Tensor]  # x [B,*X] -> [B, width]
 Order = Literal["bn-relu", "relu-bn"]
 
 
@@ -55,8 +57,18 @@ class Conv4:
         return self.width * (shape[1] >> self.depth) * (shape[2] >> self.depth)
 
     def __call__(self, weights: Params, x: Tensor, norm: Params | BatchNorm) -> Tensor:
-        for block in range(self.depth):
-            x = _block(weights, f"conv{block}", x, norm, order=self.order, slope=0.0)
+        return self._run(self._blocks(weights, norm), x)
+
+    def freeze(self, weights: Params, norm: Params) -> Embed:
+        """Return the embedding by constant weights and statistics."""
+        return partial(self._run, [block.freeze() for block in self._blocks(weights, norm)])
+
+    def _blocks(self, weights: Params, norm: Params | BatchNorm) -> list[_Block]:
+        return [_block(weights, f"conv{block}", norm, order=self.order, slope=0.0) for block in range(self.depth)]
+
+    def _run(self, blocks: Sequence[_Block], x: Tensor) -> Tensor:
+        for block in blocks:
+            x = block(x)
         return x.flatten(1)
 
 
@@ -90,29 +102,73 @@ class R2D2Net:
         return self.widths[-2] * height * width + self.widths[-1] * (height - 1) * (width - 1)
 
     def __call__(self, weights: Params, x: Tensor, norm: Params | BatchNorm) -> Tensor:
+        return self._run(self._blocks(weights, norm), x)
+
+    def freeze(self, weights: Params, norm: Params) -> Embed:
+        """Return the embedding by constant weights and statistics."""
+        return partial(self._run, [block.freeze() for block in self._blocks(weights, norm)])
+
+    def _blocks(self, weights: Params, norm: Params | BatchNorm) -> list[_Block]:
         last = len(self.widths) - 1
-        for block in range(last):
-            x = _block(weights, f"conv{block}", x, norm, order="bn-relu", slope=0.1)
-        top = _block(weights, f"conv{last}", x, norm, order="bn-relu", slope=1.0, stride=1)
-        return torch.cat([x.flatten(1), top.flatten(1)], dim=1)
+        blocks = [_block(weights, f"conv{block}", norm, order="bn-relu", slope=0.1) for block in range(last)]
+        return [*blocks, _block(weights, f"conv{last}", norm, order="bn-relu", slope=1.0, stride=1)]
+
+    def _run(self, blocks: Sequence[_Block], x: Tensor) -> Tensor:
+        for block in blocks[:-1]:
+            x = block(x)
+        return torch.cat([x.flatten(1), blocks[-1](x).flatten(1)], dim=1)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Convolution, normalisation, activation and pooling with their weights."""
+
+    kernel: Tensor
+    bias: Tensor | None
+    normalise: Callable[[Tensor], Tensor] | None  # None where it is folded into the convolution
+    order: Order
+    slope: float
+    stride: int
+    frozen: bool = False
+
+    def __call__(self, x: Tensor) -> Tensor:
+        h = convolve(x, self.kernel, self.bias) if self.frozen else F.conv2d(x, self.kernel, self.bias, padding=1)
+        if self.order == "relu-bn":
+            h = _leaky(h, self.slope)
+        if self.normalise is not None:
+            h = self.normalise(h)
+        # ReLU is monotone, so it may follow the pooling, on a quarter of the entries.
+        h = _pool(h, self.stride)
+        return h if self.order == "relu-bn" else _leaky(h, self.slope)
+
+    def freeze(self) -> _Block:
+        """Take the weights as constants, laid out for a CPU."""
+        kernel = self.kernel.detach().contiguous(memory_format=torch.channels_last)
+        bias = None if self.bias is None else self.bias.detach()
+        return replace(self, kernel=kernel, bias=bias, frozen=True)
 
 
 def _block(
-    weights: Params, name: str, x: Tensor, norm: Params | BatchNorm, *, order: Order, slope: float, stride: int = 2
-) -> Tensor:
+    weights: Params, name: str, norm: Params | BatchNorm, *, order: Order, slope: float, stride: int = 2
+) -> _Block:
     kernel, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
     gamma, beta = weights[f"{name}.gamma"], weights[f"{name}.beta"]
-    if order == "relu-bn":
-        x = _leaky(F.conv2d(x, kernel, bias, padding=1), slope)
-        return _pool(_normalise(name, x, gamma, beta, norm), stride)
-    if isinstance(norm, dict):
-        scale, shift = _affine(name, gamma, beta, norm)
-        shift = shift if bias is None else shift + scale * bias
-        x = F.conv2d(x, kernel * scale.view(-1, 1, 1, 1), shift, padding=1)
+    normalise: Callable[[Tensor], Tensor] | None = None
+    if not isinstance(norm, dict):
+        normalise = partial(_by_batch, norm, name, gamma, beta)
     else:
-        x = norm(name, F.conv2d(x, kernel, bias, padding=1), gamma, beta)
-    # ReLU is monotone, so it may follow the pooling, on a quarter of the entries.
-    return _leaky(_pool(x, stride), slope)
+        scale = gamma * torch.rsqrt(norm[f"{name}.var"] + EPSILON)
+        shift = beta - norm[f"{name}.mean"] * scale
+        if order == "relu-bn":
+            normalise = partial(torch.addcmul, shift.view(-1, 1, 1), tensor2=scale.view(-1, 1, 1))
+        else:
+            kernel = kernel * scale.view(-1, 1, 1, 1)
+            bias = shift if bias is None else shift + scale * bias
+    return _Block(kernel, bias, normalise, order, slope, stride)
+
+
+def _by_batch(norm: BatchNorm, name: str, gamma: Tensor, beta: Tensor, h: Tensor) -> Tensor:
+    return norm(name, h, gamma, beta)
 
 
 def _pool(x: Tensor, stride: int) -> Tensor:
@@ -122,18 +178,6 @@ def _pool(x: Tensor, stride: int) -> Tensor:
     x = x[:, :, : x.shape[2] // 2 * 2, : x.shape[3] // 2 * 2]
     rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
     return torch.maximum(rows[..., ::2], rows[..., 1::2])
-
-
-def _normalise(name: str, x: Tensor, gamma: Tensor, beta: Tensor, norm: Params | BatchNorm) -> Tensor:
-    if not isinstance(norm, dict):
-        return norm(name, x, gamma, beta)
-    scale, shift = _affine(name, gamma, beta, norm)
-    return torch.addcmul(shift.view(-1, 1, 1), x, scale.view(-1, 1, 1))
-
-
-def _affine(name: str, gamma: Tensor, beta: Tensor, norm: Params) -> tuple[Tensor, Tensor]:
-    scale = gamma * torch.rsqrt(norm[f"{name}.var"] + EPSILON)
-    return scale, beta - norm[f"{name}.mean"] * scale
 
 
 def _leaky(x: Tensor, slope: float) -> Tensor:

@@ -225,7 +225,7 @@ def _meta_step(
 
 @torch.no_grad()
 def _statistics(learner: Learner, episodes: Episodes) -> Params:
-    fitted = learner.adapt(episodes.support_x, episodes.support_y)
+    fitted = replace(learner, norm_mode="support").adapt(episodes.support_x, episodes.support_y)
     return {name: value.mean(dim=0) for name, value in fitted.norm.items()}
 
 

@@ -18,8 +18,8 @@ Split = Literal["train", "val", "test"]
 Norm = Literal["linf", "l2", "l1"]
 Surface = Literal["query", "support"]
 NormMode = Literal["support", "running", "batch"]
-MetaGradient = Literal["exact", "first-order"]
-Backend = Literal["loop", "vmap"]
+MetaGradient = Literal["exact", "recomputed", "first-order"]
+Backend = Literal["loop", "vmap", "flat"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 NORMS: tuple[Norm, ...] = get_args(Norm)
@@ -127,7 +127,7 @@ class Streams:
 
 @dataclass(frozen=True)
 class Cost:
-    """Rows (points × items) sent forward and backward so far, per task: two int64 CPU tensors [T]."""
+    """Rows (points × items) sent forward and backward so far, per task: two int64 tensors [T]."""
 
     forwards: Tensor
     backwards: Tensor

@@ -12,7 +12,7 @@ from torch import Tensor
 from robustbench_meta import catalog
 from robustbench_meta.engine import Learner
 from robustbench_meta.losses import correct, cross_entropy
-from robustbench_meta.types import NormMode
+from robustbench_meta.types import Episodes, NormMode
 
 ALGORITHMS = catalog.names("algorithms")
 STEPS = 3
@@ -86,23 +86,55 @@ def test_the_gradient_to_the_support_equals_finite_differences(name: str) -> Non
         torch.testing.assert_close((gradient * direction).sum(), difference, rtol=1e-4, atol=1e-8)
 
 
-@pytest.mark.parametrize("norm_mode", ["support", "batch"])
+def meta_step(subject: Learner, episodes: Episodes) -> list[Tensor]:
+    """Scores of the queries, then the gradient of their mean loss by the support and by every parameter it reaches."""
+    params = {name: value.clone().requires_grad_() for name, value in subject.params.items()}
+    x = episodes.support_x.clone().requires_grad_()
+    outputs = scores(replace(subject, params=params), x, episodes.support_y, episodes.query_x)
+    loss = cross_entropy(outputs, episodes.query_y).mean()
+    gradients = torch.autograd.grad(loss, [x, *params.values()], allow_unused=True)
+    return [outputs.detach(), *(torch.zeros(()) if g is None else g for g in gradients)]
+
+
+def running(subject: Learner, episodes: Episodes) -> Learner:
+    """The learner with running statistics such as meta-training would have gathered."""
+    norm = replace(subject, norm_mode="support").adapt(episodes.support_x, episodes.support_y).norm
+    return replace(subject, running={name: value.mean(dim=0).detach() for name, value in norm.items()})
+
+
+@pytest.mark.parametrize("norm_mode", ["support", "batch", "running"])
 @pytest.mark.parametrize("meta_gradient", ["exact", "first-order"])
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_a_loop_over_tasks_equals_mapping_over_them(name: str, meta_gradient: str, norm_mode: str) -> None:
-    looped = learner(name, meta_gradient=meta_gradient, norm_mode=norm_mode)
+def test_all_backends_are_equal(name: str, meta_gradient: str, norm_mode: str) -> None:
     episodes = blobs(tasks=3)
-    found = []
-    for backend in ("loop", "vmap"):
-        params = {k: v.clone().requires_grad_() for k, v in looped.params.items()}
-        subject = replace(looped, params=params, backend=backend)
-        outputs = scores(subject, episodes.support_x, episodes.support_y, episodes.query_x)
-        loss = cross_entropy(outputs, episodes.query_y).mean()
-        gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
-        found.append([outputs.detach(), *(g for g in gradients if g is not None)])
-    assert len(found[0]) > 1
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+    subject = running(learner(name, meta_gradient=meta_gradient, norm_mode=norm_mode), episodes)
+    looped = meta_step(subject, episodes)
+    for backend in ("vmap", "flat"):
+        found = meta_step(replace(subject, backend=backend), episodes)
+        for one, other in zip(looped, found, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("backend", ["loop", "vmap", "flat"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_recomputed_meta_gradient_is_the_exact_one(name: str, backend: str) -> None:
+    episodes = blobs(tasks=2)
+    exact = meta_step(learner(name, backend=backend), episodes)
+    found = meta_step(learner(name, backend=backend, meta_gradient="recomputed"), episodes)
+    assert exact[1].abs().sum() > 0
+    for one, other in zip(exact, found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["loop", "vmap", "flat"])
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_one_rollout_gives_the_learners_of_every_step_count(name: str, backend: str) -> None:
+    subject, episodes = learner(name, backend=backend), blobs()
+    for count, fitted in zip(
+        (0, 1, 3), subject.rollout(episodes.support_x, episodes.support_y, [0, 1, 3]), strict=True
+    ):
+        alone = subject.adapt(episodes.support_x, episodes.support_y, steps=count)
+        assert torch.equal(subject.predict(fitted, episodes.query_x), subject.predict(alone, episodes.query_x))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tiny import Identity, blobs, learner
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustbench_meta import catalog, evaluate
 from robustbench_meta.engine import Fitted, Learner, ObjectLearner, craft, depends_on_batch, has_gradient
 from robustbench_meta.losses import cross_entropy
-from robustbench_meta.types import Box, InputError, Streams, Threat
+from robustbench_meta.networks import BatchNorm, Conv4
+from robustbench_meta.types import Box, InputError, MetaGradient, Params, Streams, Threat
 
 EVERY = ["protonet", "r2d2", "maml", "anil"]
 
 
-@pytest.mark.parametrize("backend", ["loop", "vmap"])
+@pytest.mark.parametrize("backend", ["loop", "vmap", "flat"])
 @pytest.mark.parametrize("name", EVERY)
 def test_a_victim_scores_any_subset_of_points_as_predict_does(name: str, backend: str) -> None:
     subject, episodes = learner(name, backend=backend), blobs(tasks=3)
@@ -207,3 +211,66 @@ def test_a_users_object_is_probed_for_its_gradient(differentiable: bool) -> None
     points = torch.tensor([10, 2, 17])
     torch.testing.assert_close(victim.forward(victim.x[points], points).squeeze(1), expected[points])
     assert victim.differentiable is differentiable
+
+
+class Allocations(TorchDispatchMode):
+    """Remembers every storage that an operation made, without keeping it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.storages: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        for tensor in found if isinstance(found, tuple) else (found,):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self.storages[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        return found
+
+    def alive(self) -> int:
+        """Sum the bytes of the storages that something still holds."""
+        return sum(size for reference, size in self.storages.values() if not reference.expired())
+
+
+def kept_bytes(meta_gradient: MetaGradient, steps: int) -> int:
+    """Count what one adaptation keeps for its way back, in bytes."""
+    subject, episodes = learner("maml", meta_gradient=meta_gradient), blobs(tasks=1)
+    subject = replace(subject, params={name: value.requires_grad_() for name, value in subject.params.items()})
+    with Allocations() as allocations:
+        fitted = subject.adapt(episodes.support_x, episodes.support_y, steps=steps)
+        assert fitted.state
+        return allocations.alive()
+
+
+def test_the_recomputed_gradient_keeps_nothing_of_a_step_but_the_parameters_after_it() -> None:
+    weights = sum(value.nbytes for value in learner("maml").params.values())
+    growth = [kept_bytes("recomputed", steps) - kept_bytes("recomputed", 2) for steps in (4, 8)]
+    assert growth == [2 * weights, 6 * weights]
+    assert kept_bytes("exact", 4) - kept_bytes("exact", 2) > 20 * weights
+
+
+def test_a_rollout_refuses_counts_that_fall() -> None:
+    subject, episodes = learner("maml"), blobs()
+    with pytest.raises(InputError, match=r"^steps: \[3, 1\] is not a list .* in ascending order"):
+        subject.rollout(episodes.support_x, episodes.support_y, [3, 1])
+
+
+@pytest.mark.parametrize("name", ["anil", "protonet"])
+def test_a_body_that_all_tasks_share_embeds_their_supports_once_and_together(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    embed = Conv4.__call__
+
+    def counted(self: Conv4, weights: Params, x: Tensor, norm: Params | BatchNorm) -> Tensor:
+        rows.append(len(x))
+        return embed(self, weights, x, norm)
+
+    monkeypatch.setattr(Conv4, "__call__", counted)
+    episodes = blobs(tasks=3)
+    learner(name, backend="flat").adapt(episodes.support_x, episodes.support_y, steps=4)
+    assert rows == [3 * 12]
+    rows.clear()
+    learner(name, backend="loop").adapt(episodes.support_x, episodes.support_y, steps=4)
+    assert rows == [12, 12, 12]

@@ -13,6 +13,7 @@ ROOMS = [
     "types",
     "threats",
     "losses",
+    "kernels",
     "networks",
     "episodes",
     "downloads",

@@ -18,7 +18,7 @@ from robustbench_meta.algorithms.protonet import ProtoNet
 from robustbench_meta.checkpoint import Recipe
 from robustbench_meta.defenses.standard import Standard
 from robustbench_meta.engine import Learner
-from robustbench_meta.networks import BatchNorm
+from robustbench_meta.networks import BatchNorm, Embed
 from robustbench_meta.tasks.strokes import Strokes
 from robustbench_meta.train import _meta_step, _Run, _start, _validate, train
 from robustbench_meta.types import Box, Defense, Episodes, Net, Params, Spec, Split, Threat
@@ -109,6 +109,9 @@ class Normed:
     def __call__(self, weights: Params, x: Tensor, norm: Params | BatchNorm) -> Tensor:
         assert not isinstance(norm, dict)
         return norm("one", x, weights["gamma"], weights["beta"]).flatten(1)
+
+    def freeze(self, weights: Params, norm: Params) -> Embed:
+        return lambda x: self(weights, x, norm)
 
 
 def test_running_statistics_follow_the_supports_by_a_tenth_and_start_at_the_first_batch() -> None:

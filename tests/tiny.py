@@ -10,7 +10,7 @@ from torch import Tensor
 
 from robustbench_meta import catalog
 from robustbench_meta.engine import Learner, Network, start_params
-from robustbench_meta.networks import BatchNorm, Conv4
+from robustbench_meta.networks import BatchNorm, Conv4, Embed
 from robustbench_meta.types import Algorithm, Box, Episodes, Params
 
 
@@ -26,6 +26,9 @@ class Identity:
 
     def __call__(self, weights: Params, x: Tensor, norm: Params | BatchNorm) -> Tensor:
         return weights["scale"] * x.flatten(1)
+
+    def freeze(self, weights: Params, norm: Params) -> Embed:
+        return lambda x: self(weights, x, norm)
 
 
 SMALL = Conv4(width=4, depth=2)
