@@ -159,10 +159,11 @@ def test_corners_reach_every_place_where_a_window_fits(norm: Norm) -> None:
     canvas = Canvas(Box((2, 5, 7)), Threat(norm, 0.1))
     rng = torch.Generator().manual_seed(0)
     clean = torch.full((400, 70), 0.5)
-    draws = torch.rand(400, canvas.draws, generator=rng)
+    draws = torch.rand(400, 1, canvas.draws, generator=rng)
     if norm != "linf":
-        draws[:, 2:4] = draws[:, :2]
-    changed = (canvas.propose(clean, clean, draws, 3) != clean).view(400, 2, 5, 7).any(dim=1)
+        draws[..., 2:4] = draws[..., :2]
+    (stroke,) = canvas.strokes(draws, [3])
+    changed = (canvas.paint(clean, clean, stroke) != clean).view(400, 2, 5, 7).any(dim=1)
     # The first and last rows and columns that changed are those of a window of 3 x 3.
     rows, columns = changed.any(dim=2).long(), changed.any(dim=1).long()
     assert {(int(r.argmax()), int(c.argmax())) for r, c in zip(rows, columns, strict=True)} == {
