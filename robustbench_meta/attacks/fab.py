@@ -1,6 +1,6 @@
 """FAB, targeted: the nearest misclassified point, by projections on linearised boundaries (arXiv 1907.02044, Alg. 1).
 
-The box-constrained projection onto a hyperplane (section 3.1 and appendix A) is found without sorting in Linf and L2.
+The projections onto a hyperplane inside the box are exact, and found without sorting in Linf and L2.
 Shapes: P' points under attack, x [P',1,*X]; rows [2,P',D] hold the iterate and the clean input of D entries each.
 """
 
@@ -89,7 +89,7 @@ class TargetedFAB:
             x = torch.lerp(clean, x, _per_point(torch.where(wrong, self.retreat, 1.0).to(x), x))
 
     def _step(self, x: Tensor, clean: Tensor, gradient: Tensor, gap: Tensor, norm: Norm, box: Box) -> Tensor:
-        """Combine the projections of iterate and clean input onto the plane where the linearised gap is 0 (eq. 8)."""
+        """Combine the projections of iterate and clean input onto the plane where the linearised gap is 0."""
         rows = torch.stack((x, clean)).flatten(2)
         normal = gradient.flatten(1)
         missing = torch.stack((-gap, ((rows[0] - rows[1]) * normal).sum(dim=-1) - gap))

@@ -21,7 +21,7 @@ from robustbench_meta import losses, threats
 from robustbench_meta.ascent import Search
 from robustbench_meta.types import Box, InputError, Norm, Streams, Surface, Threat, Victim
 
-# The windows' share of the image is halved after each of these proposals, were there 10000 (appendix B).
+# The windows' share of the image is halved after each of these proposals, were there 10000 (the paper's schedule).
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
@@ -185,7 +185,7 @@ class Canvas:
         return (Stroke(*stroke) for stroke in zip(windows, *parts, strict=True))
 
     def paint(self, clean: Tensor, rows: Tensor, stroke: Stroke) -> Tensor:
-        """Return rows with a new window: of one colour per channel, at the edge of the ball, in Linf."""
+        """Return rows with a new window: in Linf one colour a channel, at the edge of the ball; else a pattern."""
         cells = self._cells(stroke.corners[:, 0], stroke.window)
         if self.threat.norm == "linf":
             held = clean.gather(1, cells).view(len(clean), self.space.shape[0], -1)
