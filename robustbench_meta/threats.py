@@ -107,21 +107,28 @@ def _l1_random(like: Tensor, rng: Streams, eps: float) -> Tensor:
 
 
 def _l1_shrink(moved: Tensor, room: Tensor, eps: float) -> Tensor:
-    """Project onto the L1 ball intersected with the box (arXiv 2103.01208, Prop. 2.1), by bisection.
+    """Project onto the L1 ball intersected with the box (arXiv 2103.01208, Prop. 2.1).
 
-    The projection is sign(u) clip(|u| - t, 0, room) with the least t >= 0 that meets the budget.
+    The projection is sign(u) clip(|u| - cut, 0, room) with the least cut >= 0 that meets the budget, found by Newton's
+    method, or by halving its bracket where a step would leave it: mostly in five to ten passes, up to rounding.
     """
     size = moved.abs()
-    low = torch.zeros_like(size[:, :1])
-    high = size.amax(dim=1, keepdim=True)
-    kept = torch.minimum(size, room)
-    for _ in range(40):
-        middle = (low + high) / 2
-        fits = torch.minimum((size - middle).clamp_min(0), room).sum(dim=1, keepdim=True) <= eps
-        low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-    shrunk = torch.minimum((size - high).clamp_min(0), room)
-    inside = kept.sum(dim=1, keepdim=True) <= eps
-    return moved.sign() * torch.where(inside, kept, shrunk)
+    cut, low, high = torch.zeros_like(size[:, :1]), torch.zeros_like(size[:, :1]), size.amax(dim=1, keepdim=True)
+    above, below, rounding = torch.empty_like(size), torch.empty_like(size), torch.finfo(size.dtype).eps
+    for step in range(64):
+        kept = torch.minimum((size - cut).clamp_min_(0), room)
+        over = kept.sum(dim=1, keepdim=True) - eps
+        # Masks of floats: comparisons into bool are several times slower on a CPU.
+        free = torch.gt(kept, 0, out=above).mul_(torch.lt(kept, room, out=below)).sum(dim=1, keepdim=True)
+        settled = (over.abs() <= 4 * rounding * (eps + cut * free)) | ((over <= 0) & (cut == 0))
+        if bool(settled.all()):
+            break
+        low, high = torch.where(over > 0, cut, low), torch.where(over > 0, high, cut)
+        newton = cut + over / free
+        trusted = (newton > low) & (newton < high) & (step < 24)  # else halving reaches any cut
+        cut = torch.where(settled, cut, torch.where(trusted, newton, (low + high) / 2))
+    total = kept.sum(dim=1, keepdim=True).clamp_min(max(eps, torch.finfo(size.dtype).tiny))
+    return moved.sign() * kept * (eps / total)
 
 
 def _l1_steepest(gradient: Tensor, room: Tensor, length: float) -> Tensor:
