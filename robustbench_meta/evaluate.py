@@ -6,7 +6,8 @@ T tasks, S support, Q queries, P points, M items in a point, N classes, X the sh
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -59,19 +60,88 @@ class _Attacked:
     victim: Victim
 
 
-def run(cell: Cell, learner: AnyLearner, family: TaskFamily, attack: Attack, tasks: Sequence[int]) -> Block:
+@dataclass(frozen=True)
+class _Adapted:
+    """Tasks, the learners adapted to them, and their scores [T,Q,N] of the clean queries."""
+
+    episodes: Episodes
+    fitted: Any
+    clean: Tensor
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        parts = [*vars(self.episodes).values(), self.clean, *_tensors(self.fitted)]
+        return sum(part.nbytes for part in parts if part is not None)
+
+
+class Adaptations:
+    """The learners adapted last, for cells that differ in attack or threat alone.
+
+    One rollout serves every step count of `cells` at once. Adapted again or taken from here, records are the same.
+    """
+
+    def __init__(self, cells: Iterable[Cell] = (), limit: int = 2**29) -> None:
+        self.limit, self.held = limit, 0  # in bytes
+        self.kept: OrderedDict[tuple[Any, ...], _Adapted] = OrderedDict()
+        self.steps: dict[tuple[Any, ...], set[int]] = {}
+        for cell in cells:
+            if cell.steps is not None:
+                self.steps.setdefault(_tasks_of(cell), set()).add(cell.steps)
+
+    def of(self, cell: Cell, learner: AnyLearner, family: TaskFamily, tasks: Sequence[int]) -> _Adapted:
+        """Return what the cell's tasks need before they are attacked."""
+        if not isinstance(learner, Learner):  # an object may keep what it likes in what it returns
+            return _adapted(cell, learner, _sampled(cell, learner, family, tasks), [cell.steps])[0]
+        wanted = (*_tasks_of(cell), *tasks)
+        if (*wanted, cell.steps) not in self.kept:
+            alike = self.steps.get(_tasks_of(cell), set())
+            counts = [None] if cell.steps is None else sorted(alike | {cell.steps})
+            episodes = _sampled(cell, learner, family, tasks)
+            for count, found in zip(counts, _adapted(cell, learner, episodes, counts), strict=True):
+                self._keep((*wanted, count), found)
+        self.kept.move_to_end((*wanted, cell.steps))
+        return self.kept[*wanted, cell.steps]
+
+    def forget(self) -> None:
+        """Drop everything, as after an attack that changed what it was given."""
+        self.kept.clear()
+        self.held = 0
+
+    def _keep(self, name: tuple[Any, ...], found: _Adapted) -> None:
+        before = self.kept.pop(name, None)
+        self.held += found.size - (0 if before is None else before.size)
+        self.kept[name] = found
+        while self.held > self.limit and len(self.kept) > 1:
+            self.held -= self.kept.popitem(last=False)[1].size
+
+
+def run(
+    cell: Cell,
+    learner: AnyLearner,
+    family: TaskFamily,
+    attack: Attack,
+    tasks: Sequence[int],
+    *,
+    adaptations: Adaptations | None = None,
+) -> Block:
     """Measure the tasks numbered `tasks` of a cell.
 
     Every random number depends on (cell, task) alone, so records do not depend on how tasks are grouped.
     Raises CellError where scores or x_adv are not what they must be; whatever the attack raises passes through.
     """
     # Where the engine loops over tasks anyway, one at a time costs nothing and needs the least memory.
-    together = isinstance(learner, Learner) and learner.backend == "vmap"
+    together = isinstance(learner, Learner) and learner.backend != "loop"
+    adaptations = adaptations or Adaptations()
     groups = [list(tasks)] if together else [[task] for task in tasks]
     records: list[Record] = []
     pictures = None
     for group in groups:
-        found = _attack(cell, learner, family, attack, group)
+        try:
+            found = _attack(cell, learner, family, attack, group, adaptations)
+        except BaseException:
+            adaptations.forget()
+            raise
         records += _records(found, group)
         if group[0] == 0 and attack.needs_gradient and cell.threat.surface == "query":
             pictures = _pictures(found)
@@ -91,15 +161,38 @@ def check_learner(learner: AnyLearner, family: TaskFamily, split: Split, spec: S
             raise InputError(f"learner: {error}") from None
 
 
-def _attack(cell: Cell, learner: AnyLearner, family: TaskFamily, attack: Attack, tasks: Sequence[int]) -> _Attacked:
-    sampled = family.sample(cell.split, cell.spec, tasks, seed=cell.seed)
-    episodes = sampled.to(learner.device, learner.dtype)
+def _tasks_of(cell: Cell) -> tuple[Any, ...]:
+    return (cell.weights, cell.norm_mode, cell.family, cell.episodes, cell.split, cell.spec, cell.seed)
+
+
+def _sampled(cell: Cell, learner: AnyLearner, family: TaskFamily, tasks: Sequence[int]) -> Episodes:
+    return family.sample(cell.split, cell.spec, tasks, seed=cell.seed).to(learner.device, learner.dtype)
+
+
+def _adapted(cell: Cell, learner: AnyLearner, episodes: Episodes, counts: Sequence[int | None]) -> list[_Adapted]:
+    """Adapt to the tasks with every number of steps in `counts`."""
+    with _grad_mode(learner), _full_precision():
+        if isinstance(learner, Learner):
+            fits: list[Any] = learner.rollout(episodes.support_x, episodes.support_y, [count or 0 for count in counts])
+        else:
+            fits = [learner.adapt(episodes.support_x, episodes.support_y, steps=count) for count in counts]
+        ways = cell.spec.ways
+        return [_Adapted(episodes, fitted, _scores(learner, fitted, episodes.query_x, ways)) for fitted in fits]
+
+
+def _attack(
+    cell: Cell,
+    learner: AnyLearner,
+    family: TaskFamily,
+    attack: Attack,
+    tasks: Sequence[int],
+    adaptations: Adaptations,
+) -> _Attacked:
     rng = Streams([_seed(store.key(cell), task) for task in tasks])
     # What a user's object draws itself must not differ between attacks, or clean accuracy would.
     with _own_randomness(_seed(f"learner {cell.seed}", tasks[0])):
-        with _grad_mode(learner), _full_precision():
-            fitted: Any = learner.adapt(episodes.support_x, episodes.support_y, steps=cell.steps)
-            clean = _scores(learner, fitted, episodes.query_x, cell.spec.ways)
+        adapted = adaptations.of(cell, learner, family, tasks)
+        episodes, fitted, clean = adapted.episodes, adapted.fitted, adapted.clean
         if cell.threat.surface == "query":
             victim = learner.query_victim(fitted, episodes.query_x, episodes.query_y)
         else:

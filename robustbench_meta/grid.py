@@ -18,7 +18,7 @@ import torch
 from robustbench_meta import catalog, checkpoint, store, threats
 from robustbench_meta.engine import Learner, ObjectLearner, depends_on_batch, has_gradient
 from robustbench_meta.episodes import fingerprint
-from robustbench_meta.evaluate import AnyLearner, Block, CellError, check_learner, run
+from robustbench_meta.evaluate import Adaptations, AnyLearner, Block, CellError, check_learner, run
 from robustbench_meta.types import (
     NORMS,
     SPLITS,
@@ -248,7 +248,8 @@ def execute(
     store.prepare(results)
     have = {job.key: {record.task for record in store.stored(results, job.cell)} for job in plan.jobs}
     probed = count if budget is None else PROBE_TASKS
-    work = _Work(results, plan, watcher or Watcher(), probed, store.seconds_per_task(results), have)
+    adaptations = Adaptations(job.cell for job in plan.jobs)
+    work = _Work(results, plan, watcher or Watcher(), probed, store.seconds_per_task(results), have, adaptations)
     started = time.monotonic()
     for job in plan.jobs:
         if job.key not in work.pace:
@@ -335,6 +336,7 @@ class _Work:
     tasks: int
     pace: dict[str, float]  # seconds per task
     have: dict[str, set[int]]  # tasks in the store
+    adaptations: Adaptations
     failures: dict[str, Failure] = field(default_factory=dict)
     largest: dict[str, int] = field(default_factory=dict)  # block sizes that memory allows
     told: set[str] = field(default_factory=set)
@@ -357,7 +359,7 @@ class _Work:
             warnings.simplefilter("default")
             warnings.simplefilter("ignore", DeprecationWarning)  # of libraries: nothing that a user could mend
             try:
-                found = run(job.cell, job.learner, job.family, job.attack, block)
+                found = run(job.cell, job.learner, job.family, job.attack, block, adaptations=self.adaptations)
             except torch.OutOfMemoryError as error:
                 self.largest[job.key] = len(block) // 2
                 if len(block) == 1:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from robustbench_meta import catalog
-from robustbench_meta.engine import Learner, ObjectLearner, start_params
-from robustbench_meta.evaluate import CellError, check_learner, run
+from robustbench_meta.engine import Fitted, Learner, ObjectLearner, start_params
+from robustbench_meta.evaluate import Adaptations, CellError, check_learner, run
 from robustbench_meta.networks import Conv4
 from robustbench_meta.tasks.strokes import Strokes
 from robustbench_meta.types import Box, Cell, Episodes, InputError, Norm, Spec, Streams, Surface, Threat, Victim
@@ -320,3 +320,41 @@ def test_scores_that_do_not_fit_are_refused_before_any_attack(scores: Callable[[
 def test_a_family_of_another_shape_is_refused() -> None:
     with pytest.raises(InputError, match=r"family: inputs of shape \(4,\)"):
         check_learner(conv(), Line(), "test", LINE, None)
+
+
+def test_adaptations_are_made_once_for_all_attacks_and_step_counts_and_change_no_record(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    subject = conv("maml")
+    cells = [cell(steps=steps, attack=name) for name in ("fgsm", "pgd-3") for steps in (1, 3)]
+    apart = [run(one, subject, STROKES, catalog.attack(one.attack), [0, 1]).records for one in cells]
+    rollouts: list[list[int]] = []
+    rollout = Learner.rollout
+
+    def counted(self: Learner, x: Tensor, y: Tensor, steps: list[int]) -> list[Fitted]:
+        rollouts.append(steps)
+        return rollout(self, x, y, steps)
+
+    monkeypatch.setattr(Learner, "rollout", counted)
+    shared = Adaptations(cells)
+    together = [
+        run(one, subject, STROKES, catalog.attack(one.attack), [0, 1], adaptations=shared).records for one in cells
+    ]
+    assert together == apart
+    assert rollouts == [[1, 3], [1, 3]]  # once for each task
+
+
+def test_adaptations_hold_no_more_than_their_limit() -> None:
+    shared = Adaptations([cell()], limit=1)
+    for _ in range(2):
+        run(cell(), conv(), STROKES, catalog.attack("fgsm"), [0, 1, 2], adaptations=shared)
+    assert [kept.size for kept in shared.kept.values()] == [shared.held]
+
+
+def test_nothing_is_kept_after_an_attack_that_failed() -> None:
+    shared, subject = Adaptations([cell()]), conv()
+    before = run(cell(), subject, STROKES, catalog.attack("fgsm"), [0], adaptations=shared).records
+    with pytest.raises(CellError, match="changed the inputs"):
+        run(cell(), subject, STROKES, Broken(lambda victim: victim.x.add_(0.01).clone()), [0], adaptations=shared)
+    assert not shared.kept
+    assert run(cell(), subject, STROKES, catalog.attack("fgsm"), [0], adaptations=shared).records == before
