@@ -94,11 +94,11 @@ class APGD:
         radii = self.l1_radii if threat.norm == "l1" else (1.0,)
         share = 0.2 if len(radii) == 1 else None
         x = _start(search.victim, points, replace(threat, eps=radii[0] * threat.eps), rng)
-        for radius, steps in zip(radii, phases(self.steps, len(radii)), strict=True):
-            ball = replace(threat, eps=radius * threat.eps)
-            x = threats.project(x, search.victim.x[points], ball, search.victim.space)
+        for ball, (radius, steps) in enumerate(zip(radii, phases(self.steps, len(radii)), strict=True), start=1):
+            inside = replace(threat, eps=radius * threat.eps)
+            x = threats.project(x, search.victim.x[points], inside, search.victim.space)
             if steps:
-                x = _Climb(search, ball, objective, steps, counts=radius == 1, share=share)(points, x)
+                x = _Climb(search, inside, objective, steps, counts=ball == len(radii), share=share)(points, x)
 
 
 def phases(steps: int, count: int) -> list[int]:
@@ -173,7 +173,7 @@ class _Climb:
     threat: Threat  # the ball
     objective: Objective
     steps: int
-    counts: bool  # whether the ball is the adversary's own, so that the search may keep iterates
+    counts: bool  # whether this is the adversary's own ball, whose iterates the search may keep
     share: float | None  # of the entries that the first steps move in L1; None: 2/3 of those that the start has moved
 
     def __call__(self, points: Tensor, x: Tensor) -> Tensor:
