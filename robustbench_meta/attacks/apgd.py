@@ -241,7 +241,8 @@ class _Climb:
             x = x.detach().requires_grad_()
             loss = self._look(points, x)
             (gradient,) = torch.autograd.grad(loss.sum(), x)
-        return loss.detach(), gradient
+        # A network in channels-last order hands back such a gradient, which would slow down every operation with x.
+        return loss.detach(), gradient.contiguous()
 
     def _move(self, state: _State, momentum: float) -> Tensor:
         """Step uphill into the ball, then go that way in part and on as before in part (equation 2 of 2003.01690)."""
