@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustbench_meta.losses import correct
 from robustbench_meta.threats import ABSOLUTE_SLACK, RELATIVE_SLACK, distance, project
-from robustbench_meta.types import Box, InputError, Norm, Streams, Threat, Victim
+from robustbench_meta.types import Box, InputError, Streams, Threat, Victim
 
 Craft = Callable[["Classifier", Tensor, Tensor, int], Tensor]
 
@@ -117,12 +117,10 @@ def check_inputs(victim: Victim) -> None:
         )
 
 
-def check_images(space: Box, norm: Norm) -> None:
+def check_images(space: Box) -> None:
     """Refuse what Square, the last member of AutoAttack, cannot attack, even where no point is left for it."""
     if len(space.shape) != 3:
-        raise InputError(f"inputs: shape {space.shape}; AutoAttack takes (C, H, W)")
-    if norm != "linf" and min(space.shape[1:]) < 5:
-        raise InputError(f"inputs: shape {space.shape}; AutoAttack's Square needs 5 x 5 pixels in {norm}")
+        raise InputError(f"inputs: shape {space.shape}; AutoAttack takes images (C, H, W)")
 
 
 def check_scores(scores: Tensor, labels: Tensor, task: int) -> None:

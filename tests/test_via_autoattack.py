@@ -123,7 +123,7 @@ def test_pixels_outside_the_box_are_refused() -> None:
 
 def test_inputs_the_library_cannot_take_are_refused() -> None:
     victim, streams = linear(tasks=1).victim, linear(tasks=1).streams()
-    for box, said in ((Box((1, 6, 6), -1.0, 1.0), r"takes \[0, 1\]"), (Box((36,)), r"takes \(C, H, W\)")):
+    for box, said in ((Box((1, 6, 6), -1.0, 1.0), r"takes \[0, 1\]"), (Box((36,)), r"takes images \(C, H, W\)")):
         with pytest.raises(InputError, match=said):
             ATTACK(replace(victim, space=box), Threat("linf", 0.1), streams)
     with pytest.raises(InputError, match="float32"):

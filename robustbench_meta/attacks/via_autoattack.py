@@ -95,9 +95,11 @@ def _contained() -> Iterator[list[str]]:
 
 def _check(victim: Victim, threat: Threat) -> None:
     space = victim.space
-    check_images(space, threat.norm)
+    check_images(space)
     if (space.low, space.high) != (0.0, 1.0):
         raise InputError(f"inputs: in [{space.low:g}, {space.high:g}]; the reference AutoAttack takes [0, 1]")
+    if threat.norm != "linf" and min(space.shape[1:]) < 5:
+        raise InputError(f"inputs: shape {space.shape}; the reference Square needs 5 x 5 pixels in {threat.norm}")
     if victim.x.dtype != torch.float32:
         raise InputError(f"dtype: {victim.x.dtype}; the reference AutoAttack computes in torch.float32 alone")
 
