@@ -181,7 +181,10 @@ def test_what_a_task_meets_does_not_depend_on_the_tasks_beside_it(name: str, nor
     assert torch.equal(alone, crafted(name, norm)[half:])
 
 
-@pytest.mark.parametrize(("name", "norm"), [claim for claim in OWN_CLAIMS if claim in OPTIMAL_CLAIMS])
+# Not for the ensemble, since its members are here one by one.
+@pytest.mark.parametrize(
+    ("name", "norm"), [claim for claim in OWN_CLAIMS if claim in OPTIMAL_CLAIMS and claim[0] != "autoattack"]
+)
 def test_permuting_queries_permutes_results(name: str, norm: Norm) -> None:
     # Random starts stay with the place of a query, so bytes differ; away from the boundary verdicts may not.
     one = linear(ways=LEAST_WAYS.get(name, 2), tasks=1, queries=20, seed=4)

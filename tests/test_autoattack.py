@@ -47,6 +47,14 @@ def theirs() -> AutoAttack:
     return made
 
 
+def quick() -> AutoAttack:
+    """The preset, but with 100 queries for Square, which finds nothing on a linear model that APGD has not found.
+
+    The contract tests run the preset itself.
+    """
+    return replace(theirs(), square=catalog.attack("square-100"))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("ways", "order"),
     [
@@ -87,7 +95,7 @@ def test_the_preset_is_made_of_the_standard_members() -> None:
 def test_every_number_of_classes_gives_the_exact_answer(ways: int, norm: Norm) -> None:
     victims = linear(ways=ways, tasks=1, queries=8, seed=1)
     eps = victims.eps(norm)
-    x_adv = theirs()(victims.victim, Threat(norm, eps), victims.streams())
+    x_adv = quick()(victims.victim, Threat(norm, eps), victims.streams())
     survived = victims.survives(x_adv)
     assert 0 < int(survived.sum()) < len(survived)
     assert torch.equal(survived, victims.distances(norm) > eps)
@@ -97,8 +105,8 @@ def test_every_number_of_classes_gives_the_exact_answer(ways: int, norm: Norm) -
 def test_the_ensemble_fools_whatever_a_member_fools(ways: int) -> None:
     victims = linear(ways=ways, tasks=2, queries=8, seed=2)
     threat = Threat("l2", victims.eps("l2"))
-    together = victims.survives(theirs()(victims.victim, threat, victims.streams()))
-    members = theirs().members(ways)
+    together = victims.survives(quick()(victims.victim, threat, victims.streams()))
+    members = quick().members(ways)
     parts = victims.streams().split(len(members))
     for member, part in zip(members, parts, strict=True):
         search = Search(victims.victim)
@@ -156,9 +164,9 @@ def test_small_images_other_boxes_and_float64_are_attacked_too(norm: Norm) -> No
     wide = replace(of(victims.weights, 2 * victims.victim.x - 1, victims.victim.y[:, 0], (2, 3, 4)).victim)
     wide = replace(wide, space=Box((2, 3, 4), -1.0, 1.0))
     eps = victims.eps(norm)
-    survived = victims.survives(theirs()(victims.victim, Threat(norm, eps), victims.streams()))
+    survived = victims.survives(quick()(victims.victim, Threat(norm, eps), victims.streams()))
     assert torch.equal(survived, victims.distances(norm) > eps)
-    shifted = theirs()(wide, Threat(norm, 2 * eps), victims.streams())
+    shifted = quick()(wide, Threat(norm, 2 * eps), victims.streams())
     with torch.no_grad():
         outputs = victims.victim.forward((shifted + 1) / 2, victims.victim.points)
     assert torch.equal(outputs.argmax(-1).eq(victims.victim.y).squeeze(1), victims.distances(norm) > eps)
