@@ -222,3 +222,21 @@ def test_legal_budgets_pass_unchanged() -> None:
 def test_an_unknown_norm_is_refused() -> None:
     with pytest.raises(InputError, match="linf, l2, l1"):
         threats.check(Threat("l0", 1.0), BOX)  # type: ignore[arg-type]
+
+
+def test_the_l1_projection_spends_the_budget_on_any_mix_of_sparse_moves_and_narrow_rooms() -> None:
+    rng = torch.Generator().manual_seed(0)
+    for trial in range(60):
+        x = (torch.rand(8, 50, generator=rng, dtype=torch.float64) * 1.4 - 0.2).clamp(0, 1)
+        moved = torch.randn(8, 50, generator=rng, dtype=torch.float64) * 10 ** (trial % 4 - 2)
+        moved *= torch.rand(8, 50, generator=rng) < torch.rand(8, 1, generator=rng)
+        eps = (0.01, 0.1, 3.0)[trial % 3]
+        size, room = moved.abs(), torch.where(moved >= 0, 1 - x, x)
+        low, high = torch.zeros(8, 1, dtype=torch.float64), size.amax(dim=1, keepdim=True)
+        for _ in range(60):
+            cut = (low + high) / 2
+            over = torch.minimum((size - cut).clamp_min(0), room).sum(dim=1, keepdim=True) > eps
+            low, high = torch.where(over, cut, low), torch.where(over, high, cut)
+        expected = x + moved.sign() * torch.minimum((size - high).clamp_min(0), room)
+        projected = threats.project(x + moved, x, Threat("l1", eps), Box((50,)))
+        torch.testing.assert_close(projected, expected, atol=1e-9, rtol=0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import ClassVar
 
@@ -64,8 +64,8 @@ class Square:
             for steps in rounds(self.queries):
                 # Drawn for all points and for many steps at a time: a call per task costs more than the numbers.
                 draws = rest.uniform(victim.x.new_empty(len(victim.x), len(steps), canvas.draws))[best.points]
-                for step, draw in zip(steps, draws.unbind(1), strict=True):
-                    best = _improve(victim, canvas, best, draw, window=self.window(step, victim.space, threat.norm))
+                for stroke in canvas.strokes(draws, [self.window(step, victim.space, threat.norm) for step in steps]):
+                    best = _improve(victim, canvas, best, stroke)
                 best = _drop_fooled(search, best)
                 if not len(best.points):
                     return
@@ -86,6 +86,7 @@ class Best:
     """The best proposal of each point that was still standing when last looked at."""
 
     points: Tensor  # [P']
+    y: Tensor  # [P',1]
     clean: Tensor  # rows
     rows: Tensor
     outputs: Tensor  # [P',1,N]
@@ -101,23 +102,33 @@ def rounds(queries: int) -> Iterator[range]:
         begin = end
 
 
+@dataclass(frozen=True)
+class Stroke:
+    """Where and how every point is painted over in one step: from one window in Linf, from two else."""
+
+    window: int
+    corners: Tensor  # [P',1 or 2], the index of a window's first pixel
+    flips: Tensor  # [P'], 1 where the pattern is transposed
+    signs: Tensor  # [P',C,1], -1 or 1
+
+
 def _start(victim: Victim, canvas: Canvas, points: Tensor, *, draws: Tensor) -> Best:
-    clean = victim.x[points].flatten(1)
+    clean, y = victim.x[points].flatten(1), victim.y[points]
     rows = canvas.start(clean, draws[points])
     outputs = victim.forward(rows.view(-1, *victim.x.shape[1:]), points)
-    return Best(points, clean, rows, outputs, losses.margin(outputs, victim.y[points]).squeeze(1))
+    return Best(points, y, clean, rows, outputs, losses.margin(outputs, y).squeeze(1))
 
 
-def _improve(victim: Victim, canvas: Canvas, best: Best, draw: Tensor, *, window: int) -> Best:
-    """Take the proposal of `draw` [P',...] for every point whose margin it raises; one that is fooled is final."""
-    rows = canvas.propose(best.clean, best.rows, draw, window)
+def _improve(victim: Victim, canvas: Canvas, best: Best, stroke: Stroke) -> Best:
+    """Keep what the stroke makes of every point whose margin it raises."""
+    rows = canvas.paint(best.clean, best.rows, stroke)
     outputs = victim.forward(rows.view(-1, *victim.x.shape[1:]), best.points)
-    margin = losses.margin(outputs, victim.y[best.points]).squeeze(1)
-    better = (margin > best.margin) & (best.margin < 0)
+    margin = losses.margin(outputs, best.y).squeeze(1)
+    better = margin > best.margin
     # An interpolation by 0 or 1 is exact, and several times faster than torch.where on a CPU.
     rows = torch.lerp(best.rows, rows, better.to(rows).unsqueeze(1))
     outputs = torch.where(better.view(-1, 1, 1), outputs, best.outputs)
-    return replace(best, rows=rows, outputs=outputs, margin=torch.where(better, margin, best.margin))
+    return Best(best.points, best.y, best.clean, rows, outputs, torch.where(better, margin, best.margin))
 
 
 def _drop_fooled(search: Search, best: Best) -> Best:
@@ -126,14 +137,14 @@ def _drop_fooled(search: Search, best: Best) -> Best:
         return best
     rows, shape = best.rows[~left], search.victim.x.shape[1:]
     search.offer(rows.view(-1, *shape), best.outputs[~left], best.points[~left])
-    return Best(best.points[left], best.clean[left], best.rows[left], best.outputs[left], best.margin[left])
+    return Best(*(getattr(best, field.name)[left] for field in fields(best)))
 
 
 @dataclass(frozen=True)
 class Canvas:
     """Where windows lie and what is painted into them, from uniform numbers in [0, 1).
 
-    A start takes `begins` numbers a point, a proposal `draws`: corners of one window (Linf) or two, whether the
+    A start takes `begins` numbers a point, a stroke `draws`: the corners of one window (Linf) or two, whether the
     pattern is transposed (L2, L1), and a sign for each channel.
     """
 
@@ -162,15 +173,26 @@ class Canvas:
             grid *= eps / grid.norm(dim=1, keepdim=True)
         return self._within(clean, grid)
 
-    def propose(self, clean: Tensor, rows: Tensor, draw: Tensor, window: int) -> Tensor:
-        """Return rows with a new window: a colour at the edge of the ball in Linf, else mass moved into a pattern."""
-        cells = self._cells(draw[:, :2], window)
+    def strokes(self, draws: Tensor, windows: list[int]) -> Iterator[Stroke]:
+        """Turn draws [P',K,...] into K strokes; corners are uniform over all places where the window fits."""
+        channels, height, width = self.space.shape
+        corners, signs = draws[..., : 2 if self.threat.norm == "linf" else 4], _signs(draws[..., -channels:])
+        flips = (draws[..., -channels - 1] > 0.5).long()  # of no use in Linf
+        sides = torch.tensor(windows, device=draws.device).unsqueeze(1)
+        row = (corners[..., ::2] * (height - sides + 1)).long()
+        column = (corners[..., 1::2] * (width - sides + 1)).long()
+        parts = ((row * width + column).unbind(1), flips.unbind(1), signs.unsqueeze(-1).unbind(1))
+        return (Stroke(*stroke) for stroke in zip(windows, *parts, strict=True))
+
+    def paint(self, clean: Tensor, rows: Tensor, stroke: Stroke) -> Tensor:
+        """Return rows with a new window: of one colour per channel, at the edge of the ball, in Linf."""
+        cells = self._cells(stroke.corners[:, 0], stroke.window)
         if self.threat.norm == "linf":
-            paint = self.threat.eps * _signs(draw[:, 2:]).repeat_interleave(window * window, dim=1)
-            painted = paint.add_(clean.gather(1, cells)).clamp_(self.space.low, self.space.high)
-            return rows.scatter(1, cells, painted)
-        moved = rows - clean
-        return self._within(clean, self._repaint(moved, cells, self._cells(draw[:, 2:4], window), draw[:, 4:], window))
+            held = clean.gather(1, cells).view(len(clean), self.space.shape[0], -1)
+            colour = held.add_(stroke.signs, alpha=self.threat.eps).clamp_(self.space.low, self.space.high)
+            return rows.scatter(1, cells, colour.flatten(1))
+        emptied = self._cells(stroke.corners[:, 1], stroke.window)
+        return self._within(clean, self._repaint(rows - clean, cells, emptied, stroke))
 
     def _grid(self, draws: Tensor, like: Tensor) -> Tensor:
         """Tile the image, but for its margins, with patterns that are transposed and signed at random: rows."""
@@ -183,7 +205,7 @@ class Canvas:
         left, top = (width - wide * side) // 2, (height - high * side) // 2
         return F.pad(grid, (left, width - wide * side - left, top, height - high * side - top)).flatten(1)
 
-    def _repaint(self, moved: Tensor, cells: Tensor, emptied: Tensor, draw: Tensor, window: int) -> Tensor:
+    def _repaint(self, moved: Tensor, cells: Tensor, emptied: Tensor, stroke: Stroke) -> Tensor:
         """Move the mass of both windows, and what the budget has left, into a pattern at `cells`."""
         channels, power = self.space.shape[0], 2 if self.threat.norm == "l2" else 1
         unused = (self.threat.eps**power - moved.norm(p=power, dim=1) ** power).unsqueeze(1)
@@ -197,8 +219,8 @@ class Canvas:
         else:
             # In L1 every channel gets what all of them may hold; the projection cuts what is too much.
             length = unused.clamp_min(0) + channels * mass
-        pattern = _patterns(window, self.threat.norm, moved)[(draw[:, 0] > 0.5).long()].flatten(1).unsqueeze(1)
-        paint = _signs(draw[:, 1:]).unsqueeze(2) * pattern + inside / (held + 1e-12).unsqueeze(2)
+        pattern = _patterns(stroke.window, self.threat.norm, moved)[stroke.flips].flatten(1).unsqueeze(1)
+        paint = stroke.signs * pattern + inside / (held + 1e-12).unsqueeze(2)
         paint *= (length / (paint.norm(p=power, dim=2) + 1e-12)).unsqueeze(2)
         return moved.scatter_(1, emptied, 0.0).scatter_(1, cells, paint.flatten(1))
 
@@ -211,11 +233,8 @@ class Canvas:
         return moved.add_(clean).clamp_(low, high)
 
     def _cells(self, corner: Tensor, window: int) -> Tensor:
-        """Index the entries of a window, its corner [P',2] uniform over all places where it fits: [P', C * s * s]."""
-        _, height, width = self.space.shape
-        row = (corner[:, 0] * (height - window + 1)).long()
-        column = (corner[:, 1] * (width - window + 1)).long()
-        return (row * width + column).unsqueeze(1) + _offsets(self.space.shape, window, corner.device)
+        """Index the entries of the windows at `corner` [P']: [P', C * s * s]."""
+        return corner.unsqueeze(1) + _offsets(self.space.shape, window, corner.device)
 
 
 @cache
