@@ -1,8 +1,9 @@
 """Auto-PGD (arXiv 2003.01690, algorithm 1) and its sparse form for L1 (arXiv 2103.01208, section 3).
 
 Where the papers leave a choice, the authors' code decides: the step is halved also where a count just meets its
-threshold, random starts lie on the sphere, and the gradient of the last iterate is not used. Fooled points leave the
-climb, which changes no verdict because points do not interact.
+threshold, random starts lie on the sphere, and momentum begins with the second step. But as in the paper the first
+gain is one over the start, where that code compares with 0. Fooled points leave the climb, which changes no verdict
+because points do not interact.
 
 Shapes: x [P,M,*X]; P' points still in a climb; M items a point; L labels; N classes; D entries of one item.
 """
