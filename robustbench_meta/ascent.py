@@ -41,13 +41,15 @@ class Search:
 
     def offer(self, x: Tensor, outputs: Tensor, points: Tensor) -> None:
         """Keep the iterate of every point for which it is the best so far."""
-        y = self.victim.y[points]
-        wrong = 1 - losses.correct(outputs, y).to(self.wrong.dtype).mean(dim=1)
-        margin = losses.margin(outputs, y).mean(dim=1).to(self.margin.dtype)
-        better = (wrong > self.wrong[points]) | ((wrong == self.wrong[points]) & (margin > self.margin[points]))
-        kept = points[better]
-        self.x_adv[kept] = x[better]
-        self.wrong[kept], self.margin[kept] = wrong[better], margin[better]
+        margins = losses.margin(outputs, self.victim.y[points])
+        wrong = 1 - (margins < 0).to(self.wrong.dtype).mean(dim=1)  # as losses.correct says, NaN included
+        margin = margins.mean(dim=1).to(self.margin.dtype)
+        past = self.wrong[points]
+        better = (wrong > past) | ((wrong == past) & (margin > self.margin[points]))
+        rows = better.nonzero().squeeze(1)  # once, because a GPU waits wherever a mask becomes indices
+        kept = points[rows]
+        self.x_adv[kept] = x[rows]
+        self.wrong[kept], self.margin[kept] = wrong[rows], margin[rows]
 
     def run(self, threat: Threat, start: Tensor, objective: Objective, *, steps: int, length: float) -> None:
         """Climb from `start` [P,M,*X] by `steps` steepest steps of `length`, judging every iterate and the last."""

@@ -26,7 +26,7 @@ def attack_tasks(victim: Victim, threat: Threat, rng: Streams, craft: Craft) -> 
     they began. Errors of the library propagate. Raise InputError where libraries fail silently: points of several
     items, inputs outside the box, labels out of range, scores that are not finite.
     """
-    _check_inputs(victim)
+    check_inputs(victim)
     x_adv = victim.x.clone()
     if threat.eps == 0:
         return x_adv
@@ -36,7 +36,7 @@ def attack_tasks(victim: Victim, threat: Threat, rng: Streams, craft: Craft) -> 
         images, labels = victim.x[points].squeeze(1), victim.y[points].squeeze(1)
         classifier = Classifier(victim, task * each)
         scores = classifier(images)
-        _check_scores(scores, labels, task)
+        check_scores(scores, labels, task)
         # By our rule, under which a tie is wrong: Square fails in L2 and L1 where only ties are left.
         standing = correct(scores.detach(), labels)
         if standing.any():
@@ -103,11 +103,12 @@ def _settle(crafted: Tensor, x: Tensor, threat: Threat, box: Box) -> Tensor:
     return torch.where(inside.view(-1, *[1] * len(box.shape)), clamped, project(clamped, x, threat, box))
 
 
-def _check_inputs(victim: Victim) -> None:
+def check_inputs(victim: Victim) -> None:
+    """Refuse points of several items or labels, and inputs outside the box."""
     if not victim.single:
         raise InputError(
-            f"points: {tuple(victim.x.shape[1:2])} items and {tuple(victim.y.shape[1:])} labels each; attack libraries"
-            " take one of both: the query surface, without batch statistics"
+            f"points: {tuple(victim.x.shape[1:2])} items and {tuple(victim.y.shape[1:])} labels each; libraries and"
+            " AutoAttack take one of both: the query surface, without batch statistics"
         )
     low, high = float(victim.x.min()), float(victim.x.max())
     if not (victim.space.low <= low and high <= victim.space.high):
@@ -116,7 +117,14 @@ def _check_inputs(victim: Victim) -> None:
         )
 
 
-def _check_scores(scores: Tensor, labels: Tensor, task: int) -> None:
+def check_images(space: Box) -> None:
+    """Refuse what Square, the last member of AutoAttack, cannot attack, even where no point is left for it."""
+    if len(space.shape) != 3:
+        raise InputError(f"inputs: shape {space.shape}; AutoAttack takes images (C, H, W)")
+
+
+def check_scores(scores: Tensor, labels: Tensor, task: int) -> None:
+    """Refuse scores [b,N] of a task that are not finite, and labels [b] out of range."""
     if not scores.isfinite().all():
         raise InputError(f"scores: task {task} of the chunk has scores that are NaN or infinite; they must be finite")
     ways = scores.shape[-1]

@@ -132,7 +132,9 @@ def test_multi_targeted_pgd_climbs_every_objective_in_two_restarts_the_first_fro
         torch.testing.assert_close(climb[1], (climb[0] + 2.5 * THREAT.eps / steps).clamp(max=0.5 + THREAT.eps))
 
 
-def test_autoattack_hands_each_task_the_seed_that_its_stream_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_autoattack_hands_each_task_the_seed_its_stream_draws(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     handed: list[int] = []
 
     class Recorded(pyautoattack.AutoAttack):
@@ -148,7 +150,7 @@ def test_autoattack_hands_each_task_the_seed_that_its_stream_draws(monkeypatch: 
     monkeypatch.setattr(pyautoattack, "AutoAttack", Recorded)
     victims = linear(tasks=2, queries=4)
     for seeds in ([1, 2], [1, 3]):
-        catalog.attack("autoattack")(victims.victim, Threat("linf", 0.01), Streams(seeds))
+        catalog.attack("autoattack-reference")(victims.victim, Threat("linf", 0.01), Streams(seeds))
     first, second, again, third = handed
     assert first == again
     assert len({first, second, third}) == 3

@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustbench_meta.libraries import Classifier, attack_tasks
+from robustbench_meta.libraries import Classifier, attack_tasks, check_images
 from robustbench_meta.types import InputError, Norm, Streams, Surface, Threat, Victim
 
 _THEIR_NORMS: dict[Norm, str] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
@@ -95,14 +95,13 @@ def _contained() -> Iterator[list[str]]:
 
 def _check(victim: Victim, threat: Threat) -> None:
     space = victim.space
-    if len(space.shape) != 3 or (space.low, space.high) != (0.0, 1.0):
-        raise InputError(
-            f"inputs: shape {space.shape} in [{space.low:g}, {space.high:g}]; AutoAttack takes (C, H, W) in [0, 1]"
-        )
+    check_images(space)
+    if (space.low, space.high) != (0.0, 1.0):
+        raise InputError(f"inputs: in [{space.low:g}, {space.high:g}]; the reference AutoAttack takes [0, 1]")
     if threat.norm != "linf" and min(space.shape[1:]) < 5:
-        raise InputError(f"inputs: shape {space.shape}; AutoAttack's Square needs 5 x 5 pixels in {threat.norm}")
+        raise InputError(f"inputs: shape {space.shape}; the reference Square needs 5 x 5 pixels in {threat.norm}")
     if victim.x.dtype != torch.float32:
-        raise InputError(f"dtype: {victim.x.dtype}; AutoAttack computes in torch.float32 alone")
+        raise InputError(f"dtype: {victim.x.dtype}; the reference AutoAttack computes in torch.float32 alone")
 
 
-PRESETS: dict[str, object] = {"autoattack": ReferenceAutoAttack()}
+PRESETS: dict[str, object] = {"autoattack-reference": ReferenceAutoAttack()}
