@@ -37,7 +37,8 @@ from robustbench_meta.types import (
 ATTACKS = ("fgsm", "pgd-20", "pgd-mt-50")
 COLOUR_EPS, GREY_EPS = (2 / 255, 4 / 255, 8 / 255), (0.05, 0.1)
 TASKS, PROBE_TASKS, MOST_TASKS = 100, 2, 10_000
-BLOCK_SECONDS, LARGEST_BLOCK = 15.0, 50  # a kill loses one block
+BLOCK_SECONDS, LARGEST_BLOCK = 15.0, 200  # a kill loses one block
+MEMORY_SHARE = 0.8  # of what is free on a GPU
 BUDGET_SHARE = 0.95  # of the time left, since later tasks may be slower than the first ones
 
 
@@ -354,7 +355,8 @@ class _Work:
 
     def attempt(self, job: Job, block: list[int]) -> Block | None:
         """Measure a block; on failure record why, and where memory lacked have the next one half as long."""
-        found = None
+        found, device = None, job.learner.device
+        before = _memory(device)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("default")
             warnings.simplefilter("ignore", DeprecationWarning)  # of libraries: nothing that a user could mend
@@ -362,10 +364,18 @@ class _Work:
                 found = run(job.cell, job.learner, job.family, job.attack, block, adaptations=self.adaptations)
             except torch.OutOfMemoryError as error:
                 self.largest[job.key] = len(block) // 2
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
                 if len(block) == 1:
                     self.fail(job, error)
             except Exception as error:
                 self.fail(job, error)
+        if found and before is not None and _chunk(job, 2) > 1:
+            # What one task takes at its peak says how many fit.
+            each = (torch.cuda.max_memory_allocated(device) - before) / len(block)
+            room = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - before
+            fitting = max(int(MEMORY_SHARE * room / max(each, 1)), 1)
+            self.largest[job.key] = min(fitting, self.largest.get(job.key, fitting))
         for message in dict.fromkeys(f"{label(job.cell)}: {warning.message}" for warning in caught):
             if message not in self.told:
                 self.told.add(message)
@@ -374,7 +384,9 @@ class _Work:
 
     def keep(self, job: Job, found: Block, seconds: float) -> None:
         tasks = tuple(record.task for record in found.records)
-        timing = store.Timing(tasks, seconds, str(job.learner.device), torch.get_num_threads())
+        learner, chunk = job.learner, _chunk(job, len(tasks))
+        backend = learner.backend if isinstance(learner, Learner) else "loop"
+        timing = store.Timing(tasks, seconds, str(learner.device), torch.get_num_threads(), backend, chunk)
         store.append(self.results, job.cell, found.records, timing)
         if found.pictures is not None:
             store.save_gallery(self.results, job.cell, found.pictures)
@@ -410,6 +422,19 @@ class _Work:
         alive = self.alive()
         total = self.tasks * len(alive)
         return Progress(total - sum(map(self.missing, alive)), total, self.seconds_left(), job.cell)
+
+
+def _chunk(job: Job, tasks: int) -> int:
+    """How many of a block's tasks run at once."""
+    return tasks if isinstance(job.learner, Learner) and job.learner.backend != "loop" else 1
+
+
+def _memory(device: torch.device) -> int | None:
+    """Start measuring a GPU's peak, from the bytes in use now; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
 
 
 def _affordable(work: _Work, seconds: float) -> int:

@@ -43,6 +43,8 @@ class Timing:
     seconds: float
     device: str
     threads: int
+    backend: str = "loop"
+    chunk: int = 1  # tasks adapted and attacked at once
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ class _Run:
     best_step: int = -1
     best_value: float = -1.0
     step: int = 0
+    chunk: int = 0  # tasks that go backward together; 0 before the first step
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)  # since the last validation
     history: list[Validation] = field(default_factory=list)
@@ -193,18 +194,17 @@ def _meta_step(
     episodes = _augmented(episodes, recipe, numbers).to(learner.device, learner.dtype)
     rng = [_seed(recipe, "attack", number) for number in numbers]
     learner = replace(learner, params=run.params, ways=ways)
-    # A loop goes backward task by task, so that only one task's graph is ever alive.
-    together = 1 if learner.backend == "loop" else recipe.meta_batch
+    if not run.chunk:
+        # A loop goes backward task by task, so that only one task's graph is ever alive.
+        run.chunk = 1 if learner.backend == "loop" else recipe.meta_batch
     run.optimizer.zero_grad()
-    total, statistics = 0.0, []
-    for at in range(0, recipe.meta_batch, together):
-        part = _tasks(episodes, slice(at, at + together))
-        terms = defense.loss(learner, part, threat, Streams(rng[at : at + together]))
-        loss = torch.stack(list(terms.values())).sum() / recipe.meta_batch
-        loss.backward()
-        total += loss.item()
-        if recipe.norm_mode == "running":
-            statistics.append(_statistics(learner, part))
+    try:
+        total, statistics = _accumulate(run, recipe, learner, defense, episodes, threat, rng)
+    except torch.OutOfMemoryError:
+        if run.chunk == 1:
+            raise
+        run.chunk = (run.chunk + 1) // 2
+        return
     if not math.isfinite(total):
         raise InputError(f"loss: {total} at step {run.step}; lower learning_rate ({recipe.learning_rate:g})")
     if recipe.norm_mode == "running":
@@ -221,6 +221,28 @@ def _meta_step(
     for name, value in run.params.items():
         run.average[name].lerp_(value.detach(), 1 - decay)
     run.losses.append(total)
+
+
+def _accumulate(
+    run: _Run,
+    recipe: Recipe,
+    learner: Learner,
+    defense: Defense,
+    episodes: Episodes,
+    threat: Threat,
+    rng: list[int],
+) -> tuple[float, list[Params]]:
+    """Add up the gradient of the mean loss over the tasks, chunk by chunk; return the loss and running statistics."""
+    total, statistics = 0.0, []
+    for at in range(0, recipe.meta_batch, run.chunk):
+        part = _tasks(episodes, slice(at, at + run.chunk))
+        terms = defense.loss(learner, part, threat, Streams(rng[at : at + run.chunk]))
+        loss = torch.stack(list(terms.values())).sum() / recipe.meta_batch
+        loss.backward()
+        total += loss.item()
+        if recipe.norm_mode == "running":
+            statistics.append(_statistics(learner, part))
+    return total, statistics
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from robustbench_meta.engine import Learner
 from robustbench_meta.networks import BatchNorm, Embed
 from robustbench_meta.tasks.strokes import Strokes
 from robustbench_meta.train import _meta_step, _Run, _start, _validate, train
-from robustbench_meta.types import Box, Defense, Episodes, Net, Params, Spec, Split, Threat
+from robustbench_meta.types import Box, Defense, Episodes, Net, Params, Spec, Split, Streams, Threat
 
 BOX = Box((2, 2, 2))
 THREAT = Threat("linf", 0.1)
@@ -94,6 +94,35 @@ def test_meta_steps_are_adam_on_the_clipped_mean_gradient_with_an_annealed_rate(
         assert run.params["scale"].item() == pytest.approx(scale, rel=1e-6)
     assert {bool(one) for one in clipped} == {True, False}
     assert family.asked == [("train", Spec(3, 2, 2), [2 * step, 2 * step + 1], RECIPE.seed) for step in range(STEPS)]
+
+
+def test_tasks_that_do_not_fit_in_memory_together_go_backward_in_smaller_chunks_to_the_same_weights() -> None:
+    @dataclass(frozen=True)
+    class Greedy(Standard):
+        def loss(self, learner: Learner, episodes: Episodes, threat: Threat, rng: Streams) -> dict[str, Tensor]:
+            if episodes.tasks > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().loss(learner, episodes, threat, rng)
+
+    subject = learner("protonet", network=Identity(), space=BOX, backend="vmap")
+    cramped, roomy = _start(RECIPE, subject), _start(RECIPE, subject)
+    _meta_step(cramped, RECIPE, subject, Greedy(), Rough(), THREAT)
+    assert (cramped.step, cramped.chunk) == (0, 1)  # nothing was learned, and the next try is smaller
+    for _ in range(2):
+        _meta_step(cramped, RECIPE, subject, Greedy(), Rough(), THREAT)
+        _meta_step(roomy, RECIPE, subject, Standard(), Rough(), THREAT)
+    assert (roomy.step, roomy.chunk) == (2, BATCH)
+    torch.testing.assert_close(cramped.params["scale"], roomy.params["scale"], rtol=1e-12, atol=0)
+    with pytest.raises(torch.OutOfMemoryError):  # a single task that does not fit is an error
+        _meta_step(cramped, RECIPE, subject, Failing(), Rough(), THREAT)
+
+
+@dataclass(frozen=True)
+class Failing(Standard):
+    """Never has enough memory."""
+
+    def loss(self, learner: Learner, episodes: Episodes, threat: Threat, rng: Streams) -> dict[str, Tensor]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 @dataclass(frozen=True)
