@@ -311,11 +311,7 @@ class Plain(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         out: Tensor = self.body(x).flatten(1)
-        if self.meter:
-            self.meter.forwards += len(x)
-            if out.requires_grad:
-                out.register_hook(self.meter.back)
-        return out
+        return self.meter.see(out) if self.meter else out
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.embed(x)
