@@ -71,7 +71,9 @@ def maml_losses(model: Plain, setup: Setup, start: Start) -> Iterator[Tensor]:
         if setup.case.querying:
             frozen = {name: value.detach() for name, value in fast.items()}
             begin = start(task, query_x, setup.threat.eps)
-            query_x = pgd(lambda x, f=frozen: functional_call(model, f, (x,)), query_x, query_y, setup.threat.eps, begin)
+            query_x = pgd(
+                lambda x, f=frozen: functional_call(model, f, (x,)), query_x, query_y, setup.threat.eps, begin
+            )
         yield F.cross_entropy(functional_call(model, fast, (query_x,)), query_y)
 
 
@@ -88,9 +90,7 @@ def anil_losses(model: Plain, setup: Setup, start: Start) -> Iterator[Tensor]:
         if setup.case.querying:
             w, b = weight.detach(), bias.detach()
             begin = start(task, query_x, setup.threat.eps)
-            query_x = pgd(
-                lambda x, w=w, b=b: F.linear(model.embed(x), w, b), query_x, query_y, setup.threat.eps, begin
-            )
+            query_x = pgd(lambda x, w=w, b=b: F.linear(model.embed(x), w, b), query_x, query_y, setup.threat.eps, begin)
         yield F.cross_entropy(F.linear(model.embed(query_x), weight, bias), query_y)
 
 
@@ -100,9 +100,7 @@ def protonet_losses(model: Plain, setup: Setup, start: Start) -> Iterator[Tensor
         means = class_means(model.embed(support_x), support_y)
         if setup.case.querying:
             frozen, begin = means.detach(), start(task, query_x, setup.threat.eps)
-            query_x = pgd(
-                lambda x, m=frozen: -distances(model.embed(x), m), query_x, query_y, setup.threat.eps, begin
-            )
+            query_x = pgd(lambda x, m=frozen: -distances(model.embed(x), m), query_x, query_y, setup.threat.eps, begin)
         yield F.cross_entropy(-distances(model.embed(query_x), means), query_y)
 
 
@@ -158,7 +156,7 @@ def attack(setup: Setup) -> Side:
 
 def grid(setup: Setup) -> Side:
     """Every cell of the grid by itself: sample, adapt, attack and score each task anew."""
-    axes, family = cast(Any, setup.grid), cast(Any, setup.family)
+    axes, family = cast(Any, setup.axes), cast(Any, setup.family)
     learner = setup.learner
     cells = [
         (shots, steps, eps, name)
@@ -201,7 +199,11 @@ def crafting(name: str, knobs: Any, longest: int | None) -> Craft:
         )
     if name.startswith("pgd-"):
         return foolbox(
-            "LinfPGD", rel_stepsize=knobs.step, abs_stepsize=None, steps=knobs.steps, random_start=knobs.start == "random"
+            "LinfPGD",
+            rel_stepsize=knobs.step,
+            abs_stepsize=None,
+            steps=knobs.steps,
+            random_start=knobs.start == "random",
         )
     return autoattack(None if name == "autoattack" else name, longest)
 
@@ -322,7 +324,7 @@ class Plain(nn.Module):
         return cast(Tensor, cast(nn.Linear, self.head)(features))
 
     def gradients(self) -> Values:
-        """Name the gradients as our engine does; a bias before batch norm, which it leaves out, has none to speak of."""
+        """Name the gradients as our engine does, which leaves out a bias before batch norm: its gradient is zero."""
         found: Values = {}
         for b in range(self.depth):
             convolution, norm = cast(nn.Sequential, self.body[b])[0], cast(nn.Sequential, self.body[b])[1]

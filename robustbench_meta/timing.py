@@ -108,6 +108,8 @@ CASES: dict[str, Case] = {
         *(Case("grid", checkpoint=checkpoint) for checkpoint in GRIDS),
     )
 }
+# What a run looks at unless told: all that needs no data, on the robust checkpoint.
+RUN_CASES = tuple(name for name in CASES if "@" not in name)
 # What the gate looks at unless told: every path through the engine, each a second or so.
 GATE_CASES = (
     *("meta-step/maml", "meta-step/fomaml", "meta-step/anil", "meta-step/protonet", "meta-step/r2d2"),
@@ -126,7 +128,7 @@ class Meter:
     def see(self, out: Tensor) -> Tensor:
         """Count the rows of a network's output, and count them again whenever a gradient comes back to it."""
         self.forwards += len(out)
-        return cast(Tensor, _Seen.apply(out, self))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _Seen.apply(out, self))
 
 
 Side = Callable[[Meter | None], Values]  # does the work once; counts it where a meter is given
@@ -143,7 +145,7 @@ class Setup:
     episodes: Episodes
     threat: Threat
     attacks: dict[str, Attack]
-    grid: grid.Grid | None
+    axes: grid.Grid | None
     subject: grid.Subject | None
     steps: int | None  # of adaptation before an attack
 
@@ -226,7 +228,8 @@ def peers() -> ModuleType | None:
     if not path.is_file():
         return None
     spec = importlib.util.spec_from_file_location("rbm_peers", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = sys.modules.get(spec.name) or importlib.util.module_from_spec(spec)
     if spec.name not in sys.modules:
         sys.modules[spec.name] = module
@@ -234,9 +237,7 @@ def peers() -> ModuleType | None:
     return module
 
 
-def compare(
-    case: Case, size: Size, *, samples: int, device: str = "cpu", root: Path | None = None
-) -> Comparison:
+def compare(case: Case, size: Size, *, samples: int, device: str = "cpu", root: Path | None = None) -> Comparison:
     """Time a case and its peer in this process, alternating: ours, peer, peer, ours, and so on."""
     reference, note = peers(), ""
     try:
@@ -248,9 +249,9 @@ def compare(
             sides.append(reference.peer(setup))
     except NotThereError as error:
         return Comparison(case.name, None, None, f"not there: {error}")
-    metered = [_first_call(setup, side) for side in sides]
+    metered = [_first_calls(setup, side) for side in sides]
     times: list[list[Elapsed]] = [[] for _ in sides]
-    numbers = [1 + int(SAMPLE_SECONDS / max(timed(side, device).seconds, 1e-6)) for side in sides]
+    numbers = [1 + int(SAMPLE_SECONDS / max(first.seconds, 1e-6)) for first in metered]
     for sample in range(samples):
         order = list(range(len(sides)))
         for side in order if sample % 2 == 0 else reversed(order):
@@ -331,7 +332,7 @@ def measure(case: Case, size: Size, *, device: str, root: Path | None) -> Measur
     """Time our side of a case alone, as each process of the gate does: at least 3 calls and 0.6 seconds."""
     setup = set_up(case, size, device=device, root=root)
     side = ours(setup)
-    first = _first_call(setup, side)
+    first = _first_calls(setup, side)
     elapsed: list[Elapsed] = []
     while len(elapsed) < CALLS or sum(one.wall for one in elapsed) < CALL_SECONDS:
         elapsed.append(timed(side, device))
@@ -348,7 +349,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=None)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    line: dict[str, Any] = {"package": str(Path(cast(str, grid.__file__)).parent)}
+    line: dict[str, Any] = {"package": str(Path(grid.__file__).parent)}
     try:
         found = measure(CASES[given.case], SIZES[given.size], device=given.device, root=given.data_root)
         line |= asdict(found) | {"median": found.median}
@@ -448,7 +449,7 @@ def _meta_step(setup: Setup) -> Side:
                 episodes.support_x[rows], episodes.support_y[rows], episodes.query_x[rows], episodes.query_y[rows]
             )
             terms = defense.loss(learner, part, setup.threat, Streams(setup.seeds[rows]))
-            (torch.stack(list(terms.values())).sum() / tasks).backward()  # type: ignore[no-untyped-call]
+            (torch.stack(list(terms.values())).sum() / tasks).backward()
         return {name: cast(Tensor, value.grad) for name, value in params.items()}
 
     return call
@@ -480,7 +481,7 @@ def _attack(setup: Setup) -> Side:
 
 
 def _grid(setup: Setup) -> Side:
-    axes, subject = cast(grid.Grid, setup.grid), cast(grid.Subject, setup.subject)
+    axes, subject = cast(grid.Grid, setup.axes), cast(grid.Subject, setup.subject)
     with tempfile.TemporaryDirectory() as scratch:
         plan = grid.make_plan(axes, [subject], Path(scratch))
 
@@ -542,20 +543,21 @@ def _metered(learner: Learner, meter: Meter | None) -> Learner:
 
 @dataclass(frozen=True)
 class _First:
-    """The first call of a side, which also warms it up."""
+    """What the first two calls of a side tell: the work, then memory and about how long a call takes."""
 
     meter: Meter
     peak_mib: float | None
+    seconds: float
     survived: float | None
 
 
-def _first_call(setup: Setup, side: Side) -> _First:
-    meter, values = Meter(), cast(Values, {})
-    device = setup.learner.device.type
-    peak = peak_mib(lambda: values.update(side(meter)), device)
-    if setup.learner.backend != "loop":  # counting went through the loop, whose memory is not the question
-        peak = peak_mib(lambda: side(None), device)
-    return _First(meter, peak, survival(setup, values))
+def _first_calls(setup: Setup, side: Side) -> _First:
+    meter, device = Meter(), setup.learner.device.type
+    values = side(meter)
+    survived = survival(setup, values)
+    elapsed: list[Elapsed] = []
+    peak = peak_mib(lambda: elapsed.append(timed(side, device)), device)
+    return _First(meter, peak, elapsed[0].seconds, survived)
 
 
 def survival(setup: Setup, values: Values) -> float | None:

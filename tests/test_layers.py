@@ -30,6 +30,8 @@ ROOMS = [
     "evaluate",
     "grid",
     "statistics",
+    "timing",
+    "gate",
     "report",
     "cli",
     "__init__",
