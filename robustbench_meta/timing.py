@@ -249,7 +249,7 @@ def compare(case: Case, size: Size, *, samples: int, device: str = "cpu", root: 
             sides.append(reference.peer(setup))
     except NotThereError as error:
         return Comparison(case.name, None, None, f"not there: {error}")
-    metered = [_first_calls(setup, side) for side in sides]
+    metered = [first_calls(setup, side) for side in sides]
     times: list[list[Elapsed]] = [[] for _ in sides]
     numbers = [1 + int(SAMPLE_SECONDS / max(first.seconds, 1e-6)) for first in metered]
     for sample in range(samples):
@@ -332,7 +332,7 @@ def measure(case: Case, size: Size, *, device: str, root: Path | None) -> Measur
     """Time our side of a case alone, as each process of the gate does: at least 3 calls and 0.6 seconds."""
     setup = set_up(case, size, device=device, root=root)
     side = ours(setup)
-    first = _first_calls(setup, side)
+    first = first_calls(setup, side)
     elapsed: list[Elapsed] = []
     while len(elapsed) < CALLS or sum(one.wall for one in elapsed) < CALL_SECONDS:
         elapsed.append(timed(side, device))
@@ -542,7 +542,7 @@ def _metered(learner: Learner, meter: Meter | None) -> Learner:
 
 
 @dataclass(frozen=True)
-class _First:
+class First:
     """What the first two calls of a side tell: the work, then memory and about how long a call takes."""
 
     meter: Meter
@@ -551,13 +551,14 @@ class _First:
     survived: float | None
 
 
-def _first_calls(setup: Setup, side: Side) -> _First:
+def first_calls(setup: Setup, side: Side) -> First:
+    """Call a side twice, which also warms it up: once counted, once with an eye on memory."""
     meter, device = Meter(), setup.learner.device.type
     values = side(meter)
     survived = survival(setup, values)
     elapsed: list[Elapsed] = []
     peak = peak_mib(lambda: elapsed.append(timed(side, device)), device)
-    return _First(meter, peak, elapsed[0].seconds, survived)
+    return First(meter, peak, elapsed[0].seconds, survived)
 
 
 def survival(setup: Setup, values: Values) -> float | None:
@@ -574,7 +575,7 @@ def survival(setup: Setup, values: Values) -> float | None:
     return float(stands.sum() / clean.sum().clamp_min(1))
 
 
-def _measured(first: _First, elapsed: Sequence[Elapsed]) -> Measured:
+def _measured(first: First, elapsed: Sequence[Elapsed]) -> Measured:
     return Measured(
         seconds=tuple(one.seconds for one in elapsed),
         wall=tuple(one.wall for one in elapsed),
