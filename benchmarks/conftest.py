@@ -23,8 +23,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
+def steady() -> None:
     torch.set_num_threads(1)
+    timing.steady_allocator()
 
 
 @pytest.fixture

@@ -275,6 +275,7 @@ def bench_run(
     chosen, how_large = timing.choose_cases(cases, timing.RUN_CASES), timing.choose_size(size)
     where = grids.choose_device(device)
     torch.set_num_threads(threads)
+    timing.steady_allocator()
     console, context, found = _console(), _bench_context(size, where), []
     for case in chosen:
         console.print(f"{case.name} ...")

@@ -118,7 +118,7 @@ GATE_CASES = (
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Meter:
     """Rows sent forward through a network, and rows whose gradient came back to its output."""
 
@@ -308,6 +308,19 @@ def peak_mib(call: Callable[[], Any], device: str) -> float | None:
     return (_status("VmHWM") - held) / 1024
 
 
+def steady_allocator() -> None:
+    """Have glibc keep the memory that it frees; elsewhere do nothing.
+
+    By default it maps and faults every large tensor anew, at a cost that was seen to differ threefold from one
+    process to the next, more than any change of code that is looked for. Both sides of a comparison get this.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        trim, pad, mmap = -1, -2, -3
+        for option, value in ((trim, 2**30), (pad, 2**26), (mmap, 2**30)):
+            libc.mallopt(option, value)
+
+
 def describe_machine(device: str) -> dict[str, Any]:
     """Name what decides a time besides the code: processor, cores, threads, device and versions."""
     import importlib.metadata
@@ -349,6 +362,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, default=None)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    steady_allocator()
     line: dict[str, Any] = {"package": str(Path(grid.__file__).parent)}
     try:
         found = measure(CASES[given.case], SIZES[given.size], device=given.device, root=given.data_root)
@@ -512,11 +526,12 @@ class _Counted:
     def __call__(self, weights: Params, x: Tensor, norm: Any) -> Tensor:
         return self.meter.see(self.network(weights, x, norm))
 
-    def parameters(self, shape: tuple[int, ...], rng: torch.Generator) -> Params:
-        return cast(Params, self.network.parameters(shape, rng))
+    def freeze(self, *arguments: Any) -> Callable[[Tensor], Tensor]:
+        embed = self.network.freeze(*arguments)
+        return lambda x: self.meter.see(embed(x))
 
-    def features(self, shape: tuple[int, ...]) -> int:
-        return cast(int, self.network.features(shape))
+    def __getattr__(self, name: str) -> Any:  # whatever else this revision's networks offer
+        return getattr(self.network, name)
 
 
 class _Seen(torch.autograd.Function):

@@ -111,7 +111,12 @@ def test_pyautoattack_runs_its_standard_settings_against_all_other_classes(monke
     (made,) = seen
     assert made.attacks_to_run == ["apgd-ce", "apgd-t", "fab-t", "square"]
     assert (made.apgd_targeted.n_target_classes, made.fab.n_target_classes) == (4, 4)
-    assert (made.apgd.n_iter, made.apgd_targeted.n_iter, made.fab.n_iter, made.square.n_queries) == (100, 100, 100, 5000)
+    assert (made.apgd.n_iter, made.apgd_targeted.n_iter, made.fab.n_iter, made.square.n_queries) == (
+        100,
+        100,
+        100,
+        5000,
+    )
     assert (made.apgd.n_restarts, made.apgd_targeted.n_restarts, made.fab.n_restarts) == (1, 1, 1)
 
 

@@ -68,7 +68,7 @@ def test_what_a_revision_or_its_data_lacks_is_not_there_rather_than_an_error(mon
         found = timing.compare(case, TINY, samples=1)
         assert (found.ours, found.peer, found.ratio) == (None, None, None)
         assert found.note.startswith("not there: ")
-    with pytest.raises(NotThereError, match="'no-such-attack' is unknown$"):
+    with pytest.raises(NotThereError, match=r"'no-such-attack' is unknown$"):
         timing.set_up(absent, TINY)
 
 
@@ -83,7 +83,8 @@ def test_attacks_are_cut_to_the_longest_run_of_a_size_and_their_steps_grow_to_ma
         others: tuple[PGD, ...]
 
     several: Any = Ensemble(PGD(50, 0.05), (PGD(20, 0.125), PGD(2, 0.5)))
-    assert timing.shortened(several, 5) == Ensemble(PGD(5, 0.5), (PGD(5, 0.5), PGD(2, 0.5)))
+    shortened: Any = timing.shortened(several, 5)
+    assert shortened == Ensemble(PGD(5, 0.5), (PGD(5, 0.5), PGD(2, 0.5)))
     with pytest.raises(NotThereError, match="cannot be cut to 3"):
         timing.shortened(Noise(), 3)
 

@@ -105,7 +105,7 @@ def steps(series: Sequence[Sequence[float]]) -> list[Step]:
 
     Three runs before are compared with three after (fewer at the ends) by a two-sided Mann-Whitney test on the pooled
     samples; a step has p < 0.002 and a ratio of medians above 1.25 or below 0.8. Of neighbours that are no more than
-    two runs apart the largest stays.
+    two runs apart the surest stays, of equals the largest.
     """
     found: list[Step] = []
     for at in range(1, len(series)):
@@ -115,7 +115,7 @@ def steps(series: Sequence[Sequence[float]]) -> list[Step]:
         if step.p >= LEVEL or abs(math.log(step.ratio)) <= math.log(RATIO):
             continue
         if found and at - found[-1].at < WINDOW:
-            found[-1] = max(found[-1], step, key=lambda one: (abs(math.log(one.ratio)), -one.p))
+            found[-1] = max(found[-1], step, key=lambda one: (-one.p, abs(math.log(one.ratio))))
         else:
             found.append(step)
     return found

@@ -1,0 +1,75 @@
+"""The files of benchmarks/ run, so that they cannot rot: every case once at the smallest size, the trials' table."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from robustbench_meta import timing
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_every_benchmark_runs_once_with_its_peer(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", str(ROOT / "benchmarks"), "--bench-size", "tiny", "-q", "-k"]
+    command += ["not standard and not cifar", "-p", "no:cacheprovider", "--color=no"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
+    counts = {word: int(count) for count, word in re.findall(r"(\d+) (passed|skipped)", done.stdout)}
+    there = 0
+    for name in timing.RUN_CASES:
+        try:
+            timing.set_up(timing.CASES[name], timing.SIZES["tiny"])
+            there += 2
+        except timing.NotThereError:
+            continue
+    assert counts["passed"] == there
+    assert there + counts.get("skipped", 0) == 2 * len(timing.RUN_CASES)
+
+
+def test_the_table_of_trials_counts_failures_with_exact_intervals(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("gate_trials", ROOT / "benchmarks" / "gate_trials.py")
+    assert spec is not None
+    assert spec.loader is not None
+    trials = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(trials)
+    path = tmp_path / "trials.jsonl"
+    rows = [
+        {"arm": arm, "trial": trial, "said": said, "rounds": [{"ratio": ratio}] * (2 if said == "failed" else 1)}
+        for arm, said, ratio in (("identical", "passed", 1.0), ("planted-1.5", "failed", 1.5))
+        for trial in range(10)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = trials.report(path)
+    # 1 - 0.025 ** (1/10) is the end of the exact interval of 0 of 10.
+    assert "| identical | 10 | 0 | 0 to 31 % | 0 | 1.000 (1.000 to 1.000) |" in table
+    assert "| planted-1.5 | 10 | 10 | 69 to 100 % | 10 | 1.500 (1.500 to 1.500) |" in table
+    assert "planted-1.1" not in table
+
+
+def test_what_the_trials_plant_fits_the_engine() -> None:
+    spec = importlib.util.spec_from_file_location("gate_trials", ROOT / "benchmarks" / "gate_trials.py")
+    assert spec is not None
+    assert spec.loader is not None
+    trials = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(trials)
+    script = (
+        "import sys, importlib.util\n"
+        "from robustbench_meta import engine, timing\n"
+        "exec(compile(sys.argv[1], 'planted', 'exec'), engine.__dict__)\n"
+        "meter = timing.Meter()\n"
+        "timing.ours(timing.set_up(timing.CASES['adapt/protonet'], timing.SIZES['small']))(meter)\n"
+        "print(meter.forwards)\n"
+    )
+    for share, expected in ((0.0, 250), (0.1, 275), (0.5, 375)):
+        planted = trials.PLANTED.format(share=share)
+        done = subprocess.run([sys.executable, "-c", script, planted], capture_output=True, text=True, cwd=ROOT)
+        assert done.stdout.strip() == str(expected), done.stderr
