@@ -51,7 +51,7 @@ THREATS: dict[str, tuple[Norm, float]] = {
 }
 DEFAULT = "strokes-protonet-aq"
 GRIDS = (DEFAULT, "strokes-protonet-standard", "cifar-fs-fomaml-aq")
-GRID_ATTACKS, GRID_SHOTS, GRID_STEPS, GRID_EPS = ("fgsm", "pgd-20", "pgd-mt-50"), (1, 5), (1, 5, 10), (0.75, 1.0, 1.25)
+GRID_ATTACKS, GRID_STEPS = ("fgsm", "pgd-20", "pgd-mt-50"), (1, 5, 10)
 SAMPLE_SECONDS = 0.05  # a sample repeats a shorter call
 CALLS, CALL_SECONDS = 3, 0.6  # at least so many calls, and so long, in each process of the gate
 
@@ -73,13 +73,15 @@ class Size:
     attacked: int  # tasks under attack
     queries: int  # per class under attack
     longest: int | None
+    shots: tuple[int, ...] = (1, 5)  # of a grid
+    eps: tuple[float, ...] = (0.75, 1.0, 1.25)  # of a grid, in shares of the budget of an attack
 
 
 SIZES = {
     "full": Size((3, 32, 32), 32, 4, Spec(5, 5, 15), 4, 4, 2, 15, None),
     # For the gate: the networks of `full`, as little of everything else as still looks like it.
     "small": Size((3, 32, 32), 32, 4, Spec(5, 5, 5), 2, 10, 1, 5, 100),
-    "tiny": Size((3, 8, 8), 4, 2, Spec(3, 2, 2), 2, 2, 1, 2, 3),
+    "tiny": Size((3, 8, 8), 4, 2, Spec(3, 2, 2), 2, 2, 1, 2, 3, shots=(1,), eps=(1.0,)),
 }
 
 
@@ -417,8 +419,8 @@ def _attacked_tasks(case: Case, size: Size, device: str, dtype: torch.dtype, roo
     if case.kind == "grid":
         axes = grid.Grid(
             attacks,
-            eps=tuple(eps * share for share in GRID_EPS),
-            shots=GRID_SHOTS,
+            eps=tuple(eps * share for share in size.eps),
+            shots=size.shots,
             steps=None if learner.steps is None else GRID_STEPS,
             queries=size.queries,
         )

@@ -9,8 +9,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-from robustbench_meta import timing
+import pytest
+
+from robustbench_meta import engine, timing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,12 +38,17 @@ def test_every_benchmark_runs_once_with_its_peer(tmp_path: Path) -> None:
     assert there + counts.get("skipped", 0) == 2 * len(timing.RUN_CASES)
 
 
-def test_the_table_of_trials_counts_failures_with_exact_intervals(tmp_path: Path) -> None:
+@pytest.fixture
+def trials() -> Any:
     spec = importlib.util.spec_from_file_location("gate_trials", ROOT / "benchmarks" / "gate_trials.py")
     assert spec is not None
     assert spec.loader is not None
-    trials = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(trials)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_trials_counts_failures_with_exact_intervals(trials: Any, tmp_path: Path) -> None:
     path = tmp_path / "trials.jsonl"
     rows = [
         {"arm": arm, "trial": trial, "said": said, "rounds": [{"ratio": ratio}] * (2 if said == "failed" else 1)}
@@ -55,21 +63,12 @@ def test_the_table_of_trials_counts_failures_with_exact_intervals(tmp_path: Path
     assert "planted-1.1" not in table
 
 
-def test_what_the_trials_plant_fits_the_engine() -> None:
-    spec = importlib.util.spec_from_file_location("gate_trials", ROOT / "benchmarks" / "gate_trials.py")
-    assert spec is not None
-    assert spec.loader is not None
-    trials = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(trials)
-    script = (
-        "import sys, importlib.util\n"
-        "from robustbench_meta import engine, timing\n"
-        "exec(compile(sys.argv[1], 'planted', 'exec'), engine.__dict__)\n"
-        "meter = timing.Meter()\n"
-        "timing.ours(timing.set_up(timing.CASES['adapt/protonet'], timing.SIZES['small']))(meter)\n"
-        "print(meter.forwards)\n"
-    )
-    for share, expected in ((0.0, 250), (0.1, 275), (0.5, 375)):
-        planted = trials.PLANTED.format(share=share)
-        done = subprocess.run([sys.executable, "-c", script, planted], capture_output=True, text=True, cwd=ROOT)
-        assert done.stdout.strip() == str(expected), done.stderr
+@pytest.mark.parametrize(("arm", "expected"), [("identical", 250), ("planted-1.1", 275), ("planted-1.5", 375)])
+def test_a_planted_commit_makes_exactly_as_much_more_work_as_its_name_says(
+    trials: Any, monkeypatch: pytest.MonkeyPatch, arm: str, expected: int
+) -> None:
+    monkeypatch.setattr(engine.Learner, "adapt", engine.Learner.adapt)  # put back afterwards
+    exec(trials.PLANTED.format(share=trials.ARMS[arm]), dict(vars(engine)))
+    meter = timing.Meter()
+    timing.ours(timing.set_up(timing.CASES[trials.CASE], timing.SIZES["small"]))(meter)
+    assert meter.forwards == expected
