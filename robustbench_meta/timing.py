@@ -80,7 +80,7 @@ class Size:
 SIZES = {
     "full": Size((3, 32, 32), 32, 4, Spec(5, 5, 15), 4, 4, 2, 15, None),
     # For the gate: the networks of `full`, as little of everything else as still looks like it.
-    "small": Size((3, 32, 32), 32, 4, Spec(5, 5, 5), 2, 10, 1, 5, 100),
+    "small": Size((3, 32, 32), 32, 4, Spec(5, 5, 5), 2, 10, 1, 5, 30),
     "tiny": Size((3, 8, 8), 4, 2, Spec(3, 2, 2), 2, 2, 1, 2, 3, shots=(1,), eps=(1.0,)),
 }
 

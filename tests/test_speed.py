@@ -148,16 +148,17 @@ def test_times_are_written_with_three_figures(value: float, text: str) -> None:
 
 def test_a_table_gives_medians_spreads_and_the_ratio_to_the_peer() -> None:
     ours = {"seconds": [1.0, 2.0, 3.0], "forwards": 9, "backwards": 3, "peak_mib": 11.6, "survived": 0.5}
-    peer = ours | {"seconds": [4.0, 5.0, 6.0], "survived": 0.625, "peak_mib": None}
+    peer = ours | {"seconds": [4.0, 5.0, 6.0], "survived": 0.625, "peak_mib": None, "forwards": 15}
     columns, rows = speed.table([{"case": "a", "ours": ours, "peer": peer, "note": ""}])
     assert dict(zip(columns, rows[0], strict=True)) == {
         "case": "a",
         "median": "2 s",
         "spread": "±25 %",  # half of 2.5 - 1.5, over 2
         "peer": "2.50x as long",
+        "per row": "1.67x",  # 5 / 18 over 2 / 12
         "rows forward": "9",
         "rows back": "3",
-        "peer's rows": "9 / 3",
+        "peer's rows": "15 / 3",
         "MiB": "12",
         "peer's MiB": "-",
         "survive": "50 % / 62 %",

@@ -41,21 +41,17 @@ FIELDS: dict[str, type | tuple[type, ...]] = {
 Row = dict[str, Any]
 
 COLUMNS = (
-    "case",
-    "median",
-    "spread",
-    "peer",
-    "rows forward",
-    "rows back",
-    "peer's rows",
-    "MiB",
-    "peer's MiB",
-    "survive",
+    *("case", "median", "spread", "peer", "per row", "rows forward", "rows back"),
+    *("peer's rows", "MiB", "peer's MiB", "survive"),
 )
 
 
 def table(comparisons: Sequence[Mapping[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return the columns and rows of a run; spread is half the interquartile range over the median."""
+    """Return the columns and rows of a run.
+
+    Spread is half the interquartile range over the median. `peer` is how many times as long the peer takes, `per row`
+    the same for one row sent forward or back: what is left of it where our side sends fewer.
+    """
     return COLUMNS, [_table_row(one) for one in comparisons if one["ours"]]
 
 
@@ -179,6 +175,7 @@ def _table_row(one: Mapping[str, Any]) -> tuple[str, ...]:
         seconds_text(median),
         _spread(ours["seconds"]),
         ratio,
+        _per_row(ours, peer) if peer else "",
         str(ours["forwards"]),
         str(ours["backwards"]),
         theirs,
@@ -186,6 +183,11 @@ def _table_row(one: Mapping[str, Any]) -> tuple[str, ...]:
         _mib(peer) if peer else "",
         " / ".join(survive),
     )
+
+
+def _per_row(ours: Mapping[str, Any], peer: Mapping[str, Any]) -> str:
+    paces = [numbers.median(side["seconds"]) / max(side["forwards"] + side["backwards"], 1) for side in (peer, ours)]
+    return f"{paces[0] / paces[1]:.2f}x"
 
 
 def _spread(seconds: Sequence[float]) -> str:
