@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -122,6 +124,14 @@ def test_the_page_needs_nothing_else_and_shows_text_as_text() -> None:
     assert "&lt;script&gt;" in text
     assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
     assert not re.search(r"https?://|url\(|@import|src=(?!x&gt;)", text)
+
+
+def test_the_policy_of_the_page_allows_its_own_style_alone() -> None:
+    text = speed.page([row(0)])
+    (style,) = re.findall(r"<style>(.*?)</style>", text, flags=re.DOTALL)
+    expected = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert re.findall(r"sha256-([^&\']+)", text) == [expected]
+    assert " style=" not in text
 
 
 def test_points_lie_inside_the_frame_with_the_slowest_on_top() -> None:
