@@ -1,16 +1,19 @@
-# make demo: a leaderboard from a clean clone.  make test, make lint: what CI runs.
+# make demo: a leaderboard from a clean clone.  make test, make lint: what CI runs.  make bench: speed beside the peers.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test bench lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/rbm demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+bench: $(INSTALLED)
+	$(BIN)/rbm bench run
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """The command `rbm`. Heavy imports wait inside the commands, so that help answers at once.
 
-Exit status: 0 fine, 1 a negative result (a failed cell, data that is not there), 2 input, 3 environment (a disk
-that is full or read-only), 4 nothing measured.
+Exit status: 0 fine, 1 a negative result (a failed cell, data that is not there, a slower case), 2 input, 3
+environment (a disk that is full or read-only, git that is not there), 4 nothing measured.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
@@ -37,6 +37,8 @@ commands = typer.Typer(
 )
 data = typer.Typer(help="Bring and check the data of task families.")
 commands.add_typer(data, name="data")
+bench = typer.Typer(help="Time the engine beside its peers, against another revision, and over the years.")
+commands.add_typer(bench, name="bench")
 
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder that holds the data; else the environment variable RBM_DATA.")
@@ -45,6 +47,8 @@ FamilyOptions = Annotated[
     list[str] | None, typer.Option("--family-option", help="Option of the family, as folder=birds; repeat it.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Cases = Annotated[str | None, typer.Option(help="Names or patterns, as meta-step/*,attack/pgd-20.")]
+Threads = Annotated[int, typer.Option(help="Threads; one gives the steadiest times.", min=1, max=1024)]
 
 
 def app() -> None:
@@ -248,6 +252,112 @@ def data_check(
     raise typer.Exit(status)
 
 
+@bench.command("run")
+def bench_run(
+    cases: Cases = None,
+    samples: Annotated[int, typer.Option(help="Samples a side, ours and the peer's in turn.", min=1)] = 5,
+    size: Annotated[str, typer.Option(help="full, small or tiny.")] = "full",
+    device: Device = "cpu",
+    threads: Threads = 1,
+    data_root: DataRoot = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the rows here as JSON lines.")] = None,
+    append: Annotated[Path | None, typer.Option(help="Add the rows to this history.")] = None,
+) -> None:
+    """Time every case in this process, beside its peer where benchmarks/ is there."""
+    from dataclasses import asdict
+
+    import torch
+
+    from robustbench_meta import grid as grids
+    from robustbench_meta import timing
+    from robustbench_meta.report import speed
+
+    chosen, how_large = timing.choose_cases(cases, timing.RUN_CASES), timing.choose_size(size)
+    where = grids.choose_device(device)
+    torch.set_num_threads(threads)
+    timing.steady_allocator()
+    console, context, found = _console(), _bench_context(size, where), []
+    for case in chosen:
+        console.print(f"{case.name} ...")
+        one = timing.compare(case, how_large, samples=samples, device=where, root=data_root)
+        found.append(asdict(one))
+        if append is not None and one.ours:  # at once, so that a stop loses no case
+            speed.append(append, [context | found[-1]])
+    if json_out is not None:
+        json_out.write_text("", encoding="utf-8")
+        speed.append(json_out, [context | one for one in found])
+    _print_table(*speed.table(found))
+    for line in speed.absent(found):
+        console.print(line)
+    if not any(one["ours"] for one in found):
+        raise typer.Exit(_complain("bench: no case could be measured here", NOTHING))
+
+
+@bench.command("gate")
+def bench_gate(
+    base: Annotated[str, typer.Option(help="Revision to compare with, as origin/main.")],
+    cases: Cases = None,
+    samples: Annotated[int, typer.Option(help="Samples a side and round, each a fresh process; at least 12.")] = 12,
+    threshold: Annotated[float, typer.Option(help="Ratio of medians from which on a case is slower.")] = 1.25,
+    size: Annotated[str, typer.Option(help="full, small or tiny.")] = "small",
+    device: Device = "cpu",
+    threads: Threads = 1,
+    data_root: DataRoot = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the verdicts here as JSON lines.")] = None,
+) -> None:
+    """Compare this checkout with another revision; exit 1 where it is slower, twice in a row.
+
+    A case is slower where Mann-Whitney's one-sided p < 0.002 and the ratio of medians is above the threshold. Exit 4
+    where nothing was measured, or where this checkout lacks a case that the base can run.
+    """
+    from robustbench_meta import gate, timing
+    from robustbench_meta import grid as grids
+
+    chosen = [case.name for case in timing.choose_cases(cases, timing.GATE_CASES)]
+    timing.choose_size(size)
+    gate.check(samples, threshold)
+    options = gate.Options(size, grids.choose_device(device), threads, data_root)
+    head, console = gate.head_checkout(), _console()
+    commit = gate.resolve(head, base)
+    try:
+        with gate.worktree(head, commit) as folder:
+            take = gate.sampler(folder, head, options)
+            verdicts = gate.decide(chosen, take, samples=samples, threshold=threshold, tell=console.print)
+    except gate.SampleError as error:
+        raise typer.Exit(_complain(f"environment: {error}", ENVIRONMENT)) from None
+    if json_out is not None:
+        json_out.write_text("".join(f"{line}\n" for line in gate.lines(verdicts)), encoding="utf-8")
+    _print_table(*gate.table(verdicts))
+    slower = [one.case for one in verdicts if one.slower]
+    if slower:
+        raise typer.Exit(_complain(f"slower than {base}: {', '.join(slower)}", NEGATIVE))
+    if lost := [one.case for one in verdicts if one.lost]:
+        raise typer.Exit(_complain(f"bench: not measured, though {base} can run it: {', '.join(lost)}", NOTHING))
+    if not any(one.rounds for one in verdicts):
+        raise typer.Exit(_complain(f"bench: no case runs both here and in {base}", NOTHING))
+
+
+@bench.command("history")
+def bench_history(
+    file: Annotated[Path, typer.Argument(help="JSON lines that `rbm bench run --append` wrote.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("bench.html"),
+) -> None:
+    """Write one page of trends, with the steps marked."""
+    from robustbench_meta.report import speed
+    from robustbench_meta.types import InputError
+
+    def refuse(problem: str) -> NoReturn:
+        raise InputError(problem)
+
+    if not file.is_file():
+        refuse(f"history: {file} is not a file")
+    rows = speed.read(file, refuse)
+    if not rows:
+        raise typer.Exit(_complain(f"history: {file} holds no run", NOTHING))
+    out.write_text(speed.page(rows), encoding="utf-8", newline="\n")
+    print(out)
+
+
 def shipped(name: str) -> Path:
     """Find a checkpoint that comes with the package, or lies beside it in a source checkout."""
     from robustbench_meta.types import InputError
@@ -346,6 +456,29 @@ def _print_summary(summary: Any) -> None:
     console = _console(stderr=False)
     console.print(table)
     console.print(", ".join(f"{columns[i]} {rows[0][i]}" for i in shared))
+
+
+def _bench_context(size: str, device: str) -> dict[str, Any]:
+    """Say what all rows of a run share: when, what code, and on what."""
+    from datetime import UTC, datetime
+
+    from robustbench_meta import gate, timing
+    from robustbench_meta.report import speed
+
+    commit, changed = gate.commit_of(gate.TIMING.parents[1])
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    code = {"schema": speed.SCHEMA, "date": date, "commit": commit, "changed": changed, "size": size}
+    return code | timing.describe_machine(device)
+
+
+def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    _console(stderr=False).print(table)
 
 
 def _write_report(results: Path, out: Path) -> list[Path]:

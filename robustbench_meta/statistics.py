@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import Any, NoReturn, Protocol
+from typing import Any, Literal, NoReturn, Protocol
 
 import numpy as np
 import pandas as pd
@@ -162,6 +162,17 @@ def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     if n == 1:
         return mean, math.nan
     return mean, float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(n))
+
+
+def mann_whitney(
+    x: Sequence[float], y: Sequence[float], alternative: Literal["greater", "two-sided"] = "two-sided"
+) -> float:
+    """Return the p-value of a Mann-Whitney test that x is greater, or other, than y: exact, but for ties."""
+    from scipy.stats import mannwhitneyu
+
+    tied = len({*x, *y}) < len(x) + len(y)
+    found = mannwhitneyu(x, y, alternative=alternative, method="asymptotic" if tied else "exact")
+    return float(found.pvalue)
 
 
 def better_than_constant(mean: float, half: float, constant: float) -> bool:

@@ -31,6 +31,8 @@ ROOMS = [
     "evaluate",
     "grid",
     "statistics",
+    "timing",
+    "gate",
     "report",
     "cli",
     "__init__",

@@ -23,7 +23,7 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     style, script = _asset("leaderboard.css"), _asset("leaderboard.js")
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        f"default-src 'none'; img-src data:; style-src '{style_hash(style)}'; script-src '{style_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     return environment.from_string(_asset("leaderboard.html.j2")).render(
@@ -70,5 +70,6 @@ def _asset(name: str) -> str:
     return files(__package__).joinpath(name).read_text(encoding="utf-8").strip()
 
 
-def _hash(text: str) -> str:
+def style_hash(text: str) -> str:
+    """Name a style or script in a content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
