@@ -83,7 +83,8 @@ def gradient_of(victim: Victim, x: Tensor, points: Tensor, objective: Objective)
         x = x.detach().requires_grad_()
         outputs = victim.forward(x, points)
         (gradient,) = torch.autograd.grad(objective(outputs, points).sum(), x)
-    return outputs.detach(), gradient
+    # A network in channels-last order hands back such a gradient, which would slow down every operation with x.
+    return outputs.detach(), gradient.contiguous()
 
 
 def climb(victim: Victim, threat: Threat, x: Tensor, gradient: Tensor, *, points: Tensor, length: float) -> Tensor:

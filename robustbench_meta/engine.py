@@ -573,7 +573,12 @@ def _body_names(network: Network, shape: tuple[int, ...]) -> frozenset[str]:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+    if x.dim() != 4:
+        return x
+    if x.shape[1] == 1:
+        # With one channel both orders look alike, and torch would go on in the slower one.
+        return x.reshape(len(x), *x.shape[2:], 1).movedim(3, 1)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _index(part: Any, task: int) -> Any:
