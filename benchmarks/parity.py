@@ -1,7 +1,7 @@
 """Does our AutoAttack say what the reference says? Verdicts per query, beside the reference against itself.
 
-    python benchmarks/parity.py run --out parity-results      # hours on one core; goes on where it was stopped
-    python benchmarks/parity.py report parity-results --out reports/parity
+    python benchmarks/parity.py run --out reports/parity/arms      # hours on one core; goes on where it was stopped
+    python benchmarks/parity.py report reports/parity/arms --out reports/parity
 
 Each cell is a shipped checkpoint at a budget that 20 to 80 % of its clean-correct queries survive: elsewhere any two
 attacks agree. An arm is one attack with one seed on the same episodes; a line of the results is one task of one arm.
@@ -16,10 +16,14 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
+from scipy.stats import binomtest
 
 from robustbench_meta import catalog, grid
 from robustbench_meta.losses import correct
+from robustbench_meta.statistics import interval
 from robustbench_meta.types import Norm, Spec, Streams, Threat
 
 TASKS = 20
@@ -81,16 +85,120 @@ def run(cell: ParityCell, arm: str, out: Path, *, tasks: int, root: Path | None)
             file.write(json.dumps(line) + "\n")
 
 
+PAIRS = (
+    ("reference-0", "reference-1"),
+    ("ours-0", "reference-0"),
+    ("ours-0", "reference-1"),
+    ("ours-1", "reference-0"),
+    ("ours-1", "reference-1"),
+    ("ours-0", "ours-1"),
+)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """Read the lines of one arm in one cell."""
+    return pd.DataFrame([json.loads(line) for line in path.read_text().splitlines()])
+
+
+def compare(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return robust accuracy by cell and arm, and for every pair of arms how many clean-correct queries differ."""
+    arms, pairs = [], []
+    for cell in CELLS:
+        found = {arm: path for arm in ARMS if (path := results / f"{cell.name}.{arm}.jsonl").exists()}
+        runs = {arm: read(path) for arm, path in found.items()}
+        about = {"checkpoint": cell.checkpoint, "norm": cell.norm, "eps": cell.eps}
+        for arm, run in runs.items():
+            clean, survived = (np.array(run[name].tolist(), bool) for name in ("clean", "survived"))
+            robust, half = interval(survived.mean(axis=1))
+            row = {"arm": arm, "tasks": len(run), "clean_correct": int(clean.sum())}
+            row |= {"clean": clean.mean(), "robust": robust, "ci95": half, "survive": survived.sum() / clean.sum()}
+            row |= {"forwards": int(run["forwards"].sum()), "backwards": int(run["backwards"].sum())}
+            arms.append(about | row)
+        for one, other in PAIRS:
+            if one in runs and other in runs:
+                pairs.append(about | {"one": one, "other": other} | difference(runs[one], runs[other]))
+    return pd.DataFrame(arms), pd.DataFrame(pairs)
+
+
+def difference(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, float]:
+    """Compare two arms on the tasks both have: differing verdicts among the clean-correct, and the mean."""
+    tasks = sorted(set(one["task"]) & set(other["task"]))
+    a, b = (np.array(run.set_index("task").loc[tasks, "survived"].tolist(), bool) for run in (one, other))
+    clean = np.array(one.set_index("task").loc[tasks, "clean"].tolist(), bool)
+    differ, judged = int((a != b).sum()), int(clean.sum())
+    low, high = binomtest(differ, judged).proportion_ci()
+    mean, half = interval(a.mean(axis=1) - b.mean(axis=1))
+    counts = {"tasks": len(tasks), "clean_correct": judged, "differ": differ, "share": differ / judged}
+    return counts | {"low": low, "high": high, "mean_difference": mean, "mean_ci95": half}
+
+
+def report(results: Path, out: Path) -> Path:
+    """Write parity.md and the two tables as CSV."""
+    arms, pairs = compare(results)
+    out.mkdir(parents=True, exist_ok=True)
+    arms.to_csv(out / "arms.csv", index=False)
+    pairs.to_csv(out / "pairs.csv", index=False)
+    lines = ["# Our AutoAttack beside the reference", "", *INTRODUCTION.splitlines(), ""]
+    lines += [
+        "| checkpoint | norm, eps | arm | n tasks | clean-correct | robust, % | survive, % | rows forward / back |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for row in arms.to_dict("records"):
+        where = f"| {row['checkpoint']} | {row['norm']} {row['eps']:.4g} | {row['arm']} | {row['tasks']} "
+        robust = f"{100 * row['robust']:.1f} ± {100 * row['ci95']:.1f}"
+        rows = f"{row['forwards']:,} / {row['backwards']:,}"
+        lines.append(where + f"| {row['clean_correct']} | {robust} | {100 * row['survive']:.0f} | {rows} |")
+    lines += ["", "| checkpoint | norm, eps | pair | differ | share, % (95 %) | mean difference, points |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for row in pairs.to_dict("records"):
+        share = f"{100 * row['share']:.2f} ({100 * row['low']:.2f} to {100 * row['high']:.2f})"
+        mean = f"{100 * row['mean_difference']:+.2f} ± {100 * row['mean_ci95']:.2f}"
+        where = f"| {row['checkpoint']} | {row['norm']} {row['eps']:.4g} | {row['one']} − {row['other']} "
+        lines.append(where + f"| {row['differ']} of {row['clean_correct']} | {share} | {mean} |")
+    lines += ["", *together(pairs)]
+    (out / "parity.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return out / "parity.md"
+
+
+def together(pairs: pd.DataFrame) -> list[str]:
+    """Add the cells up, in one line a pair."""
+    lines = ["All cells together:", ""]
+    for (one, other), rows in pairs.groupby(["one", "other"], sort=False):
+        differ, judged = int(rows["differ"].sum()), int(rows["clean_correct"].sum())
+        low, high = binomtest(differ, judged).proportion_ci()
+        share = f"{100 * differ / judged:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
+        mean = 100 * (rows["mean_difference"] * rows["tasks"]).sum() / rows["tasks"].sum()
+        lines.append(f"- {one} and {other}: {differ} of {judged} verdicts differ, {share}; mean {mean:+.2f} points")
+    return lines
+
+
+INTRODUCTION = """\
+Both attack the same adapted learners on the same test tasks (5-way 5-shot, episode seed 0); an arm is one attack with
+one seed of its own. `reference` is pyautoattack with K-1 targets, `ours` the package's `autoattack`. "Differ" counts
+clean-correct queries whose verdicts differ, "survive" is their share that withstands; intervals of shares are exact
+(Clopper-Pearson), those of means are over tasks. Made by
+
+    python benchmarks/parity.py run --out reports/parity/arms
+    python benchmarks/parity.py report reports/parity/arms --out reports/parity
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
     running = parts.add_parser("run")
-    running.add_argument("--out", type=Path, default=Path("parity-results"))
+    running.add_argument("--out", type=Path, default=Path("reports/parity/arms"))
     running.add_argument("--arms", default=",".join(ARMS))
     running.add_argument("--cells", default="", help="only cells whose name holds this")
     running.add_argument("--tasks", type=int, default=TASKS)
     running.add_argument("--data-root", type=Path, default=None)
+    reporting = parts.add_parser("report")
+    reporting.add_argument("results", type=Path)
+    reporting.add_argument("--out", type=Path, default=Path("reports/parity"))
     given = parser.parse_args()
+    if given.part == "report":
+        print(report(given.results, given.out))
+        return
     torch.set_num_threads(1)
     given.out.mkdir(parents=True, exist_ok=True)
     for cell in CELLS:
