@@ -1,13 +1,15 @@
 """What every attack of the catalog promises, in every norm it claims.
 
 The linear victims have closed-form answers; the convolutional one has inputs on the faces of the box, a kink, and
-weights that require a gradient.
+weights that require a gradient. Attacks of libraries that we do not depend on (torchattacks, cleverhans) are skipped
+where these are not installed; `make agreement-tests` installs both and fails if one of their promises is skipped.
 """
 
 from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -34,6 +36,12 @@ OPTIMAL_CLAIMS = [(name, norm) for name, norm in GRADIENT_CLAIMS if name not in 
 # These look for every wrong class, so they reach the closed form with any number of classes.
 EVERY_CLASS = ("autoattack", "pgd-mt-20", "pgd-mt-50", "foolbox:L2DeepFoolAttack", "foolbox:LinfDeepFoolAttack")
 CONV_EPS: dict[Norm, float] = {"linf": 0.05, "l2": 1.0, "l1": 8.0}
+
+
+@pytest.fixture(autouse=True)
+def _its_library_is_there(request: pytest.FixtureRequest, optional: Callable[[str], None]) -> None:
+    if package := getattr(attack(request.node.callspec.params["name"]), "needs_package", ""):
+        optional(package)
 
 
 def attack(name: str) -> Attack:
