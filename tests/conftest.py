@@ -1,4 +1,4 @@
-"""Where the tests find real data and optional libraries; one thread, so that sums do not depend on the machine's load."""
+"""Where the tests find real data and optional libraries; one thread, so that float sums do not vary with the load."""
 
 from __future__ import annotations
 
