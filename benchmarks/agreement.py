@@ -413,7 +413,7 @@ eps along the normalised gradient (torchattacks has none: its PGDL2 with one ste
 correctly, `stands` is the share of them that survives ours, `equal` the number on which the library's verdict is ours.
 Robust accuracy, in %, is over all queries, with a 95 % interval over tasks."""
 
-REASONS = """What the libraries do otherwise, established by `Twin`: our ascent on the queries that a library meets, with
+REASONS = """What libraries do otherwise, established by `Twin`: our ascent on the queries that a library meets, with
 its habits switched on one by one.
 
 * **mean of the losses** (torchattacks, cleverhans): they differentiate the mean over a batch, foolbox and we the sum.
