@@ -36,6 +36,7 @@ SPEC = Spec(ways=5, shots=5, queries=5)
 TASKS, TWIN_TASKS = 30, 5  # the twins with single habits meet the first five, and tasks with a disagreement
 PACKAGES = ("torch", "foolbox", "torchattacks", "cleverhans", "numpy")
 LIBRARIES = ("foolbox", "torchattacks", "cleverhans")
+IN_DOUBLE = ("foolbox", "torchattacks")  # cleverhans casts to float32
 
 
 @dataclass(frozen=True)
@@ -191,10 +192,12 @@ class Line:
     largest_difference: float = 0.0  # over every entry of every clean-correct query
     twin_disagrees: int = 0  # verdicts that all habits together do not reproduce
     double_disagrees: int | None = None  # verdicts that differ from ours in float64
+    double_reasons: str = ""
     reasons: str = ""
     twins: str = ""  # by habits, the twin's largest difference from the library
     accuracies: list[float] = field(default_factory=list, repr=False)
     counted: Counter[str] = field(default_factory=Counter, repr=False)
+    counted_double: Counter[str] = field(default_factory=Counter, repr=False)
     gaps: dict[str, float] = field(default_factory=dict, repr=False)
 
 
@@ -240,13 +243,11 @@ def compare(cell: AgreementCell, attack: str, *, tasks: int, root: Path | None) 
             _add(lines[name], scene, ours, x_adv)
             if name != "ours":
                 _explain(lines[name], scene, (ours, x_adv), twins(name, steps, step, cell.norm))
-    for name in ("foolbox", "torchattacks"):
-        lines[name].double_disagrees = 0
     for scene in scenes(cell, tasks, root, torch.float64):
-        ours = scene.verdicts(arms["ours"](scene.victim, cell.threat, Streams([0])))
-        for name in ("foolbox", "torchattacks"):
-            theirs = scene.verdicts(arms[name](scene.victim, cell.threat, Streams([0])))
-            lines[name].double_disagrees += int((ours != theirs).sum())  # type: ignore[operator]
+        ours = arms["ours"](scene.victim, cell.threat, Streams([0]))
+        for name in IN_DOUBLE:
+            theirs = arms[name](scene.victim, cell.threat, Streams([0]))
+            _explain_double(lines[name], scene, (ours, theirs), twins(name, steps, step, cell.norm))
     return [_finish(line) for line in lines.values()]
 
 
@@ -276,9 +277,23 @@ def _explain(line: Line, scene: Scene, pair: tuple[Tensor, Tensor], suspects: di
             if reason == everything or line.tasks <= TWIN_TASKS:
                 line.gaps[reason] = max(line.gaps.get(reason, 0.0), _furthest(scene, x_adv, pair[1]))
     line.twin_disagrees += int((found[everything] != theirs).sum())
-    for query in differ:
-        matching = [reason for reason, verdict in found.items() if verdict[query] == theirs[query]]
-        line.counted[matching[0] if matching else UNEXPLAINED] += 1
+    line.counted.update(_least(found, theirs, query) for query in differ)
+
+
+def _explain_double(line: Line, scene: Scene, pair: tuple[Tensor, Tensor], suspects: dict[str, Twin]) -> None:
+    """Do the same in float64, where what is left is no rounding."""
+    mine, theirs = (scene.verdicts(x) for x in pair)
+    differ = (mine != theirs).nonzero().flatten().tolist()
+    line.double_disagrees = (line.double_disagrees or 0) + len(differ)
+    if differ:
+        threat = Threat(line.norm, line.eps)
+        found = {reason: scene.verdicts(twin(scene.victim, threat, Streams([0]))) for reason, twin in suspects.items()}
+        line.counted_double.update(_least(found, theirs, query) for query in differ)
+
+
+def _least(found: dict[str, Tensor], theirs: Tensor, query: int) -> str:
+    matching = [reason for reason, verdict in found.items() if verdict[query] == theirs[query]]
+    return matching[0] if matching else UNEXPLAINED
 
 
 def _furthest(scene: Scene, a: Tensor, b: Tensor) -> float:
@@ -288,6 +303,7 @@ def _furthest(scene: Scene, a: Tensor, b: Tensor) -> float:
 def _finish(line: Line) -> Line:
     line.robust, line.robust_ci95 = statistics.interval(line.accuracies)
     line.reasons = "; ".join(f"{reason}: {count}" for reason, count in line.counted.most_common())
+    line.double_reasons = "; ".join(f"{reason}: {count}" for reason, count in line.counted_double.most_common())
     line.twins = "; ".join(f"{reason}: {gap:.2g}" for reason, gap in line.gaps.items())
     return line
 
@@ -372,7 +388,7 @@ def _by_name(cell: AgreementCell, name: str, tasks: int, root: Path | None) -> D
 
 def save(rows: list[Any], path: Path) -> None:
     """Write one CSV line per row; floats to six digits, so that a last bit makes no difference between two runs."""
-    names = [name for name in asdict(rows[0]) if name not in ("accuracies", "counted", "gaps")]
+    names = [name for name in asdict(rows[0]) if name not in ("accuracies", "counted", "counted_double", "gaps")]
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
@@ -390,8 +406,8 @@ def page(lines: list[Line], users: list[Default], command: str) -> str:
         "# Agreement across libraries",
         f"At equal knobs **{equal} of {compared} verdicts** of {', '.join(LIBRARIES)} are ours: FGSM and PGD-20 on"
         f" adapted 5-way 5-shot learners, {lines[0].tasks} tasks of {SPEC.ways * SPEC.queries} test queries a cell.",
-        f"Made by `{command}` with Python {platform.python_version()}, {versions}, in float32 on one CPU thread."
-        " Numbers with more digits are in agreement.csv and defaults.csv.",
+        f"Made by `make agreement` (`{command}`) with Python {platform.python_version()}, {versions},"
+        " in float32 on one CPU thread. Numbers with more digits are in agreement.csv and defaults.csv.",
         VERDICTS,
         _verdict_table(lines),
         "## Where images and verdicts differ, and why",
@@ -489,10 +505,10 @@ def _difference_table(libraries: list[Line]) -> str:
 
 def _reason_counts(libraries: list[Line]) -> str:
     said = [
-        f"* {' '.join(_where(line))}, {line.attack}, {line.library}: {line.reasons}"
-        f" (fooled by ours alone {line.ours_alone_fooled}, by the library alone {line.library_alone_fooled})"
+        f"* {' '.join(_where(line))}, {line.attack}, {line.library}, {width}: {reasons}"
         for line in libraries
-        if line.reasons
+        for width, reasons in (("float32", line.reasons), ("float64", line.double_reasons))
+        if reasons
     ]
     apart = sum(line.twin_disagrees for line in libraries)
     double = sum(line.double_disagrees or 0 for line in libraries)
@@ -549,7 +565,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     save(lines, given.out / "agreement.csv")
     save(users, given.out / "defaults.csv")
-    (given.out / "agreement.md").write_text(page(lines, users, f"make agreement (--tasks {given.tasks})"))
+    (given.out / "agreement.md").write_text(page(lines, users, f"python benchmarks/agreement.py --tasks {given.tasks}"))
 
 
 if __name__ == "__main__":
