@@ -1,10 +1,12 @@
 # make demo: a leaderboard from a clean clone.  make test, make lint: what CI runs.  make bench: speed beside the peers.
+# make agreement: our attacks beside foolbox, torchattacks and cleverhans, in an environment of their own.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+AGREEMENT := .venv-agreement
 
-.PHONY: demo test bench lint format clean
+.PHONY: demo test bench lint format agreement agreement-tests clean
 
 demo: $(INSTALLED)
 	$(BIN)/rbm demo
@@ -24,6 +26,20 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+agreement: agreement-tests
+	$(AGREEMENT)/bin/python benchmarks/agreement.py --out reports/agreement
+
+# Where the libraries are asked for, what `make test` skips for want of them fails.
+agreement-tests: $(AGREEMENT)/.installed
+	RBM_REQUIRE_LIBRARIES=1 $(AGREEMENT)/bin/python -m pytest -k 'torchattacks or cleverhans'
+
+$(AGREEMENT)/.installed: pyproject.toml constraints.txt benchmarks/agreement-constraints.txt
+	$(PYTHON) -m venv $(AGREEMENT)
+	$(AGREEMENT)/bin/python -m pip install --quiet --constraint benchmarks/agreement-constraints.txt --editable '.[dev]'
+	$(AGREEMENT)/bin/python -m pip install --quiet --constraint benchmarks/agreement-constraints.txt \
+		--no-deps torchattacks cleverhans
+	touch $(AGREEMENT)/.installed
+
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or later is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
@@ -31,4 +47,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(AGREEMENT) build dist .pytest_cache .mypy_cache .ruff_cache

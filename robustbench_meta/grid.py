@@ -19,6 +19,7 @@ from robustbench_meta import catalog, checkpoint, store, threats
 from robustbench_meta.engine import Learner, ObjectLearner, depends_on_batch, has_gradient
 from robustbench_meta.episodes import fingerprint
 from robustbench_meta.evaluate import Adaptations, AnyLearner, Block, CellError, check_learner, run
+from robustbench_meta.libraries import missing
 from robustbench_meta.types import (
     NORMS,
     SPLITS,
@@ -483,6 +484,8 @@ def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:
 def _refusal(cell: Cell, learner: AnyLearner, attack: Attack) -> str:
     """Say why an attack cannot serve a cell, in one line; empty if it can."""
     name, threat = f"{cell.attack} on {cell.checkpoint}", cell.threat
+    if (package := getattr(attack, "needs_package", "")) and (reason := missing(package)):
+        return f"{name}: {reason}"
     if threat.norm not in attack.norms:
         return f"{name}: works in {', '.join(attack.norms)}, not in {threat.norm}"
     if threat.surface not in attack.surfaces:

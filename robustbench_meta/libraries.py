@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -44,6 +45,21 @@ def attack_tasks(victim: Victim, threat: Threat, rng: Streams, craft: Craft) -> 
                 crafted = craft(classifier, images[standing], labels[standing], seed).detach()
             x_adv[points[standing]] = _settle(crafted, images[standing], threat, victim.space).unsqueeze(1)
     return x_adv
+
+
+def missing(package: str) -> str:
+    """Say in one line how to install an optional library that is not there; empty if it is."""
+    if find_spec(package):
+        return ""
+    return (
+        f"needs {package}, which is not installed; its pins clash with ours, so give it an environment of its own:"
+        f" `make agreement-tests` makes one in a clone, else pip install --no-deps {package}"
+    )
+
+
+def require(package: str) -> None:
+    if reason := missing(package):
+        raise InputError(f"attack: {reason}")
 
 
 class Classifier(torch.nn.Module):

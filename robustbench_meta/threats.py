@@ -90,6 +90,9 @@ def _rows(tensor: Tensor, box: Box) -> tuple[Tensor, Callable[[Tensor], Tensor]]
 
 
 def _unit(rows: Tensor) -> Tensor:
+    # Scaled by a power of two first, which is exact: the squares of gradients below 1e-19 would be lost in float32.
+    _, exponent = torch.frexp(rows.abs().amax(dim=1, keepdim=True))
+    rows = torch.ldexp(rows, -exponent.clamp_min(-120))
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
 
 

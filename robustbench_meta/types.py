@@ -164,7 +164,10 @@ class Victim:
 
 @runtime_checkable
 class Attack(Protocol):
-    """A frozen dataclass of hyper-parameters that finds x_adv within a threat."""
+    """A frozen dataclass of hyper-parameters that finds x_adv within a threat.
+
+    Optional: `needs_package`, a library that is no dependency of ours; without it the attack is refused at planning.
+    """
 
     @property
     def norms(self) -> tuple[Norm, ...]: ...

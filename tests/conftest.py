@@ -1,13 +1,17 @@
-"""Where the tests find real data, and one thread, so that float sums do not depend on the machine's load."""
+"""Where the tests find real data and optional libraries; one thread, so that float sums do not vary with the load."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from robustbench_meta.libraries import missing
 
 torch.set_num_threads(1)
 # Processes that tests start, too: tiny tensors on several threads only wait for one another.
@@ -40,3 +44,30 @@ def cifar_root(real_data: Callable[[str], Path]) -> Path:
 def omniglot_root(real_data: Callable[[str], Path]) -> Path:
     """The data root, where Omniglot is there."""
     return real_data("omniglot")
+
+
+@pytest.fixture(scope="session")
+def optional() -> Callable[[str], None]:
+    """Skips where a library that we do not depend on is missing, or fails where RBM_REQUIRE_LIBRARIES=1."""
+
+    def need(package: str) -> None:
+        if reason := missing(package):
+            if os.environ.get("RBM_REQUIRE_LIBRARIES") == "1":
+                pytest.fail(f"{reason}; RBM_REQUIRE_LIBRARIES=1 forbids to skip", pytrace=False)
+            pytest.skip(f"needs {package}; `make agreement-tests` runs this where it is installed")
+
+    return need
+
+
+@pytest.fixture
+def torchattacks(optional: Callable[[str], None]) -> Any:
+    """The library, where it is there."""
+    optional("torchattacks")
+    return import_module("torchattacks")
+
+
+@pytest.fixture
+def cleverhans(optional: Callable[[str], None]) -> Any:
+    """The library's attacks by name, where it is there."""
+    optional("cleverhans")
+    return lambda name: getattr(import_module(f"cleverhans.torch.attacks.{name}"), name)

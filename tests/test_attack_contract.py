@@ -1,13 +1,15 @@
 """What every attack of the catalog promises, in every norm it claims.
 
 The linear victims have closed-form answers; the convolutional one has inputs on the faces of the box, a kink, and
-weights that require a gradient.
+weights that require a gradient. Attacks of libraries that we do not depend on (torchattacks, cleverhans) are skipped
+where these are not installed; `make agreement-tests` installs both and fails if one of their promises is skipped.
 """
 
 from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -45,6 +47,12 @@ EVERY_CLASS = (
 # No DLR loss exists for fewer classes; elsewhere two are asked for, where each attack has but one class to look for.
 LEAST_WAYS = {"apgd-dlr": 3, "apgd-t": 4}
 CONV_EPS: dict[Norm, float] = {"linf": 0.05, "l2": 1.0, "l1": 8.0}
+
+
+@pytest.fixture(autouse=True)
+def _its_library_is_there(request: pytest.FixtureRequest, optional: Callable[[str], None]) -> None:
+    if package := getattr(attack(request.node.callspec.params["name"]), "needs_package", ""):
+        optional(package)
 
 
 def attack(name: str) -> Attack:

@@ -199,6 +199,19 @@ def test_what_an_attack_cannot_serve_is_listed_and_not_run(
         grid.make_plan(axes(attack, **fields), [subject], tmp_path)
 
 
+def test_an_attack_whose_library_is_not_installed_is_refused_at_planning(subject: Subject, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Elsewhere(Failing):
+        needs_package: ClassVar[str] = "not_a_package"
+
+    plan = grid.make_plan(
+        replace(axes("pgd-3"), attacks={**axes("pgd-3").attacks, "far": Elsewhere()}), [subject], tmp_path
+    )
+    assert {job.cell.attack for job in plan.jobs} == {"pgd-3"}
+    assert len(plan.refused) == 1
+    assert plan.refused[0].startswith("far on centroids: needs not_a_package, which is not installed")
+
+
 def test_batch_statistics_rule_out_attacks_on_single_queries(tmp_path: Path) -> None:
     recipe = RECIPE.model_copy(update={"norm_mode": "batch"})
     loaded = grid.load_subject(saved(tmp_path / "ckpt", recipe), device="cpu")

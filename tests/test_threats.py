@@ -240,3 +240,14 @@ def test_the_l1_projection_spends_the_budget_on_any_mix_of_sparse_moves_and_narr
         expected = x + moved.sign() * torch.minimum((size - high).clamp_min(0), room)
         projected = threats.project(x + moved, x, Threat("l1", eps), Box((50,)))
         torch.testing.assert_close(projected, expected, atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-37, 1.0, 1e30])
+def test_the_l2_step_has_its_length_however_small_or_large_the_gradient(scale: float) -> None:
+    box = Box((3, 4, 4))
+    gradient = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    x = torch.full_like(gradient, 0.5)
+    step = threats.ascend(x, gradient * scale, 0.01, "l2", box) - x
+    torch.testing.assert_close(step, threats.ascend(x, gradient, 0.01, "l2", box) - x, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(step.flatten(1).norm(dim=1), torch.full((2,), 0.01), rtol=1e-4, atol=0)
+    assert torch.equal(threats.ascend(x, 0 * gradient, 0.01, "l2", box), x)
