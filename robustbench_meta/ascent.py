@@ -1,4 +1,4 @@
-"""The one batched ascent loop that every gradient attack shares, and the memory of its best iterates.
+"""The one batched ascent loop that every gradient attack shares, the memory of its best iterates, and ensembles.
 
 Shapes: x [P,M,*X]; a subset of points is given by its indices [P'].
 """
@@ -6,12 +6,14 @@ Shapes: x [P,M,*X]; a subset of points is given by its indices [P'].
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from robustbench_meta import losses, threats
-from robustbench_meta.types import Threat, Victim
+from robustbench_meta.types import NORMS, SURFACES, Norm, Streams, Surface, Threat, Victim
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # outputs [P',L,N], points [P'] -> what to maximise [P']
 
@@ -66,6 +68,62 @@ class Search:
             left = self.wrong[points] < 1
             points, x, gradient = points[left], x[left], gradient[left]
             x = climb(self.victim, threat, x, gradient, points=points, length=length)
+
+
+@runtime_checkable
+class Member(Protocol):
+    """An attack that can go on from what others found."""
+
+    @property
+    def norms(self) -> tuple[Norm, ...]: ...
+
+    @property
+    def surfaces(self) -> tuple[Surface, ...]: ...
+
+    @property
+    def needs_gradient(self) -> bool: ...
+
+    @property
+    def needs_single_points(self) -> bool: ...
+
+    def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
+        """Attack what still stands in `search`, and leave there what is found; eps is above 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Let the members attack in turn, each only what still stands: their worst case, at less than their cost."""
+
+    members: tuple[Member, ...]
+
+    @property
+    def norms(self) -> tuple[Norm, ...]:
+        return tuple(norm for norm in NORMS if all(norm in member.norms for member in self.members))
+
+    @property
+    def surfaces(self) -> tuple[Surface, ...]:
+        return tuple(surface for surface in SURFACES if all(surface in member.surfaces for member in self.members))
+
+    @property
+    def needs_gradient(self) -> bool:
+        return any(member.needs_gradient for member in self.members)
+
+    @property
+    def needs_single_points(self) -> bool:
+        return any(member.needs_single_points for member in self.members)
+
+    def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
+        if threat.eps == 0:
+            return victim.x.clone()
+        search = Search(victim)
+        search.judge(victim.x, victim.points)
+        self.extend(search, threat, rng)
+        return search.x_adv
+
+    def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
+        for member, stream in zip(self.members, rng.split(len(self.members)), strict=True):
+            member.extend(search, threat, stream)
 
 
 def ascend(victim: Victim, threat: Threat, start: Tensor, objective: Objective, *, steps: int, length: float) -> Tensor:

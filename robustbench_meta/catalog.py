@@ -17,6 +17,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 
 from robustbench_meta import networks
+from robustbench_meta.ascent import Ensemble, Member
 from robustbench_meta.checkpoint import Checkpoint, Recipe
 from robustbench_meta.engine import Learner, Network, start_params
 from robustbench_meta.types import Algorithm, Attack, Backend, Box, Defense, InputError, TaskFamily
@@ -41,8 +42,21 @@ class Shelf:
 
 
 def attack(name: str) -> Attack:
-    """Return the attack of that name; a name always means one exact configuration."""
-    return cast(Attack, _find("attacks", name))
+    """Return the attack of that name; a name always means one exact configuration.
+
+    `a+b` is the ensemble of a and b, each of which attacks only what still stands.
+    """
+    if "+" not in name:
+        return cast(Attack, _find("attacks", name))
+    members = {part: _find("attacks", part) for part in name.split("+")}
+    for part, member in members.items():
+        if not isinstance(member, Member):
+            raise InputError(f"attack: {part} cannot go on from what others found, as members of {name!r} must")
+    made = Ensemble(tuple(members.values()))
+    for axis in ("norms", "surfaces"):
+        if not getattr(made, axis):
+            raise InputError(f"attack: the members of {name!r} have none of the {axis} in common")
+    return cast(Attack, made)
 
 
 def algorithm(name: str, **options: Any) -> Algorithm:

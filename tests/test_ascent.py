@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from linear import linear
 from torch import Tensor
 
+from robustbench_meta import catalog
 from robustbench_meta.ascent import Search
 from robustbench_meta.attacks.pgd import PGD
-from robustbench_meta.types import Box, Cost, Streams, Threat, Victim
+from robustbench_meta.types import Box, Cost, InputError, Streams, Threat, Victim
 
 THREAT = Threat("linf", 0.6)
 START = 0.1
@@ -89,3 +91,26 @@ def test_a_later_climb_cannot_take_back_what_an_earlier_one_found() -> None:
     search = climbed(subject, steps=4)
     search.run(THREAT, subject.x, lambda outputs, _: -outputs[..., 2].mean(dim=1), steps=2, length=0.05)
     assert search.x_adv.item() == pytest.approx(0.4)
+
+
+def test_an_ensemble_keeps_what_any_member_finds_and_sends_only_what_stands_to_the_next() -> None:
+    victims = linear(ways=5, tasks=2, queries=10)
+    threat = Threat("linf", victims.eps("linf", share=0.7))
+    alone = {
+        name: victims.survives(catalog.attack(name)(victims.victim, threat, victims.streams()))
+        for name in ("fgsm", "pgd-mt-20")
+    }
+    cost = victims.victim.cost
+    cost.backwards.zero_()
+    both = victims.survives(catalog.attack("fgsm+pgd-mt-20")(victims.victim, threat, victims.streams()))
+    assert torch.equal(both, alone["fgsm"] & alone["pgd-mt-20"])
+    # One row back for each clean-correct point by FGSM; only those that withstand it are climbed on.
+    spent, stood = int(cost.backwards.sum()), int(alone["fgsm"].sum())
+    assert spent - int(victims.survives(victims.victim.x).sum()) <= stood * 2 * 5 * 20
+
+
+def test_ensembles_are_refused_whose_members_cannot_go_on_or_share_no_norm() -> None:
+    with pytest.raises(InputError, match=r"^attack: foolbox:FGSM cannot go on"):
+        catalog.attack("pgd-20+foolbox:FGSM")
+    with pytest.raises(InputError, match=r"^attack: 'pdg-20' is unknown"):
+        catalog.attack("fgsm+pdg-20")

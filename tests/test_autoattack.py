@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from robustbench_meta import catalog
 from robustbench_meta.ascent import Search
 from robustbench_meta.attacks.autoattack import AutoAttack
-from robustbench_meta.types import NORMS, Box, InputError, Norm, Streams, Threat
+from robustbench_meta.types import NORMS, Box, InputError, Norm, Streams, Surface, Threat
 
 MEMBERS = ("ce", "dlr", "targeted", "fab", "square")
 
@@ -25,6 +25,11 @@ class Draws:
     name: str
     calls: list[tuple[str, list[int], float]]
     extra: int = 0  # draws that nothing is done with
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    surfaces: ClassVar[tuple[Surface, ...]] = ("query",)
+    needs_gradient: ClassVar[bool] = False
+    needs_single_points: ClassVar[bool] = False
 
     def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
         points = search.standing()

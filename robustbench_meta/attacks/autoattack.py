@@ -8,22 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from robustbench_meta.ascent import Search
+from robustbench_meta.ascent import Ensemble, Member, Search
 from robustbench_meta.libraries import check_images, check_inputs, check_scores
 from robustbench_meta.types import Norm, Streams, Surface, Threat, Victim
-
-
-class Member(Protocol):
-    """An attack that goes on from what others found."""
-
-    def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
-        """Attack what still stands in `search`, and leave there what is found."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -54,10 +46,17 @@ class AutoAttack:
             check_scores(scores, labels, task)
         search = Search(victim)
         search.offer(victim.x, outputs, victim.points)
-        members = self.members(outputs.shape[-1])
-        for member, stream in zip(members, rng.split(len(members)), strict=True):
-            member.extend(search, threat, stream)
+        Ensemble(self.members(outputs.shape[-1])).extend(search, threat, rng)
         return search.x_adv
+
+    def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
+        """Attack what still stands in `search`."""
+        victim = search.victim
+        check_inputs(victim)
+        check_images(victim.space)
+        with torch.no_grad():
+            ways = victim.forward(victim.x[:1], victim.points[:1]).shape[-1]
+        Ensemble(self.members(ways)).extend(search, threat, rng)
 
     def members(self, ways: int) -> tuple[Member, ...]:
         """The members that attack tasks of so many classes, in their order."""

@@ -33,6 +33,12 @@ class Noise:
         if threat.eps == 0:
             return victim.x.clone()
         search = Search(victim)
+        self.extend(search, threat, rng)
+        return search.x_adv
+
+    def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
+        """Attack what still stands in `search`, which keeps the most harmful draw."""
+        victim = search.victim
         for _ in range(self.draws):
             # Drawn for all points, so that what one point meets does not depend on which others still stand.
             x = threats.random_start(victim.x, rng, threat, victim.space)
@@ -40,7 +46,6 @@ class Noise:
             if not len(points):
                 break
             search.judge(x[points], points)
-        return search.x_adv
 
 
 PRESETS: dict[str, Noise] = {"noise": Noise()}

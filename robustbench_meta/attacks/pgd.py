@@ -45,18 +45,32 @@ class PGD:
     def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
         if threat.eps == 0:
             return victim.x.clone()
-        start = victim.x
-        if self.start == "random":
-            start = threats.random_start(victim.x, rng, threat, victim.space)
+        if self.keep == "last":
+            start, length = self._start(victim, threat, rng), self._length(threat)
+            return ascend(victim, threat, start, self._objective(victim), steps=self.steps, length=length)
+        search = Search(victim)
+        self.extend(search, threat, rng)
+        return search.x_adv
+
+    def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
+        """Attack what still stands in `search`, which keeps the best iterate."""
+        victim, length = search.victim, self._length(threat)
+        start = self._start(victim, threat, rng)
+        search.run(threat, start, self._objective(victim), steps=self.steps, length=length)
+
+    def _start(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
+        if self.start == "clean":
+            return victim.x
+        return threats.random_start(victim.x, rng, threat, victim.space)
+
+    def _length(self, threat: Threat) -> float:
         length = self.step * (threat.eps if self.step_unit == "eps" else 1)
         if self.steps * length < threat.eps * (1 - 1e-6):
             raise InputError(f"eps: {threat.eps:g} is out of reach of {self.steps} steps of {length:.4g} ({self!r})")
-        objective = _cross_entropy(victim) if self.objective == "cross-entropy" else _divergence(victim)
-        if self.keep == "last":
-            return ascend(victim, threat, start, objective, steps=self.steps, length=length)
-        search = Search(victim)
-        search.run(threat, start, objective, steps=self.steps, length=length)
-        return search.x_adv
+        return length
+
+    def _objective(self, victim: Victim) -> Objective:
+        return _cross_entropy(victim) if self.objective == "cross-entropy" else _divergence(victim)
 
 
 @dataclass(frozen=True)
@@ -85,14 +99,25 @@ class MultiTargetedPGD:
         if threat.eps == 0:
             return victim.x.clone()
         search = Search(victim)
-        targets = losses.ranked_targets(search.judge(victim.x, victim.points), victim.y)
+        outputs = search.judge(victim.x, victim.points)
+        self._run(search, threat, rng, losses.ranked_targets(outputs, victim.y))
+        return search.x_adv
+
+    def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
+        """Attack what still stands in `search`, which keeps the best iterate."""
+        victim = search.victim
+        with torch.no_grad():
+            outputs = victim.forward(victim.x, victim.points)
+        self._run(search, threat, rng, losses.ranked_targets(outputs, victim.y))
+
+    def _run(self, search: Search, threat: Threat, rng: Streams, targets: Tensor) -> None:
+        victim = search.victim
         for restart in range(self.restarts):
             for objective in _objectives(victim, targets):
                 start = victim.x
                 if restart:
                     start = threats.random_start(victim.x, rng, threat, victim.space)
                 search.run(threat, start, objective, steps=self.steps, length=self.step * threat.eps)
-        return search.x_adv
 
 
 def _objectives(victim: Victim, targets: Tensor) -> Iterator[Objective]:
