@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import product as product_of
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from robustbench_meta import catalog, grid, losses, store, threats, timing
 from robustbench_meta.ascent import climb, gradient_of
+from robustbench_meta.engine import start_params
 from robustbench_meta.timing import CASES, SIZES, Case, NotThereError, Setup, Side, Size, Values
 from robustbench_meta.types import BACKENDS, Backend, Params, Spec, Streams, Victim
 
@@ -85,24 +87,55 @@ class Extent:
     samples: int
     seconds: float  # each side is timed at least so long
     patience: float  # seconds that one measurement may take
+    recast: tuple[str, ...]  # algorithms whose meta-step is recorded and compiled
     compiler: Mapping[str, Any]
 
 
+TINY = Extent(
+    size=SIZES["tiny"],
+    check=SIZES["tiny"],
+    chunks=(2, 3),
+    most=3,
+    together=2,
+    peer_tasks=1,
+    iterations=(3,),
+    product=64,
+    images=2,
+    copied=1,
+    inner=(2, 4),
+    grid_tasks=(2, 3),
+    samples=1,
+    seconds=0.0,
+    patience=4.0,
+    recast=("protonet", "fomaml"),
+    compiler={"backend": "eager"},
+)
 CHECK = Size((3, 32, 32), 16, 4, Spec(5, 5, 15), 2, 2, 2, 15, 20)
 EXTENTS = {
     "full": Extent(
-        SIZES["full"], CHECK, (4, 32, 200, 1, 8), 200, 32, 2, (20, 100), 8192, 1024, 2048, (5, 10, 20, 40),
-        (2, 32, 200), 3, 0.1, 4.0, {"mode": "reduce-overhead"},
+        size=SIZES["full"],
+        check=CHECK,
+        chunks=(4, 32, 200, 1, 8),
+        most=200,
+        together=32,
+        peer_tasks=2,
+        iterations=(20, 100),
+        product=8192,
+        images=1024,
+        copied=2048,
+        inner=(5, 10, 20, 40),
+        grid_tasks=(2, 32, 200),
+        samples=3,
+        seconds=0.1,
+        patience=4.0,
+        recast=("protonet", "fomaml", "maml"),
+        compiler={"mode": "reduce-overhead"},
     ),
-    "small": Extent(
-        SIZES["small"], replace(CHECK, width=8), (2, 8), 8, 4, 1, (5,), 512, 16, 64, (5, 10), (2, 4), 1, 0.0, 2.0,
-        {"backend": "eager"},
+    "small": replace(
+        TINY, size=SIZES["small"], check=replace(CHECK, width=8), most=4, together=4, product=512, images=16, copied=64
     ),
-    "tiny": Extent(
-        SIZES["tiny"], SIZES["tiny"], (2, 3), 3, 2, 1, (3,), 64, 2, 1, (2, 4), (2, 3), 1, 0.0, 2.0,
-        {"backend": "eager"},
-    ),
-}  # fmt: skip
+    "tiny": TINY,
+}
 
 
 class OutOfTimeError(BaseException):
@@ -162,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = Run(EXTENTS[given.size], grid.choose_device(given.device), given.data_root)
     report = Report({"date": now(), "size": given.size, "budget": given.budget, "device": run.device})
     for name in chosen:
-        report.sections[name] = {"status": "pending", "reason": "", "seconds": 0.0, "rows": []}
+        report.sections[name] = {"about": "", "status": "pending", "reason": "", "seconds": 0.0, "rows": []}
     perform({name: SECTIONS[name] for name in chosen}, run, report, budget=given.budget, out=given.out)
     return int(any(section["status"] == "failed" for section in report.sections.values()))
 
@@ -171,19 +204,19 @@ def perform(
     sections: Mapping[str, tuple[Section, float]], run: Run, report: Report, *, budget: float, out: Path
 ) -> None:
     """Run sections one after another, each with its share of the time that is left; write after each."""
+    report.write(out)
     end = time.monotonic() + budget
     waiting = dict(sections)
     for name, (section, weight) in sections.items():
         left = end - time.monotonic()
         share = left * weight / sum(other for _, other in waiting.values())
         del waiting[name]
-        if left <= 0:
-            found: Row = {"status": "skipped", "reason": "the budget was spent", "seconds": 0.0, "rows": []}
-        else:
+        found: Row = {"status": "skipped", "reason": "the budget was spent", "seconds": 0.0, "rows": []}
+        if left > 0:
             found = attend(section, run, share)
-        report.sections[name] = found
+        report.sections[name] = {"about": section.__doc__ or "", **found}
         report.write(out)
-        print(f"{name}: {found['status']} in {found['seconds']:.1f} s, {len(found['rows'])} rows {found['reason']}")
+        print(f"{name}: {len(found['rows'])} rows {standing_of(found)}")
         sys.stdout.flush()
 
 
@@ -234,8 +267,8 @@ def attempt(labels: Row, measure: Callable[[], Row]) -> Row:
         return labels | {"not there": str(error)}
     except Exception as error:
         reason = explain(error)
-        release()
-        return labels | {"failed": reason}
+    release()  # only here, where no traceback holds what the failed one had
+    return labels | {"failed": reason}
 
 
 def explain(error: Exception) -> str:
@@ -295,14 +328,29 @@ def printed(*command: str) -> str | None:
 
 
 def correctness(run: Run) -> Iterator[Row]:
-    """Compare each algorithm, backend and precision with the loop on the CPU; TF32 off, as an evaluation has it."""
+    """Compare with the CPU's loop in the same precision, TF32 off, where an attack leaves 20 to 80 % standing."""
     with tf32(False):
         for algorithm in timing.ALGORITHMS:
+            eps = contested(checked(run, algorithm, "adapt", dtype=torch.float64, device="cpu"))
             for dtype in (torch.float64, torch.float32):
-                expected = answers(run, algorithm, "loop", dtype=dtype, device="cpu")
+                expected = answers(run, algorithm, "loop", eps=eps, dtype=dtype, device="cpu")
                 for backend in backends(algorithm):
                     labels = {"algorithm": algorithm, "backend": backend, "dtype": str(dtype).removeprefix("torch.")}
-                    yield attempt(labels, partial(agreement, run, expected, algorithm, backend, dtype=dtype))
+                    found = partial(answers, run, algorithm, backend, eps=eps, dtype=dtype, device=run.device)
+                    yield attempt(labels | {"eps": eps}, partial(agreement, found, expected, dtype))
+
+
+def contested(setup: Setup) -> float:
+    """Find a budget that 20 to 80 % of the right queries survive: elsewhere any two attacks agree."""
+    low, high = 1e-5, 0.5
+    for _ in range(12):
+        eps = math.sqrt(low * high)
+        attacked = replace(attacking(setup, "pgd-20"), threat=replace(setup.threat, eps=eps))
+        survived = timing.survival(attacked, timing.ours(attacked)(None))
+        if survived is not None and 0.2 <= survived <= 0.8:
+            break
+        low, high = (eps, high) if survived is not None and survived > 0.8 else (low, eps)
+    return eps
 
 
 def backends(algorithm: str) -> tuple[Backend, ...]:
@@ -311,50 +359,56 @@ def backends(algorithm: str) -> tuple[Backend, ...]:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one way of computing says: scores, the exact and the recomputed meta-gradient, verdicts by attack."""
+    """What one way of computing says; `recomputed` is None where the meta-gradient has no second order."""
 
     scores: Tensor
     gradient: Values
-    recomputed: Values
-    verdicts: dict[str, Tensor]
+    recomputed: Values | None
+    verdicts: dict[str, Tensor]  # by attack: which queries are right, and which stay right
 
 
-def answers(run: Run, algorithm: str, backend: Backend, *, dtype: torch.dtype, device: str) -> Answers:
-    ready = partial(timing.set_up, size=run.extent.check, device=device, dtype=dtype)
-    adapting = timing.on_backend(ready(CASES[f"adapt/{algorithm}"]), backend)
-    step = timing.on_backend(ready(CASES[f"meta-step/{algorithm}"]), backend)
-    again = replace(step, learner=replace(step.learner, meta_gradient="recomputed"))
+def checked(run: Run, algorithm: str, kind: str, *, dtype: torch.dtype, device: str) -> Setup:
+    return timing.set_up(CASES[f"{kind}/{algorithm}"], run.extent.check, device=device, dtype=dtype)
+
+
+def answers(run: Run, algorithm: str, backend: Backend, *, eps: float, dtype: torch.dtype, device: str) -> Answers:
+    adapting, step = (
+        timing.on_backend(checked(run, algorithm, kind, dtype=dtype, device=device), backend)
+        for kind in ("adapt", "meta-step")
+    )
     verdicts = {}
     for name in ("pgd-20", "apgd-ce"):
-        setup = attacking(adapting, name)
+        setup = replace(attacking(adapting, name), threat=replace(adapting.threat, eps=eps))
         verdicts[name] = torch.stack(timing.verdicts(setup, timing.ours(setup)(None)["x_adv"])).cpu()
     with torch.no_grad():
         fitted = adapting.learner.adapt(adapting.episodes.support_x, adapting.episodes.support_y)
         scores = adapting.learner.predict(fitted, adapting.episodes.query_x)
-    exact = {name: value.cpu() for name, value in timing.ours(step)(None).items()}
-    other = exact
+    again = None
     if step.learner.meta_gradient == "exact" and step.steps is not None:
-        other = {name: value.cpu() for name, value in timing.ours(again)(None).items()}
-    return Answers(scores.cpu(), exact, other, verdicts)
+        again = host(timing.ours(replace(step, learner=replace(step.learner, meta_gradient="recomputed")))(None))
+    return Answers(scores.cpu(), host(timing.ours(step)(None)), again, verdicts)
 
 
-def attacking(adapting: Setup, name: str) -> Setup:
-    """Let an untrained learner and its random tasks be attacked."""
-    attack = timing.shortened(catalog.attack(name), adapting.size.longest)
-    return replace(adapting, case=Case("attack", name), attacks={name: attack})
+def host(values: Values) -> Values:
+    return {name: value.cpu() for name, value in values.items()}
 
 
-def agreement(run: Run, expected: Answers, algorithm: str, backend: Backend, *, dtype: torch.dtype) -> Row:
-    found = answers(run, algorithm, backend, dtype=dtype, device=run.device)
-    row: Row = {
-        "scores": relative(found.scores, expected.scores),
-        "gradient": gradients_apart(found.gradient, expected.gradient),
-        "recomputed": gradients_apart(found.recomputed, found.gradient),
-    }
+def attacking(setup: Setup, name: str) -> Setup:
+    """Let the learner and the tasks of another case be attacked."""
+    attack = timing.shortened(catalog.attack(name), setup.size.longest)
+    return replace(setup, case=Case("attack", name), attacks={name: attack})
+
+
+def agreement(answered: Callable[[], Answers], expected: Answers, dtype: torch.dtype) -> Row:
+    found = answered()
+    row: Row = {"scores": relative(found.scores, expected.scores)}
+    row["gradient"] = gradients_apart(found.gradient, expected.gradient)
+    if found.recomputed is not None:
+        row["recomputed"] = gradients_apart(found.recomputed, found.gradient)
     row["ok"] = all(value <= TOLERANCE[dtype] for value in row.values())
-    for name, verdict in found.verdicts.items():
-        row[name] = float((verdict == expected.verdicts[name]).double().mean())
-        row[f"{name} survived"] = float(verdict[1].sum() / verdict[0].sum().clamp_min(1))
+    for name, (clean, stands) in found.verdicts.items():
+        row[name] = float((stands == expected.verdicts[name][1]).double().mean())
+        row[f"{name} survived"] = float(stands.sum() / clean.sum().clamp_min(1))
         row["ok"] &= row[name] >= AGREEMENT
     return row
 
@@ -383,7 +437,8 @@ def chunks(run: Run) -> Iterator[Row]:
             for backend in backends(algorithm_of(name)):
                 labels = {"case": name, "backend": backend, "tasks": tasks}
                 guess = paces.get((name, backend), 0.0) * tasks
-                if guess > run.extent.patience or guess > run.left():
+                # The loop is linear in the tasks, so that a long call tells nothing new; others gain by more tasks.
+                if guess > run.extent.patience / (4 if backend == "loop" else 1) or guess > run.left():
                     yield labels | {"skipped": f"a call would take up to {guess:.1f} s"}
                     continue
                 row = attempt(labels, partial(pace, run, name, backend, tasks=tasks))
@@ -419,44 +474,45 @@ def prepared(run: Run, name: str, tasks: int) -> Setup:
 
 def peers(run: Run) -> Iterator[Row]:
     """Time ours beside the peers; the peer takes few of the tasks, one after another, and is scaled by the task."""
-    steps = [f"meta-step/{name}" for name in timing.ALGORITHMS]
-    for name in (*steps, "attack/pgd-20", "adapt/maml", "adapt/protonet"):
-        counts = (run.extent.together,) if not name.startswith("attack") else (run.extent.together, run.extent.most)
-        yield from ladder(run, name, counts, longest=run.extent.size.longest)
-    for longest in run.extent.iterations:
-        yield from ladder(run, "attack/autoattack", (run.extent.together, run.extent.most), longest=longest)
+    few, many, length = run.extent.together, run.extent.most, run.extent.size.longest
+    for name in (*(f"meta-step/{name}" for name in timing.ALGORITHMS), "adapt/maml", "adapt/protonet"):
+        yield from ladder(run, name, [(few, length)])
+    yield from ladder(run, "attack/pgd-20", [(few, length), (many, length)])
+    short, *longer = run.extent.iterations
+    rungs = [(few, short), (many, short), *((many, length) for length in longer)]
+    yield from ladder(run, "attack/autoattack", rungs)
     for name in COMPONENTS:
-        yield from ladder(run, name, (run.extent.together,), longest=run.extent.iterations[0])
+        yield from ladder(run, name, [(few, short)])
 
 
-def ladder(run: Run, name: str, counts: Sequence[int], *, longest: int | None) -> Iterator[Row]:
-    """Go on to more tasks where what was seen says that there is time: every side is called at least three times."""
-    seconds = 0.0
-    for tasks in counts:
+def ladder(run: Run, name: str, rungs: Sequence[tuple[int, int | None]]) -> Iterator[Row]:
+    """Go on to more tasks and iterations while what was seen says that there is time."""
+    guess = 0.0
+    for at, (tasks, longest) in enumerate(rungs):
         labels = {"case": name, "tasks": tasks, "iterations": longest}
-        if seconds * tasks > run.left():
-            yield labels | {"skipped": f"would take up to {seconds * tasks:.0f} s"}
-            continue
+        if guess > run.left():
+            yield labels | {"skipped": f"would take up to {guess:.0f} s"}
+            return
         started = time.monotonic()
-        yield attempt(labels, partial(beside, run, name, tasks, longest=longest))
-        seconds = (time.monotonic() - started) / tasks
+        row = attempt(labels, partial(beside, run, name, tasks, longest=longest))
+        yield row
+        guess = time.monotonic() - started
+        if at + 1 < len(rungs):
+            more, longer = rungs[at + 1]
+            ours = row.get("ms_per_task", 0.0) / 1000 * (2 + row.get("samples", 0))
+            guess = (guess + ours * (more - tasks)) * ((longer or 1) / (longest or 1))
 
 
 def beside(run: Run, name: str, tasks: int, *, longest: int | None) -> Row:
-    size = replace(run.extent.size, longest=longest)
-    few = min(run.extent.peer_tasks, tasks)
-    found = timing.compare(
-        CASES[name],
-        timing.at_tasks(size, tasks),
-        samples=run.extent.samples,
-        device=run.device,
-        root=run.root,
-        peer_size=timing.at_tasks(size, few),
-    )
+    heavy = CASES[name].subject in timing.HEAVY
+    size, few = replace(run.extent.size, longest=longest), 1 if heavy else min(run.extent.peer_tasks, tasks)
+    samples = 1 if heavy else run.extent.samples
+    sizes = [timing.at_tasks(size, count) for count in (tasks, few)]
+    found = timing.compare(CASES[name], sizes[0], samples=samples, device=run.device, root=run.root, peer_size=sizes[1])
     if found.ours is None:
         raise NotThereError(found.note)
     row: Row = {"ms_per_task": 1000 * found.ours.median / tasks, "forwards_per_task": found.ours.forwards / tasks}
-    row |= {"peak_mib": found.ours.peak_mib, "survived": found.ours.survived}
+    row |= {"peak_mib": found.ours.peak_mib, "survived": found.ours.survived, "samples": samples}
     if found.peer is None:
         return row | {"note": found.note}
     row |= {"peer_tasks": few, "peer_ms_per_task": 1000 * found.peer.median / few, "ratio": found.ratio}
@@ -561,81 +617,103 @@ def share(run: Run, peaks: Row, name: str, *, tasks: int, kind: str) -> Row:
 
 
 def memory(run: Run) -> Iterator[Row]:
-    """Look at the peak of the second-order step by inner steps; 1.0 means that it does not grow."""
-    loop_and_own: tuple[Backend, ...] = ("loop", "vmap")
-    for backend in loop_and_own:
-        for mode in ("exact", "recomputed"):
-            first: float | None = None
-            for steps in run.extent.inner:
-                labels = {
-                    "backend": backend,
-                    "meta_gradient": mode,
-                    "steps": steps,
-                    "tasks": min(run.extent.together, 8),
-                }
-                row = attempt(labels, partial(peak, run, backend, mode, steps=steps))
-                first = first or row.get("peak_mib")
-                if first and row.get("peak_mib"):
-                    row["growth"] = row["peak_mib"] / first
-                yield row
+    """Look at the peak of the second-order step by inner steps; a growth of 1 means that steps cost no memory."""
+    eager: tuple[Backend, ...] = ("loop", "vmap")
+    for backend, mode in product_of(eager, ("exact", "recomputed")):
+        tasks = 1 if backend == "loop" else min(run.extent.together, 8)  # a loop holds one task's graph at a time
+        first: float | None = None
+        for steps in run.extent.inner:
+            labels = {"backend": backend, "meta_gradient": mode, "steps": steps, "tasks": tasks}
+            row = attempt(labels, partial(peak, run, backend, mode, steps=steps, tasks=tasks))
+            first = first or row.get("peak_mib")
+            if first and row.get("peak_mib"):
+                row["growth"] = row["peak_mib"] / first
+            yield row
 
 
-def peak(run: Run, backend: Backend, mode: Any, *, steps: int) -> Row:
-    setup = timing.on_backend(prepared(run, "meta-step/maml", min(run.extent.together, 8)), backend)
-    algorithm: Any = setup.learner.algorithm
-    learner = replace(setup.learner, algorithm=replace(algorithm, steps=steps), meta_gradient=mode)
-    setup = replace(setup, learner=learner)
+def peak(run: Run, backend: Backend, mode: Any, *, steps: int, tasks: int) -> Row:
+    setup = timing.on_backend(prepared(run, "meta-step/maml", tasks), backend)
+    algorithm: Any = replace(setup.learner.algorithm, steps=steps)  # type: ignore[type-var]
+    setup = replace(setup, learner=replace(setup.learner, algorithm=algorithm, meta_gradient=mode))
     found = timing.observe(setup, timing.ours(setup), calls=1, seconds=0.0)
     return {"peak_mib": found.peak_mib, "ms": 1000 * found.median}
 
 
 def grids(run: Run) -> Iterator[Row]:
     """Run whole grids for as many tasks as there is time for, beside the peers' cells of one task, scaled."""
-    size = replace(run.extent.size, shots=SIZES["full"].shots if run.cuda else run.extent.size.shots)
-    for name in ("cifar-fs-fomaml-aq", timing.DEFAULT, "strokes-protonet-standard"):
-        case = Case("grid", checkpoint=name)
-        ready = partial(timing.set_up, case, device=run.device, root=run.root)
+    for name in (timing.DEFAULT, "cifar-fs-fomaml-aq", "strokes-protonet-standard"):
+        ready = partial(timing.set_up, size=timing.at_tasks(run.extent.size, 1), device=run.device, root=run.root)
         try:
-            setup = ready(timing.at_tasks(size, 1))
+            setup = ready(Case("grid", checkpoint=name))
         except NotThereError as error:
             yield {"checkpoint": name, "not there": str(error)}
-            continue
+            if name.startswith("strokes"):
+                continue
+            setup = untrained(ready(Case("grid")))
         yield from growing(run, setup)
 
 
+def untrained(setup: Setup) -> Setup:
+    """Put a learner with inner steps in a grid's place, untrained, at budgets that it neither survives nor falls to."""
+    algorithm, made, family = catalog.algorithm("fomaml"), setup.learner, setup.family
+    assert family is not None
+    assert setup.axes is not None
+    assert setup.subject is not None
+    rng = torch.Generator().manual_seed(timing.SEED)
+    params = start_params(algorithm, made.network, family.space, made.ways, rng)
+    params = {name: value.to(made.device, made.dtype) for name, value in params.items()}
+    setup = replace(setup, learner=replace(made, algorithm=algorithm, params=params), steps=algorithm.steps)
+    eps = contested(setup)
+    name = "strokes-fomaml-untrained"
+    subject = replace(setup.subject, name=name, weights=name, algorithm="fomaml", defense="standard")
+    subject = replace(subject, learner=setup.learner, test_steps=algorithm.test_steps)
+    axes = replace(setup.axes, steps=timing.GRID_STEPS, eps=tuple(eps * one for one in setup.size.eps))
+    case = replace(setup.case, checkpoint=name)
+    return replace(setup, case=case, axes=axes, subject=subject, threat=replace(setup.threat, eps=eps))
+
+
 def growing(run: Run, setup: Setup) -> Iterator[Row]:
-    """Grow one store of a grid's results from few tasks to many, while the last pace says that there is time."""
-    plan_axes, subject = setup.axes, setup.subject
-    assert plan_axes is not None
-    assert subject is not None
-    labels = {"checkpoint": setup.case.checkpoint}
+    """Grow one store of a grid's results from few tasks to many, while the last stretch says that there is time."""
+    assert setup.axes is not None
+    assert setup.subject is not None
     peer = attempt({}, partial(peer_grid, run, setup))
-    seconds, before, pace = 0.0, 0, 0.0
+    seconds, before, guess = 0.0, 0, peer.get("peer_ms_per_task", 0.0) / 1000
     with tempfile.TemporaryDirectory() as scratch:
         results = Path(scratch)
-        plan = grid.make_plan(plan_axes, [subject], results)
+        plan = grid.make_plan(setup.axes, [setup.subject], results)
         for tasks in run.extent.grid_tasks:
-            if pace * (tasks - before) > run.left() / 2:  # the other checkpoints need time, too
-                yield labels | {"tasks": tasks, "skipped": f"would take up to {pace * (tasks - before):.0f} s"}
+            labels = {"checkpoint": setup.case.checkpoint, "cells": len(plan.jobs), "tasks": tasks}
+            if guess > run.left():
+                yield labels | {"skipped": f"would take up to {guess:.0f} s"}
                 return
-
-            def execute(_: timing.Meter | None, tasks: int = tasks) -> Values:
-                if failures := grid.execute(plan, results, tasks=tasks):
-                    raise RuntimeError(f"a cell failed: {failures[0].reason}")
-                return {}
-
-            spent = timing.timed(execute, run.device).wall
-            seconds, pace, before = seconds + spent, spent / (tasks - before), tasks
-            yield labels | standing(plan, results, tasks=tasks, seconds=seconds) | beside_cells(peer, seconds / tasks)
+            spent = executed(run, plan, results, tasks=tasks)
+            # Whole blocks cost a GPU little more than small ones; a loop's time grows with the tasks.
+            growth = 2.0 if run.cuda else tasks / max(tasks - before, 1)
+            seconds, before, guess = seconds + spent, tasks, growth * spent
+            yield labels | standing(plan, results, tasks, seconds) | beside_cells(peer, seconds / tasks)
 
 
-def standing(plan: grid.Plan, results: Path, *, tasks: int, seconds: float) -> Row:
-    """Describe a grid's results: cells, seconds of all of its tasks, the largest chunk, the share that survived."""
+def executed(run: Run, plan: grid.Plan, results: Path, *, tasks: int) -> float:
+    """Return the seconds on the wall that the missing ones of the first `tasks` tasks took."""
+
+    def execute(_: timing.Meter | None) -> Values:
+        if failures := grid.execute(plan, results, tasks=tasks):
+            raise RuntimeError(f"a cell failed: {failures[0].reason}")
+        return {}
+
+    return timing.timed(execute, run.device).wall
+
+
+def standing(plan: grid.Plan, results: Path, tasks: int, seconds: float) -> Row:
+    """Describe a grid's results: seconds of all of its tasks, the largest chunk, the share that survived."""
     records = [record for job in plan.jobs for record in store.stored(results, job.cell)]
     clean, survived = (sum(sum(getattr(record, name)) for record in records) for name in ("clean", "survived"))
     lines = [json.loads(line) for path in (results / "timings").glob("*.jsonl") for line in path.open()]
-    row: Row = {"cells": len(plan.jobs), "tasks": tasks, "seconds": seconds}
-    row |= {"chunk": max(line.get("chunk", 1) for line in lines), "survived": survived / max(clean, 1)}
+    row: Row = {
+        "seconds": seconds,
+        "chunk": max(line.get("chunk", 1) for line in lines),
+        "survived": survived / max(clean, 1),
+    }
     return row | {"ms_per_task": 1000 * seconds / tasks}
 
 
@@ -658,13 +736,19 @@ def beside_cells(peer: Row, seconds: float) -> Row:
 
 
 def variants(run: Run) -> Iterator[Row]:
-    """Try what may speed up launch-bound work: torch.compile, CUDA graphs, cuDNN's search, TF32."""
-    for tasks in dict.fromkeys((min(4, run.extent.together), run.extent.together)):
-        attack = {"plain predict": direct, "CUDA graph": graphed_attack, "compiled": compiled_attack}
-        yield from gains(run, "attack/pgd-20-aq", tasks, attack)
-        for algorithm in ("protonet", "fomaml", "maml"):
-            step = {"CUDA graph": graphed_step, "compiled": compiled_step}
-            yield from gains(run, f"meta-step/{algorithm}", tasks, step)
+    """Try what may speed up launch-bound work: cuDNN's search, TF32, CUDA graphs; torch.compile last, it takes long."""
+    counts = list(dict.fromkeys((min(4, run.extent.together), run.extent.together)))
+    names = [f"meta-step/{name}" for name in run.extent.recast]
+    settings = {"cudnn.benchmark": searched, "TF32 off": partial(rounding, on=False)}
+    settings["TF32 everywhere"] = partial(rounding, on=True)
+    for tasks in counts:
+        yield from gains(run, "attack/pgd-20-aq", tasks, settings | {"plain predict": direct, "graph": graphed_attack})
+        for name in names:
+            yield from gains(run, name, tasks, settings | {"graph": graphed_step})
+    for tasks in counts:
+        yield from gains(run, "attack/pgd-20-aq", tasks, {"compiled": compiled_attack})
+        for name in names:
+            yield from gains(run, name, tasks, {"compiled": compiled_step})
 
 
 Variant = Callable[[Run, Setup], Side]
@@ -682,9 +766,7 @@ def gains(run: Run, name: str, tasks: int, made: Mapping[str, Variant]) -> Itera
         return
     labels = {"work": name, "tasks": tasks}
     yield labels | {"variant": "as it is", "ms": 1000 * base.median, "peak_mib": base.peak_mib, "gain": 1.0}
-    settings = {"cudnn.benchmark": searched, "TF32 off": partial(rounding, on=False)}
-    settings["TF32 everywhere"] = partial(rounding, on=True)
-    for variant, make in (settings | dict(made)).items():
+    for variant, make in made.items():
 
         def measure(make: Variant = make) -> Row:
             side = make(run, setup)
@@ -863,12 +945,12 @@ def compiled(run: Run, function: Callable[..., Tensor]) -> Callable[..., Tensor]
 
 SECTIONS: dict[str, tuple[Section, float]] = {  # with their shares of the time
     "environment": (environment, 1),
-    "correctness": (correctness, 14),
-    "roofline": (roofline, 8),
-    "peers": (peers, 26),
-    "memory": (memory, 5),
-    "chunks": (chunks, 24),
-    "grids": (grids, 18),
+    "correctness": (correctness, 12),
+    "roofline": (roofline, 5),
+    "chunks": (chunks, 22),
+    "peers": (peers, 22),
+    "memory": (memory, 4),
+    "grids": (grids, 22),
     "variants": (variants, 12),
 }
 
@@ -876,7 +958,7 @@ SECTIONS: dict[str, tuple[Section, float]] = {  # with their shares of the time
 def suggest(sections: Mapping[str, Row]) -> list[Row]:
     """Read CUDA's defaults off the figures: per case the fastest backend, and the least chunk nearly as fast."""
     found: list[Row] = []
-    rows = [row for row in sections.get("chunks", {}).get("rows", []) if row.get("ms_per_task")]
+    rows = [row for row in rows_of(sections, "chunks") if row.get("ms_per_task")]
     for name in dict.fromkeys(row["case"] for row in rows):
         here = [row for row in rows if row["case"] == name]
         best = min(here, key=lambda row: row["ms_per_task"])
@@ -899,46 +981,72 @@ def suggest(sections: Mapping[str, Row]) -> list[Row]:
     return found
 
 
-def verdict_lines(sections: Mapping[str, Row]) -> list[str]:
-    """Say in words what the figures ask for: where the default backend loses, what variants gain, which targets fail."""
+def conclusions(sections: Mapping[str, Row]) -> list[str]:
+    """Say in words where the default backend loses, what variants gain and which targets are missed."""
     lines = []
+    costs = {backend: overall(sections, backend) for backend in BACKENDS}
+    if known := {backend: cost for backend, cost in costs.items() if cost}:
+        said = ", ".join(f"`{backend}` {cost:.2f}x" for backend, cost in known.items())
+        lines.append(f"- One backend for all, by its time over the fastest one's (geometric mean over cases): {said}.")
     for row in suggest(sections):
         gain = row["times as fast as the default"]
         if gain and gain > 1.1:
-            lines.append(
-                f"- {row['case']}: `{row['backend']}` is {gain:.2f}x as fast as the default `{row['default']}`."
-            )
-    for name, key, floor in (("variants", "gain", 1.1), ("peers", "ratio", 0.0), ("grids", "ratio", 0.0)):
-        for row in sections.get(name, {}).get("rows", []):
-            if name == "variants" and row.get(key, 0) > floor:
-                lines.append(f"- {row['work']} at {row['tasks']} tasks: {row['variant']} gains {row['gain']:.2f}x.")
-            if name != "variants" and row.get(key) and row.get("target"):
-                word = "met" if row[key] >= row["target"] else "missed"
-                what = row.get("case") or f"grid of {row['checkpoint']}"
-                lines.append(f"- {what} at {row['tasks']} tasks: {row[key]:.1f}x its peer, {row['target']:g} {word}.")
-    wrong = [row for row in sections.get("correctness", {}).get("rows", []) if not row.get("ok")]
-    lines += [f"- WRONG: {row['algorithm']} on {row['backend']} in {row['dtype']}; see correctness." for row in wrong]
-    return lines
+            said = f"`{row['backend']}` is {gain:.2f}x as fast as the default `{row['default']}`"
+            lines.append(f"- {row['case']}: {said}.")
+    for row in rows_of(sections, "variants"):
+        if row.get("gain", 0) > 1.1:
+            lines.append(f"- {row['work']} at {row['tasks']} tasks: {row['variant']} gains {row['gain']:.2f}x.")
+    for row in (*rows_of(sections, "peers"), *rows_of(sections, "grids")):
+        if row.get("ratio") and row.get("target"):
+            word = "met" if row["ratio"] >= row["target"] else "missed"
+            what = row.get("case") or f"grid of {row['checkpoint']}"
+            lines.append(f"- {what} at {row['tasks']} tasks: {row['ratio']:.1f}x its peer, {row['target']:g} {word}.")
+    wrong = [row for row in rows_of(sections, "correctness") if not row.get("ok")]
+    return lines + [f"- WRONG: {row['algorithm']}, {row['backend']}, {row['dtype']}: see correctness." for row in wrong]
+
+
+def overall(sections: Mapping[str, Row], backend: Backend) -> float | None:
+    """Return how many times as long as the fastest backend this one takes; where bodies differ, flat is vmap."""
+    found = []
+    for best in suggest(sections):
+        name = best["case"]
+        own = backend if backend in backends(algorithm_of(name)) else "vmap"
+        rows = [row for row in rows_of(sections, "chunks") if row["case"] == name and row["backend"] == own]
+        times = [row["ms_per_task"] for row in rows if row.get("ms_per_task")]
+        if not times:
+            return None
+        found.append(min(times) / best["ms_per_task"])
+    return statistics.geometric_mean(found) if found else None
+
+
+def rows_of(sections: Mapping[str, Row], name: str) -> list[Row]:
+    return list(sections.get(name, {}).get("rows", []))
 
 
 def markdown(found: Row) -> str:
     """Write a report's tables: device, versions and date first, what they suggest last."""
-    known = {row["what"]: row["value"] for row in found["sections"].get("environment", {}).get("rows", [])}
+    known = {row["what"]: row["value"] for row in rows_of(found["sections"], "environment")}
     lines = [f"# {known.get('device', found['device'])}", ""]
-    lines += [f"{found['date']}, size `{found['size']}`, budget {found['budget']:g} s. {known.get('versions', '')}", ""]
+    how = f"{found['date']}, size `{found['size']}`, budget {found['budget']:g} s"
+    lines += [f"{how}. {known.get('versions', '')}", ""]
     for name, section in found["sections"].items():
         lines += [
             f"## {name}",
             "",
-            f"{section['status']} in {section['seconds']:.1f} s {section['reason']}".strip(),
+            f"{section['about']} {standing_of(section)}".strip(),
             "",
         ]
         lines += table(section["rows"])
     lines += ["## CUDA defaults that these figures suggest", ""]
     if found["device"] != "cuda":
         lines += ["None: this was no GPU. The table shows what would be read off.", ""]
-    lines += [*table(found["suggested"]), *verdict_lines(found["sections"]), ""]
+    lines += [*table(found["suggested"]), *conclusions(found["sections"]), ""]
     return "\n".join(lines)
+
+
+def standing_of(section: Row) -> str:
+    reason = f": {section['reason']}" if section["reason"] else ""
+    return f"({section['status']} in {section['seconds']:.1f} s{reason})"
 
 
 def table(rows: Sequence[Row]) -> list[str]:
