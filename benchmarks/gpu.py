@@ -94,7 +94,7 @@ class Extent:
 TINY = Extent(
     size=SIZES["tiny"],
     check=SIZES["tiny"],
-    chunks=(2, 3),
+    chunks=(1, 3),
     most=3,
     together=2,
     peer_tasks=1,
@@ -107,7 +107,7 @@ TINY = Extent(
     samples=1,
     seconds=0.0,
     patience=4.0,
-    recast=("protonet", "fomaml"),
+    recast=("fomaml",),
     compiler={"backend": "eager"},
 )
 CHECK = Size((3, 32, 32), 16, 4, Spec(5, 5, 15), 2, 2, 2, 15, 20)

@@ -85,7 +85,7 @@ def test_times_ratios_and_shares_are_positive_and_scaled_by_the_task(found: dict
     assert cells == {"strokes-protonet-aq": 3, "strokes-fomaml-untrained": 9, "strokes-protonet-standard": 3}
     work = [row for row in found["sections"]["roofline"]["rows"] if "gflop" in row]
     assert len(work) == 5
-    assert all(0 < row["share of product"] and 0 < row["share of copy"] for row in work)
+    assert all(min(row["share of product"], row["share of copy"]) > 0 for row in work)
 
 
 def test_equal_work_is_seen_on_both_sides_of_a_meta_step(found: dict[str, Any]) -> None:
@@ -192,13 +192,13 @@ def test_a_section_ends_when_its_time_is_over_even_inside_a_measurement(
             except Exception:  # what a library that catches everything would do
                 continue
 
-    monkeypatch.setattr(gpu, "GRACE", 0.1)
+    monkeypatch.setattr(gpu, "GRACE", 1.0)
     run = gpu.Run(gpu.TINY, "cpu")
-    report = gpu.Report({"date": "today", "size": "tiny", "budget": 0.4, "device": "cpu"})
-    sections = {"endless": (endless, 1), "stuck": (stuck, 1), "late": (endless, 0)}
+    report = gpu.Report({"date": "today", "size": "tiny", "budget": 1.5, "device": "cpu"})
+    sections = {"endless": (endless, 1), "stuck": (stuck, 1), "late": (endless, 1)}
     started = time.monotonic()
-    gpu.perform(sections, run, report, budget=0.4, out=tmp_path)
-    assert time.monotonic() - started < 5
+    gpu.perform(sections, run, report, budget=1.5, out=tmp_path)
+    assert time.monotonic() - started < 10
     assert [section["status"] for section in report.sections.values()] == ["cut", "cut", "skipped"]
     assert len(report.sections["endless"]["rows"]) > 1
     assert report.sections["stuck"]["rows"] == [{"what": "row"}]
@@ -217,3 +217,11 @@ def test_a_compared_peer_of_fewer_tasks_is_scaled_by_the_task() -> None:
     assert found.peer is not None
     assert found.share == 0.25
     assert found.ratio == found.peer.median / found.ours.median * 4
+
+
+def test_a_library_that_cannot_be_imported_leaves_our_side_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "foolbox", None)
+    found = timing.compare(timing.CASES["attack/fgsm"], timing.SIZES["tiny"], samples=1)
+    assert found.ours is not None
+    assert found.peer is None
+    assert found.note.startswith("no peer: foolbox cannot be imported")
