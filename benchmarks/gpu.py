@@ -1,12 +1,17 @@
 """All that is worth knowing about a GPU in one call of under 8 minutes; on a CPU the same at a tiny size.
 
-    python -m pip install --no-index --no-deps --find-links wheels --target site pydantic pydantic-core \
-        annotated-types typing-inspection typing-extensions foolbox eagerpy gitpython gitdb smmap requests pyautoattack
-    PYTHONPATH=$PWD:site python benchmarks/gpu.py --out reports/gpu
+    python -m pip install --no-index --no-deps --target site wheels/*.whl && PYTHONPATH=$PWD:site \\
+        python benchmarks/gpu.py --out reports/gpu
 
-The first command is for a machine without network whose torch is there already: `wheels` holds what it lacks. A peer
-that cannot be imported, or a data set that is not there, is recorded as such and the rest goes on. A section that
-fails is recorded with its reason; files are written after every section: gpu.json, and gpu.md for people.
+This line is for a machine without network that has torch, numpy, scipy, pandas, pillow and safetensors; the folder
+`wheels` brings the rest. Fill it elsewhere, for that machine's Python:
+
+    python -m pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_17_x86_64 \\
+        --constraint constraints.txt --dest wheels pydantic pydantic-core annotated-types typing-inspection \\
+        typing-extensions foolbox eagerpy GitPython gitdb smmap requests pyautoattack
+
+A peer that cannot be imported, or a data set that is not there, is recorded as such and the rest goes on. A section
+that fails is recorded with its reason. Both files are written after every section: gpu.json, and gpu.md for people.
 """
 
 from __future__ import annotations
