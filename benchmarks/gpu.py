@@ -1,14 +1,15 @@
-"""All that is worth knowing about a GPU in one call of under 8 minutes; on a CPU the same at a tiny size.
+r"""All that is worth knowing about a GPU in one call of under 8 minutes; on a CPU the same at a tiny size.
 
-    python -m pip install --no-index --no-deps --target site wheels/*.whl && PYTHONPATH=$PWD:site \\
+    python -m pip install --no-index --no-deps --target site wheels/*.whl && PYTHONPATH=$PWD:site \
         python benchmarks/gpu.py --out reports/gpu
 
 This line is for a machine without network that has torch, numpy, scipy, pandas, pillow and safetensors; the folder
 `wheels` brings the rest. Fill it elsewhere, for that machine's Python:
 
-    python -m pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_17_x86_64 \\
-        --constraint constraints.txt --dest wheels pydantic pydantic-core annotated-types typing-inspection \\
-        typing-extensions foolbox eagerpy GitPython gitdb smmap requests pyautoattack
+    python -m pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_17_x86_64 \
+        --constraint constraints.txt --dest wheels pydantic pydantic-core annotated-types typing-inspection \
+        typing-extensions foolbox eagerpy GitPython gitdb smmap requests urllib3 idna certifi charset-normalizer \
+        pyautoattack
 
 A peer that cannot be imported, or a data set that is not there, is recorded as such and the rest goes on. A section
 that fails is recorded with its reason. Both files are written after every section: gpu.json, and gpu.md for people.
@@ -197,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [name.strip() for name in given.sections.split(",") if name.strip()]
     if unknown := [name for name in chosen if name not in SECTIONS]:
         parser.error(f"--sections: {unknown[0]!r} is unknown; legal: {', '.join(SECTIONS)}")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # foolbox imports GitPython, which refuses to without git
     run = Run(EXTENTS[given.size], grid.choose_device(given.device), given.data_root)
     report = Report({"date": now(), "size": given.size, "budget": given.budget, "device": run.device})
     for name in chosen:
