@@ -657,7 +657,10 @@ def grids(run: Run) -> Iterator[Row]:
             if name.startswith("strokes"):
                 continue
             setup = untrained(ready(Case("grid")))
-        yield from growing(run, setup)
+        try:
+            yield from growing(run, setup)
+        except Exception as error:
+            yield {"checkpoint": setup.case.checkpoint, "failed": explain(error)}
 
 
 def untrained(setup: Setup) -> Setup:
