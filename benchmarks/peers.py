@@ -210,8 +210,11 @@ def crafting(name: str, knobs: Any, longest: int | None) -> Craft:
 
 def foolbox(name: str, **knobs: Any) -> Craft:
     """foolbox's attack of that name on one task, at one budget."""
-    from foolbox import attacks
-    from foolbox.models.pytorch import PyTorchModel
+    try:
+        from foolbox import attacks
+        from foolbox.models.pytorch import PyTorchModel
+    except ImportError as error:
+        raise NotThereError(f"foolbox cannot be imported: {error}") from None
 
     def craft(model: Plain, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         wrapped = PyTorchModel(model, bounds=(0, 1), device=x.device)
@@ -256,7 +259,10 @@ def gap(scores: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 def autoattack(part: str | None, longest: int | None) -> Craft:
     """pyautoattack's standard version with K-1 targets; or one part of it, at the standard version's settings."""
-    from pyautoattack import AutoAttack
+    try:
+        from pyautoattack import AutoAttack
+    except ImportError as error:
+        raise NotThereError(f"pyautoattack cannot be imported: {error}") from None
 
     def craft(model: Plain, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         with torch.no_grad():

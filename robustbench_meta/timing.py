@@ -30,14 +30,26 @@ from torch import Tensor
 from robustbench_meta import catalog, grid, store
 from robustbench_meta.engine import Learner, start_params
 from robustbench_meta.losses import correct
-from robustbench_meta.types import Attack, Box, Episodes, InputError, Norm, Params, Spec, Streams, TaskFamily, Threat
+from robustbench_meta.types import (
+    Attack,
+    Backend,
+    Box,
+    Episodes,
+    InputError,
+    Norm,
+    Params,
+    Spec,
+    Streams,
+    TaskFamily,
+    Threat,
+)
 
 Kind = Literal["meta-step", "adapt", "attack", "grid"]
 Values = dict[str, Tensor]  # what a side computed: gradients by parameter, or x_adv [T,Q,*X]
 
 ALGORITHMS = ("maml", "fomaml", "anil", "protonet", "r2d2")
 ATTACKS = ("fgsm", "pgd-20", "pgd-mt-50", "apgd-ce", "apgd-t", "fab-t", "square", "autoattack")
-HEAVY = ("apgd-ce", "apgd-t", "fab-t", "square", "autoattack")  # one task in the size `full`, the others two
+HEAVY = ("apgd-ce", "apgd-t", "fab-t", "square", "autoattack")  # these attack `Size.heavy` tasks
 QUERYING = "pgd-7-aq"
 SEED = 20
 # Where between 20 and 80 % of the points survive a strong attack; elsewhere speed says little.
@@ -75,6 +87,7 @@ class Size:
     longest: int | None
     shots: tuple[int, ...] = (1, 5)  # of a grid
     eps: tuple[float, ...] = (0.75, 1.0, 1.25)  # of a grid, in shares of the budget of an attack
+    heavy: int = 1  # tasks under an attack that takes long
 
 
 SIZES = {
@@ -162,7 +175,7 @@ class Measured:
 
     seconds: tuple[float, ...]
     wall: tuple[float, ...]
-    forwards: int
+    forwards: int  # 0 where nobody counted
     backwards: int
     peak_mib: float | None  # over what was held before; None where the system does not tell
     survived: float | None  # share of the clean-correct points that an attack leaves standing
@@ -174,17 +187,18 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A case beside its peer; `note` says why one of them is missing."""
+    """A case beside its peer; `note` says why one of them is missing, `share` how many of our tasks the peer did."""
 
     case: str
     ours: Measured | None
     peer: Measured | None
     note: str = ""
+    share: float = 1.0
 
     @property
     def ratio(self) -> float | None:
-        """How many times as long the peer takes."""
-        return self.peer.median / self.ours.median if self.ours and self.peer else None
+        """How many times as long the peer takes for as many tasks."""
+        return self.peer.median / self.ours.median / self.share if self.ours and self.peer else None
 
 
 def choose_cases(text: str | None, default: Sequence[str]) -> list[Case]:
@@ -204,6 +218,17 @@ def choose_size(name: str) -> Size:
     if name not in SIZES:
         raise InputError(f"size: {name!r} is not one of {', '.join(SIZES)}")
     return SIZES[name]
+
+
+def at_tasks(size: Size, tasks: int) -> Size:
+    """Let every kind of case have `tasks` tasks."""
+    return replace(size, tasks=tasks, adapted=tasks, attacked=tasks, heavy=tasks)
+
+
+def on_backend(setup: Setup, backend: Backend) -> Setup:
+    """Let our side of a case run on `backend` instead of its device's own."""
+    subject = setup.subject and replace(setup.subject, learner=replace(setup.learner, backend=backend))
+    return replace(setup, learner=replace(setup.learner, backend=backend), subject=subject)
 
 
 def set_up(
@@ -239,19 +264,33 @@ def peers() -> ModuleType | None:
     return module
 
 
-def compare(case: Case, size: Size, *, samples: int, device: str = "cpu", root: Path | None = None) -> Comparison:
-    """Time a case and its peer in this process, alternating: ours, peer, peer, ours, and so on."""
+def compare(
+    case: Case,
+    size: Size,
+    *,
+    samples: int,
+    device: str = "cpu",
+    root: Path | None = None,
+    peer_size: Size | None = None,
+) -> Comparison:
+    """Time a case and its peer in this process, alternating: ours, peer, peer, ours, and so on.
+
+    A `peer_size` of fewer tasks spares time where the peer, which takes one task after another, would need too much.
+    """
     reference, note = peers(), ""
     try:
-        setup = set_up(case, size, device=device, root=root)
-        sides: list[Side] = [ours(setup)]
-        if reference is None:
-            note = "no peers: benchmarks/ is part of a source checkout alone"
-        else:
-            sides.append(reference.peer(setup))
+        setups = [set_up(case, one, device=device, root=root) for one in (size, peer_size or size)]
     except NotThereError as error:
         return Comparison(case.name, None, None, f"not there: {error}")
-    metered = [first_calls(setup, side) for side in sides]
+    sides: list[Side] = [ours(setups[0])]
+    if reference is None:
+        note = "no peers: benchmarks/ is part of a source checkout alone"
+    else:
+        try:
+            sides.append(reference.peer(setups[1]))
+        except NotThereError as error:
+            note = f"no peer: {error}"
+    metered = [first_calls(setup, side) for setup, side in zip(setups, sides, strict=False)]
     times: list[list[Elapsed]] = [[] for _ in sides]
     numbers = [1 + int(SAMPLE_SECONDS / max(first.seconds, 1e-6)) for first in metered]
     for sample in range(samples):
@@ -259,7 +298,8 @@ def compare(case: Case, size: Size, *, samples: int, device: str = "cpu", root: 
         for side in order if sample % 2 == 0 else reversed(order):
             times[side].append(timed(sides[side], device, number=numbers[side]))
     found = [_measured(first, elapsed) for first, elapsed in zip(metered, times, strict=True)]
-    return Comparison(case.name, found[0], found[1] if len(found) > 1 else None, note)
+    share = setups[1].episodes.tasks / setups[0].episodes.tasks
+    return Comparison(case.name, found[0], found[1] if len(found) > 1 else None, note, share)
 
 
 @dataclass(frozen=True)
@@ -334,7 +374,12 @@ def describe_machine(device: str) -> dict[str, Any]:
     if cpuinfo.is_file():
         lines = [line.partition(":") for line in cpuinfo.read_text().splitlines()]
         model = next((value.strip() for key, _, value in lines if key.strip() == "model name"), model)
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "foolbox", "pyautoattack")}
+    versions = {}
+    for name in ("torch", "numpy", "foolbox", "pyautoattack"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "not there"
     return {
         "machine": f"{platform.system()} {platform.machine()}, {model}, {os.cpu_count()} cores",
         "device": torch.cuda.get_device_name() if torch.device(device).type == "cuda" else "cpu",
@@ -347,9 +392,17 @@ def measure(case: Case, size: Size, *, device: str, root: Path | None) -> Measur
     """Time our side of a case alone, as each process of the gate does: at least 3 calls and 0.6 seconds."""
     setup = set_up(case, size, device=device, root=root)
     side = ours(setup)
-    first = first_calls(setup, side)
+    return _observed(first_calls(setup, side), side, device, calls=CALLS, seconds=CALL_SECONDS)
+
+
+def observe(setup: Setup, side: Side, *, calls: int, seconds: float) -> Measured:
+    """Time a side alone and uncounted: warmed up by two calls, then at least `calls` calls and `seconds` seconds."""
+    return _observed(_warmed(setup, side, None), side, setup.learner.device.type, calls=calls, seconds=seconds)
+
+
+def _observed(first: First, side: Side, device: str, *, calls: int, seconds: float) -> Measured:
     elapsed: list[Elapsed] = []
-    while len(elapsed) < CALLS or sum(one.wall for one in elapsed) < CALL_SECONDS:
+    while len(elapsed) < calls or sum(one.wall for one in elapsed) < seconds:
         elapsed.append(timed(side, device))
     return _measured(first, elapsed)
 
@@ -412,7 +465,7 @@ def _attacked_tasks(case: Case, size: Size, device: str, dtype: torch.dtype, roo
     learner = cast(Learner, subject.learner)
     learner = replace(learner, params={name: value.to(dtype) for name, value in learner.params.items()})
     spec = Spec(learner.ways, subject.shots, size.queries)
-    count = 1 if case.subject in HEAVY else size.attacked
+    count = size.heavy if case.subject in HEAVY else size.attacked
     episodes = subject.family.sample("test", spec, range(count)).to(device, dtype)
     norm, eps = THREATS[case.checkpoint]
     axes = None
@@ -570,12 +623,16 @@ class First:
 
 def first_calls(setup: Setup, side: Side) -> First:
     """Call a side twice, which also warms it up: once counted, once with an eye on memory."""
-    meter, device = Meter(), setup.learner.device.type
+    return _warmed(setup, side, Meter())
+
+
+def _warmed(setup: Setup, side: Side, meter: Meter | None) -> First:
+    device = setup.learner.device.type
     values = side(meter)
     survived = survival(setup, values)
     elapsed: list[Elapsed] = []
     peak = peak_mib(lambda: elapsed.append(timed(side, device)), device)
-    return First(meter, peak, elapsed[0].seconds, survived)
+    return First(meter or Meter(), peak, elapsed[0].seconds, survived)
 
 
 def survival(setup: Setup, values: Values) -> float | None:
@@ -584,12 +641,17 @@ def survival(setup: Setup, values: Values) -> float | None:
         return float(values["survived"].sum() / values["clean"].sum().clamp_min(1))
     if "x_adv" not in values:
         return None
-    episodes, learner = setup.episodes, setup.learner
-    with torch.no_grad():
-        fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=setup.steps)
-        clean = correct(learner.predict(fitted, episodes.query_x), episodes.query_y)
-        stands = clean & correct(learner.predict(fitted, values["x_adv"]), episodes.query_y)
+    clean, stands = verdicts(setup, values["x_adv"])
     return float(stands.sum() / clean.sum().clamp_min(1))
+
+
+@torch.no_grad()
+def verdicts(setup: Setup, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+    """Judge by our learner which queries are right, and which of these stay right at x_adv: two of [T,Q]."""
+    episodes, learner = setup.episodes, setup.learner
+    fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=setup.steps)
+    clean = correct(learner.predict(fitted, episodes.query_x), episodes.query_y)
+    return clean, clean & correct(learner.predict(fitted, x_adv), episodes.query_y)
 
 
 def _measured(first: First, elapsed: Sequence[Elapsed]) -> Measured:
