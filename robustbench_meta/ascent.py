@@ -91,6 +91,16 @@ class Member(Protocol):
         ...
 
 
+def from_clean(member: Member, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
+    """Run one member by itself: judge the clean inputs, then attack those that stand; return x_adv [P,M,*X]."""
+    if threat.eps == 0:
+        return victim.x.clone()
+    search = Search(victim)
+    search.judge(victim.x, victim.points)
+    member.extend(search, threat, rng)
+    return search.x_adv
+
+
 @dataclass(frozen=True)
 class Ensemble:
     """Let the members attack in turn, each only what still stands: their worst case, at less than their cost."""
@@ -114,12 +124,7 @@ class Ensemble:
         return any(member.needs_single_points for member in self.members)
 
     def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
-        if threat.eps == 0:
-            return victim.x.clone()
-        search = Search(victim)
-        search.judge(victim.x, victim.points)
-        self.extend(search, threat, rng)
-        return search.x_adv
+        return from_clean(self, victim, threat, rng)
 
     def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
         for member, stream in zip(self.members, rng.split(len(self.members)), strict=True):

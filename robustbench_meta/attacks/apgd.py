@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from robustbench_meta import losses, threats
-from robustbench_meta.ascent import Objective, Search
+from robustbench_meta.ascent import Objective, Search, from_clean
 from robustbench_meta.types import InputError, Norm, Streams, Surface, Threat, Victim
 
 Loss = Literal["cross-entropy", "dlr", "targeted-dlr"]
@@ -61,12 +61,7 @@ class APGD:
             raise InputError(f"l1_radii: {self.l1_radii} must each be at least 1 and end with 1")
 
     def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
-        if threat.eps == 0:
-            return victim.x.clone()
-        search = Search(victim)
-        search.judge(victim.x, victim.points)
-        self.extend(search, threat, rng)
-        return search.x_adv
+        return from_clean(self, victim, threat, rng)
 
     def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
         """Attack what still stands in `search`, which keeps what is found; eps must be above 0."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustbench_meta import losses, threats
-from robustbench_meta.ascent import Search, gradient_of
+from robustbench_meta.ascent import Search, from_clean, gradient_of
 from robustbench_meta.types import Box, InputError, Norm, Streams, Surface, Threat, Victim
 
 
@@ -43,17 +43,12 @@ class TargetedFAB:
                 raise InputError(f"{name}: {value} is not between 1 and 100000")
 
     def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
-        if threat.eps == 0:
-            return victim.x.clone()
-        search = Search(victim)
-        search.judge(victim.x, victim.points)
-        self.extend(search, threat, rng)
-        return search.x_adv
+        return from_clean(self, victim, threat, rng)
 
     def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
         """Attack the points that still stand, target after target, likeliest first."""
         victim, points = search.victim, search.standing()
-        if threat.eps == 0 or not len(points):
+        if not len(points):
             return
         with torch.no_grad():
             outputs = victim.forward(victim.x[points], points)

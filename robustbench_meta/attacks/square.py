@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustbench_meta import losses, threats
-from robustbench_meta.ascent import Search
+from robustbench_meta.ascent import Search, from_clean
 from robustbench_meta.types import Box, InputError, Norm, Streams, Surface, Threat, Victim
 
 # The windows' share of the image is halved after each of these proposals, were there 10000 (the paper's schedule).
@@ -44,18 +44,14 @@ class Square:
             raise InputError(f"share: {self.share} is not above 0 and at most 1")
 
     def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
-        search = Search(victim)
-        if threat.eps > 0:
-            search.judge(victim.x, victim.points)
-        self.extend(search, threat, rng)
-        return search.x_adv
+        return from_clean(self, victim, threat, rng)
 
     def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
         """Attack the points that still stand; raise InputError where inputs are not images (C, H, W)."""
         victim, points = search.victim, search.standing()
         if len(victim.space.shape) != 3:
             raise InputError(f"inputs: shape {victim.space.shape}; Square takes images (C, H, W)")
-        if threat.eps == 0 or not len(points):
+        if not len(points):
             return
         canvas = Canvas(victim.space, threat)
         first, rest = rng.split(2)
