@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 from linear import linear
+from pyautoattack import AutoAttack
 from pyautoattack.square import L1_projection, SquareAttack
 from test_attack_contract import CONV_EPS, convolutional
 from torch import Tensor
@@ -105,7 +106,7 @@ def test_every_proposal_is_the_reference_s_from_the_same_numbers(
         # it held, and is scaled up to unit length. Black images leave the least of it.
         victim = replace(victim, x=torch.zeros_like(victim.x))
     ours, theirs, heard = Spy(victim), Spy(victim), Heard([3])
-    Square(queries=200).extend(Search(ours.watched), threat, heard)
+    Square(queries=200, schedule=200).extend(Search(ours.watched), threat, heard)
 
     def predict(images: Tensor) -> Tensor:
         return theirs.forward(images.unsqueeze(1), torch.zeros(1, dtype=torch.int64)).squeeze(1)
@@ -130,8 +131,14 @@ def test_their_projection_onto_the_l1_ball_and_box_is_ours() -> None:
 
 
 def test_the_share_of_the_image_is_halved_as_the_reference_halves_it() -> None:
-    for queries in (100, 5000, 10_000):
-        attack, reference = Square(queries), SquareAttack(None, n_queries=queries)
+    standard = AutoAttack(torch.nn.Identity(), norm="Linf", eps=0.1).square
+    assert (standard.rescale_schedule, standard.n_queries, standard.p_init) == (False, 5000, 0.8)
+    for queries, attack, reference in (
+        (100, Square(100, schedule=100), SquareAttack(None, n_queries=100)),
+        (10_000, Square(10_000), SquareAttack(None, n_queries=10_000)),
+        (5000, catalog.attack("square"), standard),
+    ):
+        assert isinstance(attack, Square)
         for step in range(queries):
             share = reference.p_selection(step)
             assert attack.window(step, Box((3, 32, 32)), "linf") == max(round(share**0.5 * 32), 1)
@@ -139,7 +146,7 @@ def test_the_share_of_the_image_is_halved_as_the_reference_halves_it() -> None:
 
 def test_windows_are_odd_outside_linf_and_fit_into_the_image() -> None:
     def sides(shape: tuple[int, ...], norm: Norm) -> list[int]:
-        return sorted({Square().window(step, Box(shape), norm) for step in range(5000)})
+        return sorted({Square(10_000).window(step, Box(shape), norm) for step in range(10_000)})
 
     assert sides((3, 32, 32), "linf") == [1, 2, 3, 4, 5, 7, 10, 14, 20, 29]
     assert sides((3, 32, 32), "l2") == sides((1, 32, 32), "l1") == [3, 5, 7, 11, 15, 21, 29]
@@ -238,7 +245,7 @@ def test_images_that_are_not_square_or_very_small_are_attacked_too(norm: Norm) -
 
 
 def test_names_say_how_many_queries() -> None:
-    assert PRESETS["square"] == Square(queries=5000, share=0.8)
+    assert PRESETS["square"] == Square(queries=5000, share=0.8, schedule=10_000)
     assert catalog.attack("square-250") == Square(queries=250)
 
 

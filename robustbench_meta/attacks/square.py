@@ -21,16 +21,21 @@ from robustbench_meta import losses, threats
 from robustbench_meta.ascent import Search, from_clean
 from robustbench_meta.types import Box, InputError, Norm, Streams, Surface, Threat, Victim
 
-# The windows' share of the image is halved after each of these proposals, were there 10000 (the paper's schedule).
+# The windows' share of the image is halved after each of these proposals of 10000 (the paper's schedule).
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 @dataclass(frozen=True)
 class Square:
-    """Change a window and keep the change where it raises the margin: `queries` times, from a start of its own."""
+    """Change a window and keep the change where it raises the margin: `queries` times, from a start of its own.
+
+    With `schedule` = 10000, as in AutoAttack, windows shrink as in the paper's run of 10000 queries, of which a shorter
+    one sees the beginning; `schedule` = `queries` squeezes the whole of it into the run.
+    """
 
     queries: int = 5000
     share: float = 0.8  # of the image that the first windows cover; the paper's p
+    schedule: int = 10_000
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1")
     surfaces: ClassVar[tuple[Surface, ...]] = ("query",)
@@ -38,8 +43,9 @@ class Square:
     needs_single_points: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.queries <= 1_000_000:
-            raise InputError(f"queries: {self.queries} is not between 1 and 1000000")
+        for name in ("queries", "schedule"):
+            if not 1 <= getattr(self, name) <= 1_000_000:
+                raise InputError(f"{name}: {getattr(self, name)} is not between 1 and 1000000")
         if not 0 < self.share <= 1:
             raise InputError(f"share: {self.share} is not above 0 and at most 1")
 
@@ -70,7 +76,7 @@ class Square:
     def window(self, step: int, space: Box, norm: Norm) -> int:
         """Return the side of the window at `step`: the root of its share; odd and at least 3 but in Linf."""
         _, height, width = space.shape
-        halvings = sum(int(step / self.queries * 10_000) > limit for limit in HALVED_AFTER)
+        halvings = sum(int(step / self.schedule * 10_000) > limit for limit in HALVED_AFTER)
         side = max(round(math.sqrt(self.share / 2**halvings * height * width)), 1 if norm == "linf" else 3)
         if norm != "linf" and side % 2 == 0:
             side += 1
