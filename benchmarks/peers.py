@@ -1,7 +1,7 @@
 """What our engine is timed against: the loops that users of other libraries write, labelled as what they are.
 
 Meta-steps follow learn2learn's examples (whose sdist does not build on Python 3.11): a plain module, one task after
-another, `autograd.grad`, one backward over the mean loss. Attacks run per task on the adapted, frozen classifier:
+another, `autograd.grad`, a backward for each task. Attacks run per task on the adapted, frozen classifier:
 foolbox with every knob set, a multi-targeted PGD written out, pyautoattack with K-1 targets. Nothing is fused, folded
 or dropped, and memory keeps torch's default format. `peer(setup)` gives the other side of a case of timing.py.
 Shapes: S support, Q query, C channels, N classes.
@@ -51,10 +51,8 @@ def meta_step(setup: Setup, start: Start = uniform) -> Side:
 
     def call(meter: Meter | None) -> Values:
         model = Plain(setup.learner.network, setup.learner.params, meter)
-        total = torch.zeros((), dtype=setup.episodes.query_x.dtype, device=setup.episodes.query_x.device)
         for loss in losses(model, setup, start):
-            total = total + loss
-        (total / setup.episodes.tasks).backward()
+            (loss / setup.episodes.tasks).backward()  # task by task, as learn2learn's examples do
         return model.gradients()
 
     return call
@@ -273,14 +271,22 @@ def autoattack(part: str | None, longest: int | None) -> Craft:
         for targeted in (whole.apgd_targeted, whole.fab):
             targeted.n_target_classes = min(targeted.n_target_classes, ways - 1)
         if longest is not None:
-            for gradient in (whole.apgd, whole.apgd_targeted, whole.fab):
-                gradient.n_iter = min(gradient.n_iter, longest)
+            for climb in (whole.apgd, whole.apgd_targeted):
+                shorten(climb, longest)
+            whole.fab.n_iter = min(whole.fab.n_iter, longest)
             whole.square.n_queries = min(whole.square.n_queries, longest)
         with quiet():
             x_adv, _ = whole.run_standard_evaluation(x, y, batch_size=250)
         return cast(Tensor, x_adv)
 
     return craft
+
+
+def shorten(climb: Any, longest: int) -> None:
+    """Give an APGD of pyautoattack fewer steps, and the schedule that it would have made for them."""
+    steps = min(climb.n_iter, longest)
+    climb.n_iter = climb.n_iter_orig = steps
+    climb.n_iter_2, climb.n_iter_min, climb.size_decr = (max(int(share * steps), 1) for share in (0.22, 0.06, 0.03))
 
 
 @contextmanager

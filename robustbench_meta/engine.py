@@ -180,7 +180,8 @@ class Learner:
             norm = self._by_batch_twice if torch.is_grad_enabled() else self._by_batch
 
             def one(state: Params, x: Tensor, y: Tensor, *known: Tensor) -> Params:
-                return self.algorithm.step(_Net(self.network, norm, x, known), params, state, x, y)
+                net = _Net(self.network, norm, self._body(params), x, known)
+                return self.algorithm.step(net, params, state, x, y)
 
             return lift(one)(state, x, y, *known)
 
@@ -198,7 +199,7 @@ class Learner:
             "running": self.running,
             "batch": self._by_batch,
         }
-        net = _Net(self.network, norms[self.norm_mode], x, known)
+        net = _Net(self.network, norms[self.norm_mode], self._body(self.params), x, known)
         extra = self.algorithm.finish(net, adapted, x, y, self.ways)
         if self.norm_mode == "support" and not known and not recorder.statistics:
             self.network(adapted, x, recorder)
@@ -213,14 +214,16 @@ class Learner:
         return self.algorithm.predict(_Net(self.network, norms[self.norm_mode]), {**self.params, **state}, extra, x)
 
     def _predict_features(self, features: Tensor, state: Params, extra: Params) -> Tensor:
-        return self.algorithm.predict(lambda weights, x: x, {**self.params, **state}, extra, features)
+        net = _Embedded(self._body(self.params))
+        return self.algorithm.predict(net, {**self.params, **state}, extra, features)
 
     def _frozen(self, fitted: Fitted, task: int) -> Callable[[Tensor], Tensor]:
         """Return x [b,*X] -> scores [b,N] of one adapted learner, with all that is constant worked out before."""
         state, extra, norm = (_index(part, task) for part in (fitted.state, fitted.extra, fitted.norm))
         adapted = {**self.params, **state}
-        embed = self.network.freeze(adapted, self.running if self.norm_mode == "running" else norm)
-        return lambda x: self.algorithm.predict(lambda weights, x: embed(x), adapted, extra, _channels_last(x))
+        norm = self.running if self.norm_mode == "running" else norm
+        net = _Frozen(self.network, norm, self._body(adapted), self.network.freeze(adapted, norm))
+        return lambda x: self.algorithm.predict(net, adapted, extra, _channels_last(x))
 
     def _predict_points(self, fitted: Fitted, x: Tensor, tasks: Tensor) -> Tensor:
         """Score rows x [P',*X], row p by the learner of task tasks[p]: [P',N]."""
@@ -242,8 +245,12 @@ class Learner:
     def _shares_body(self) -> bool:
         """Whether no parameter of the network changes in adaptation, so that one embedding serves all inner steps."""
         adapts = self.algorithm.start(_Net(self.network, self._by_batch), self.params).keys()
-        body: frozenset[str] = _body_names(self.network, self.space.shape)  # type: ignore[arg-type]
-        return not adapts & body
+        return not adapts & self._body(self.params).keys()
+
+    def _body(self, params: Params) -> Params:
+        """Pick the network's own parameters."""
+        names: frozenset[str] = _body_names(self.network, self.space.shape)  # type: ignore[arg-type]
+        return {name: params[name] for name in names}
 
     @property
     def _flat(self) -> bool:
@@ -470,17 +477,43 @@ class _Recomputed(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Net:
-    """A network with its normalisation, which need not embed x again where `known` holds its embedding."""
+    """A network with its normalisation, which need not embed x again where `known` holds its embedding by `body`."""
 
     network: Network
     norm: Params | BatchNorm
+    body: Params = field(default_factory=dict)
     x: Tensor | None = None
     known: tuple[Tensor, ...] = ()
 
     def __call__(self, weights: Params, x: Tensor) -> Tensor:
-        if self.known and x is self.x:
+        if self.known and x is self.x and _unchanged(weights, self.body):
             return self.known[0]
         return self.network(weights, x, self.norm)
+
+
+@dataclass(frozen=True)
+class _Embedded:
+    """The network of a learner whose inputs were embedded beforehand by `body`: it hands them through."""
+
+    body: Params
+
+    def __call__(self, weights: Params, x: Tensor) -> Tensor:
+        if not _unchanged(weights, self.body):
+            raise InputError("backend: 'flat' embeds by the network's own weights, which predict has changed; use vmap")
+        return x
+
+
+@dataclass(frozen=True)
+class _Frozen:
+    """A network frozen with the weights `body`; with any others it goes the ordinary way."""
+
+    network: Network
+    norm: Params
+    body: Params
+    embed: Embed
+
+    def __call__(self, weights: Params, x: Tensor) -> Tensor:
+        return self.embed(x) if _unchanged(weights, self.body) else self.network(weights, x, self.norm)
 
 
 class _Recorder:
@@ -530,6 +563,10 @@ def _victim(
         return forward(_Metered.apply(x_adv, rows, cost) if x_adv.requires_grad else x_adv, points)
 
     return Victim(metered, x, y, space, tasks, cost, differentiable)
+
+
+def _unchanged(weights: Params, body: Params) -> bool:
+    return all(weights[name] is value for name, value in body.items())
 
 
 def _by_task(one: Callable[[int], Callable[[Tensor], Tensor]], count: int) -> Callable[[Tensor, Tensor], Tensor]:

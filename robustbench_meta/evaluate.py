@@ -70,7 +70,7 @@ class _Adapted:
 
     @property
     def size(self) -> int:
-        """Bytes held."""
+        """Bytes held, those of the episodes included, which step counts share."""
         parts = [*vars(self.episodes).values(), self.clean, *_tensors(self.fitted)]
         return sum(part.nbytes for part in parts if part is not None)
 
@@ -98,8 +98,10 @@ class Adaptations:
             alike = self.steps.get(_tasks_of(cell), set())
             counts = [None] if cell.steps is None else sorted(alike | {cell.steps})
             episodes = _sampled(cell, learner, family, tasks)
-            for count, found in zip(counts, _adapted(cell, learner, episodes, counts), strict=True):
-                self._keep((*wanted, count), found)
+            made = dict(zip(counts, _adapted(cell, learner, episodes, counts), strict=True))
+            # What is asked for comes last, so that it is the last to be dropped.
+            for count in sorted(made, key=lambda count: count == cell.steps):
+                self._keep((*wanted, count), made[count])
         self.kept.move_to_end((*wanted, cell.steps))
         return self.kept[*wanted, cell.steps]
 
@@ -193,6 +195,8 @@ def _attack(
     with _own_randomness(_seed(f"learner {cell.seed}", tasks[0])):
         adapted = adaptations.of(cell, learner, family, tasks)
         episodes, fitted, clean = adapted.episodes, adapted.fitted, adapted.clean
+        # Kept or made afresh, learners must leave an attack the same random numbers.
+        torch.manual_seed(_seed(f"attack {store.key(cell)}", tasks[0]))
         if cell.threat.surface == "query":
             victim = learner.query_victim(fitted, episodes.query_x, episodes.query_y)
         else:

@@ -125,11 +125,12 @@ CASES: dict[str, Case] = {
 }
 # What a run looks at unless told: all that needs no data, on the robust checkpoint.
 RUN_CASES = tuple(name for name in CASES if "@" not in name)
-# What the gate looks at unless told: every path through the engine, each a second or so.
+# What the gate looks at unless told, each a second or so: the loop backend's steps, attacks and a small grid. It does
+# not see the mapped backends, L2 and L1, poisoning, or what a process waits for.
 GATE_CASES = (
     *("meta-step/maml", "meta-step/fomaml", "meta-step/anil", "meta-step/protonet", "meta-step/r2d2"),
     *("meta-step/fomaml+aq", "adapt/maml", "adapt/protonet", "attack/fgsm", "attack/pgd-20", "attack/pgd-mt-50"),
-    *("attack/apgd-ce", "attack/apgd-t", "attack/fab-t", "attack/square"),
+    *("attack/apgd-ce", "attack/apgd-t", "attack/fab-t", "attack/square", "grid"),
 )
 
 

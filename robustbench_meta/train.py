@@ -247,13 +247,14 @@ def _accumulate(
 
 @torch.no_grad()
 def _statistics(learner: Learner, episodes: Episodes) -> Params:
-    fitted = replace(learner, norm_mode="support").adapt(episodes.support_x, episodes.support_y)
-    return {name: value.mean(dim=0) for name, value in fitted.norm.items()}
+    """Return the statistics of every task's support: each [T,C]."""
+    return replace(learner, norm_mode="support").adapt(episodes.support_x, episodes.support_y).norm
 
 
 def _follow(running: Params, statistics: list[Params]) -> None:
+    """Move the running statistics towards the mean over all tasks, however these were cut into chunks."""
     for name in statistics[0]:
-        now = torch.stack([one[name] for one in statistics]).mean(dim=0)
+        now = torch.cat([one[name] for one in statistics]).mean(dim=0)
         running[name] = torch.lerp(running[name], now, MOMENTUM) if name in running else now
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from robustbench_meta import engine, timing
@@ -38,14 +39,19 @@ def test_every_benchmark_runs_once_with_its_peer(tmp_path: Path) -> None:
     assert there + counts.get("skipped", 0) == 2 * len(timing.RUN_CASES)
 
 
-@pytest.fixture
-def trials() -> Any:
-    spec = importlib.util.spec_from_file_location("gate_trials", ROOT / "benchmarks" / "gate_trials.py")
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where its dataclasses look for their annotations
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def trials() -> Any:
+    return load("gate_trials")
 
 
 def test_the_table_of_trials_counts_failures_with_exact_intervals(trials: Any, tmp_path: Path) -> None:
@@ -72,3 +78,16 @@ def test_a_planted_commit_makes_exactly_as_much_more_work_as_its_name_says(
     meter = timing.Meter()
     timing.ours(timing.set_up(timing.CASES[trials.CASE], timing.SIZES["small"]))(meter)
     assert meter.forwards == expected
+
+
+def test_parity_counts_verdicts_that_differ_in_either_direction_among_the_clean_correct() -> None:
+    parity = load("parity")
+    one = pd.DataFrame(
+        {"task": [0, 1], "clean": [[1, 1, 1, 0], [1, 1, 1, 1]], "survived": [[1, 0, 0, 0], [1, 1, 0, 0]]}
+    )
+    other = pd.DataFrame({"task": [1, 0], "clean": [[1] * 4, [1, 1, 1, 0]], "survived": [[0, 0, 0, 0], [1, 1, 1, 0]]})
+    found = parity.difference(one, other)
+    assert (found["tasks"], found["differ"], found["clean_correct"]) == (2, 4, 7)
+    assert found["share"] == pytest.approx(4 / 7)
+    assert found["mean_difference"] == pytest.approx(0)  # task 0 loses two of four, task 1 gains two
+    assert found["low"] < 4 / 7 < found["high"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from robustbench_meta import catalog, evaluate
 from robustbench_meta.engine import Fitted, Learner, ObjectLearner, craft, depends_on_batch, has_gradient
 from robustbench_meta.losses import cross_entropy
 from robustbench_meta.networks import BatchNorm, Conv4
-from robustbench_meta.types import Box, InputError, MetaGradient, Params, Streams, Threat
+from robustbench_meta.types import Box, InputError, MetaGradient, Net, Params, Streams, Threat
 
 EVERY = ["protonet", "r2d2", "maml", "anil"]
 
@@ -274,3 +274,44 @@ def test_a_body_that_all_tasks_share_embeds_their_supports_once_and_together(
     rows.clear()
     learner(name, backend="loop").adapt(episodes.support_x, episodes.support_y, steps=4)
     assert rows == [12, 12, 12]
+
+
+@dataclass(frozen=True)
+class Modulated:
+    """Adapts a factor on the first scale of the body, and hands the network weights of its own making."""
+
+    steps: int = 2
+    test_steps: int = 2
+    meta_gradient: MetaGradient = "exact"
+
+    def parameters(self, width: int, ways: int, rng: torch.Generator) -> Params:
+        return {"head": torch.randn(ways, width, generator=rng), "factor": torch.ones(4)}
+
+    def start(self, net: Net, params: Params) -> Params:
+        return {"factor": params["factor"]}
+
+    def step(self, net: Net, params: Params, state: Params, x: Tensor, y: Tensor) -> Params:
+        def loss(state: Params) -> Tensor:
+            return cross_entropy(self.predict(net, {**params, **state}, {}, x), y).mean()
+
+        return {"factor": state["factor"] - 0.5 * torch.func.grad(loss)(state)["factor"]}
+
+    def finish(self, net: Net, params: Params, x: Tensor, y: Tensor, ways: int) -> Params:
+        return {}
+
+    def predict(self, net: Net, params: Params, fitted: Params, x: Tensor) -> Tensor:
+        return net({**params, "conv0.gamma": params["conv0.gamma"] * params["factor"]}, x) @ params["head"].T
+
+
+def test_an_algorithm_that_makes_weights_of_its_own_is_neither_frozen_nor_embedded_beforehand() -> None:
+    episodes = blobs(tasks=2)
+    looped, mapped, flat = (learner(Modulated(), backend=backend) for backend in ("loop", "vmap", "flat"))
+    fits = [one.adapt(episodes.support_x, episodes.support_y) for one in (looped, mapped)]
+    assert (fits[0].state["factor"] - 1).abs().max() > 1e-3  # it has learned
+    torch.testing.assert_close(fits[0].state["factor"], fits[1].state["factor"])
+    victim = looped.query_victim(fits[0], episodes.query_x, episodes.query_y)
+    scores = looped.predict(fits[0], episodes.query_x)
+    torch.testing.assert_close(scores, mapped.predict(fits[1], episodes.query_x))
+    torch.testing.assert_close(victim.forward(victim.x, victim.points).view_as(scores), scores)
+    with pytest.raises(InputError, match=r"^backend: 'flat' embeds by the network's own weights"):
+        flat.predict(flat.adapt(episodes.support_x, episodes.support_y), episodes.query_x)

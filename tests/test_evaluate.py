@@ -16,7 +16,19 @@ from robustbench_meta.engine import Fitted, Learner, ObjectLearner, start_params
 from robustbench_meta.evaluate import Adaptations, CellError, check_learner, run
 from robustbench_meta.networks import Conv4
 from robustbench_meta.tasks.strokes import Strokes
-from robustbench_meta.types import Box, Cell, Episodes, InputError, Norm, Spec, Streams, Surface, Threat, Victim
+from robustbench_meta.types import (
+    Backend,
+    Box,
+    Cell,
+    Episodes,
+    InputError,
+    Norm,
+    Spec,
+    Streams,
+    Surface,
+    Threat,
+    Victim,
+)
 
 STROKES = Strokes(train=4, val=4, test=6, samples=10)
 SPEC = Spec(ways=3, shots=2, queries=3)
@@ -358,3 +370,32 @@ def test_nothing_is_kept_after_an_attack_that_failed() -> None:
         run(cell(), subject, STROKES, Broken(lambda victim: victim.x.add_(0.01).clone()), [0], adaptations=shared)
     assert not shared.kept
     assert run(cell(), subject, STROKES, catalog.attack("fgsm"), [0], adaptations=shared).records == before
+
+
+@pytest.mark.parametrize("backend", ["loop", "vmap"])
+def test_adaptations_serve_every_step_count_whatever_they_may_hold(backend: Backend) -> None:
+    cells = [cell(steps=steps) for steps in (1, 2, 3)]
+    shared, subject = Adaptations(cells, limit=1), conv("maml", backend=backend)
+    for one in (*cells, *reversed(cells)):
+        found = run(one, subject, STROKES, catalog.attack("fgsm"), [0, 1], adaptations=shared).records
+        assert found == run(one, subject, STROKES, catalog.attack("fgsm"), [0, 1]).records
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"spec": replace(SPEC, shots=1)},
+        {"weights": "v"},
+        {"seed": 1},
+        {"norm_mode": "batch"},
+        {"split": "val"},
+        {"family": "g"},
+        {"episodes": "d"},
+    ],
+)
+def test_cells_of_other_tasks_or_learners_share_no_adaptation(other: dict[str, Any]) -> None:
+    cells = [cell(), cell(**other)]
+    shared = Adaptations(cells)
+    for one in cells:
+        run(one, conv(), STROKES, catalog.attack("fgsm"), [0], adaptations=shared)
+    assert len(shared.kept) == 2

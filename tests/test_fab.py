@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from linear import linear
+from linear import linear, of
 from pyautoattack.fab_pt import FABAttack_PT
 from scipy.optimize import linprog, minimize
 from test_attack_contract import CONV_EPS, convolutional
@@ -197,3 +197,15 @@ def test_counts_below_one_are_refused() -> None:
     for field in ("steps", "restarts", "targets"):
         with pytest.raises(InputError, match=rf"^{field}: 0 is not between"):
             TargetedFAB(**{field: 0})
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_target_is_walked_to_for_the_likeliest_class_need_not_be_the_nearest(norm: Norm) -> None:
+    # Class 1 scores -0.18, but takes a move of 0.5 in Linf; class 2 scores -0.9 and takes one of 0.026.
+    checkers = torch.tensor([0.9, -1.0]).repeat(18)
+    weights = torch.stack([torch.zeros(36), torch.full((36,), -0.01), checkers]).unsqueeze(0)
+    one = of(weights, torch.full((1, 1, 1, 6, 6), 0.5), torch.tensor([0]), (1, 6, 6))
+    eps = 1.2 * float(one.distances(norm))
+    outputs = one.victim.forward(one.victim.x, one.victim.points)
+    assert losses.ranked_targets(outputs, one.victim.y)[0, 0].tolist() == [1, 2]
+    assert not one.survives(PRESETS["fab-t"](one.victim, Threat(norm, eps), one.streams())).any()

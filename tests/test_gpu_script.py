@@ -192,13 +192,13 @@ def test_a_section_ends_when_its_time_is_over_even_inside_a_measurement(
             except Exception:  # what a library that catches everything would do
                 continue
 
-    monkeypatch.setattr(gpu, "GRACE", 1.0)
+    monkeypatch.setattr(gpu, "GRACE", 4.0)
     run = gpu.Run(gpu.TINY, "cpu")
-    report = gpu.Report({"date": "today", "size": "tiny", "budget": 1.5, "device": "cpu"})
+    report = gpu.Report({"date": "today", "size": "tiny", "budget": 4.0, "device": "cpu"})
     sections = {"endless": (endless, 1), "stuck": (stuck, 1), "late": (endless, 1)}
     started = time.monotonic()
-    gpu.perform(sections, run, report, budget=1.5, out=tmp_path)
-    assert time.monotonic() - started < 10
+    gpu.perform(sections, run, report, budget=4.0, out=tmp_path)
+    assert time.monotonic() - started < 60
     assert [section["status"] for section in report.sections.values()] == ["cut", "cut", "skipped"]
     assert len(report.sections["endless"]["rows"]) > 1
     assert report.sections["stuck"]["rows"] == [{"what": "row"}]
