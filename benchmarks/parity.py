@@ -135,6 +135,8 @@ def difference(one: pd.DataFrame, other: pd.DataFrame) -> dict[str, float]:
 def report(results: Path, out: Path) -> Path:
     """Write parity.md and the two tables as CSV."""
     arms, pairs = compare(results)
+    if arms.empty:
+        raise SystemExit(f"results: {results} holds no lines of an arm; `parity.py run --out` writes them")
     out.mkdir(parents=True, exist_ok=True)
     arms.to_csv(out / "arms.csv", index=False)
     pairs.to_csv(out / "pairs.csv", index=False)

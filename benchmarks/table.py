@@ -6,9 +6,9 @@ python benchmarks/table.py reports/speed/cpu.jsonl
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,13 @@ def line(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    rows = [json.loads(text) for path in sys.argv[1:] for text in Path(path).read_text(encoding="utf-8").splitlines()]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", type=Path, nargs="+")
+    try:
+        texts = [text for path in parser.parse_args().files for text in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise SystemExit(f"files: {error}") from None
+    rows = [json.loads(text) for text in texts]
     print(HEADER)
     for row in rows:
         if row["ours"] and row["peer"]:

@@ -51,7 +51,11 @@ def attack(name: str) -> Attack:
     members = {part: _find("attacks", part) for part in name.split("+")}
     for part, member in members.items():
         if not isinstance(member, Member):
-            raise InputError(f"attack: {part} cannot go on from what others found, as members of {name!r} must")
+            legal = [one for one, made in shelf("attacks").presets.items() if isinstance(made, Member)]
+            raise InputError(
+                f"attack: {part} cannot go on from what others found, as members of {name!r} must;"
+                f" legal: {', '.join(sorted(legal))}"
+            )
     made = Ensemble(tuple(members.values()))
     for axis in ("norms", "surfaces"):
         if not getattr(made, axis):

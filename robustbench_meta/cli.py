@@ -274,6 +274,10 @@ def bench_run(
 
     chosen, how_large = timing.choose_cases(cases, timing.RUN_CASES), timing.choose_size(size)
     where = grids.choose_device(device)
+    # Opened before anything is measured, which may take an hour.
+    for path, mode in ((json_out, "w"), (append, "a")):
+        if path is not None:
+            path.open(mode, encoding="utf-8").close()
     torch.set_num_threads(threads)
     timing.steady_allocator()
     console, context, found = _console(), _bench_context(size, where), []
@@ -281,11 +285,11 @@ def bench_run(
         console.print(f"{case.name} ...")
         one = timing.compare(case, how_large, samples=samples, device=where, root=data_root)
         found.append(asdict(one))
-        if append is not None and one.ours:  # at once, so that a stop loses no case
+        # At once, so that a stop loses no case.
+        if append is not None and one.ours:
             speed.append(append, [context | found[-1]])
-    if json_out is not None:
-        json_out.write_text("", encoding="utf-8")
-        speed.append(json_out, [context | one for one in found])
+        if json_out is not None:
+            speed.append(json_out, [context | found[-1]])
     _print_table(*speed.table(found))
     for line in speed.absent(found):
         console.print(line)

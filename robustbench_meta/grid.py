@@ -491,7 +491,7 @@ def _refusal(cell: Cell, learner: AnyLearner, attack: Attack) -> str:
     if threat.surface not in attack.surfaces:
         return f"{name}: attacks the {' or '.join(attack.surfaces)}, not the {threat.surface}"
     if attack.needs_gradient and not learner.differentiable:
-        return f"{name}: needs gradients, and the learner's scores carry none to its inputs (try noise)"
+        return f"{name}: needs gradients, and the learner's scores carry none to its inputs (try noise or square)"
     if attack.needs_single_points and learner.norm_mode == "batch":
         return f"{name}: attacks queries one by one, and batch statistics (transductive) bind them together"
     return ""

@@ -134,6 +134,11 @@ def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, L
         if name not in AUGMENTATIONS:
             raise InputError(f"augment: {name!r} is not one of {', '.join(AUGMENTATIONS)}")
     catalog.attack(recipe.validate_attack)
+    if recipe.meta_gradient not in (None, algorithm.meta_gradient) and (
+        algorithm.steps is None or algorithm.meta_gradient == "first-order"
+    ):
+        why = "adapts without inner steps" if algorithm.steps is None else "is first order by name; maml has the choice"
+        raise InputError(f"meta_gradient: {recipe.meta_gradient!r} does not fit: {recipe.algorithm} {why}")
     threat = threats.check(Threat(recipe.norm, recipe.eps), family.space)
     if defense.craft is not None and recipe.eps == 0:
         raise InputError(f"eps: 0 leaves the defense {recipe.defense!r} nothing to train against")

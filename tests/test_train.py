@@ -168,3 +168,13 @@ def test_augmentation_mirrors_and_moves_whole_images() -> None:
             if torch.equal(new[:, 2:-2, 2:-2], old[:, r : r + 12, c : c + 12])
         ]
         assert len(offsets) == 1
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "said"), [("fomaml", "is first order by name"), ("protonet", "adapts without inner steps")]
+)
+def test_a_meta_gradient_that_does_not_fit_the_algorithm_is_refused(algorithm: str, said: str, tmp_path: Path) -> None:
+    recipe = Recipe(algorithm=algorithm, meta_gradient="recomputed", steps=1, meta_batch=1)
+    with pytest.raises(InputError, match=rf"^meta_gradient: 'recomputed' does not fit: {algorithm} {said}"):
+        train(recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
