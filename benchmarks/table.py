@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 HEADER = """\
-| case | ours | peer / ours | the same, per row | our rows forward / back | survive |
-|---|---|---|---|---|---|"""
+| case | ours | peer / ours | the same, per row | our rows forward / back | survive | commit |
+|---|---|---|---|---|---|---|"""
 
 
 def line(row: dict[str, Any]) -> str:
@@ -24,7 +24,8 @@ def line(row: dict[str, Any]) -> str:
     took = f"{1000 * seconds:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
     survive = "" if ours["survived"] is None else f"{100 * ours['survived']:.0f} %"
     ratios = f"{other / seconds:.2f} | {other / others / (seconds / rows):.2f}"
-    return f"| `{row['case']}` | {took} | {ratios} | {ours['forwards']:,} / {ours['backwards']:,} | {survive} |"
+    sent = f"{ours['forwards']:,} / {ours['backwards']:,}"
+    return f"| `{row['case']}` | {took} | {ratios} | {sent} | {survive} | {row['commit'][:7]} |"
 
 
 def main() -> None:

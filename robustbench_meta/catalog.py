@@ -141,7 +141,7 @@ def _check_running(checkpoint: Checkpoint, network: Network, space: Box) -> None
 
 
 def default_backend(device: str) -> Backend:
-    """Loop on a CPU, where it was measured to win; map on a GPU, whose kernels want large batches."""
+    """Loop on a CPU, where it was measured to win; on a GPU, not measured yet, all tasks at once as far as they go."""
     return "flat" if torch.device(device).type == "cuda" else "loop"
 
 

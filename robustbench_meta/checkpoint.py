@@ -92,6 +92,7 @@ class Card(_Strict):
     versions: dict[str, str]
     device: str
     threads: int = Field(ge=1)
+    chunk: int = Field(1, ge=1)  # tasks that went backward together, at the end
     train_seconds: float = Field(ge=0)
     selected_step: int = Field(ge=0)
     criterion: str

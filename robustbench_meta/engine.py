@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
-from robustbench_meta.kernels import EPSILON, batch_norm
+from robustbench_meta.kernels import EPSILON, batch_norm, scale_and_shift
 from robustbench_meta.networks import BatchNorm, Embed
 from robustbench_meta.types import (
     Algorithm,
@@ -44,6 +44,8 @@ class Network(Protocol):
     def __call__(self, weights: Params, x: Tensor, norm: Params | BatchNorm) -> Tensor: ...
 
     def freeze(self, weights: Params, norm: Params) -> Embed: ...
+
+    def __hash__(self) -> int: ...
 
 
 Lift = Callable[[Callable[..., Any]], Callable[..., Any]]  # one task's function to that of T tasks, or itself
@@ -194,24 +196,14 @@ class Learner:
 
     def _finish_one(self, state: Params, x: Tensor, y: Tensor, *known: Tensor) -> tuple[Params, Params]:
         adapted, recorder = {**self.params, **state}, _Recorder(self._normalise)
-        norms: dict[NormMode, Params | BatchNorm] = {
-            "support": recorder,
-            "running": self.running,
-            "batch": self._by_batch,
-        }
-        net = _Net(self.network, norms[self.norm_mode], self._body(self.params), x, known)
+        net = _Net(self.network, self._norm(recorder), self._body(self.params), x, known)
         extra = self.algorithm.finish(net, adapted, x, y, self.ways)
         if self.norm_mode == "support" and not known and not recorder.statistics:
             self.network(adapted, x, recorder)
         return extra, recorder.statistics
 
     def _predict_one(self, x: Tensor, state: Params, extra: Params, norm: Params) -> Tensor:
-        norms: dict[NormMode, Params | BatchNorm] = {
-            "support": norm,
-            "running": self.running,
-            "batch": self._by_batch,
-        }
-        return self.algorithm.predict(_Net(self.network, norms[self.norm_mode]), {**self.params, **state}, extra, x)
+        return self.algorithm.predict(_Net(self.network, self._norm(norm)), {**self.params, **state}, extra, x)
 
     def _predict_features(self, features: Tensor, state: Params, extra: Params) -> Tensor:
         net = _Embedded(self._body(self.params))
@@ -249,8 +241,7 @@ class Learner:
 
     def _body(self, params: Params) -> Params:
         """Pick the network's own parameters."""
-        names: frozenset[str] = _body_names(self.network, self.space.shape)  # type: ignore[arg-type]
-        return {name: params[name] for name in names}
+        return {name: params[name] for name in _body_names(self.network, self.space.shape)}
 
     @property
     def _flat(self) -> bool:
@@ -289,11 +280,19 @@ class Learner:
             return self.network(self.params, x, self.running)
 
         def given(name: str, h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-            scale = gamma * torch.rsqrt(norm[f"{name}.var"] + EPSILON)
-            shift = beta - norm[f"{name}.mean"] * scale
+            scale, shift = scale_and_shift(gamma, beta, norm[f"{name}.mean"], norm[f"{name}.var"])
             return torch.addcmul(shift[tasks][..., None, None], h, scale[tasks][..., None, None])
 
         return self.network(self.params, x, given)
+
+    def _norm(self, support: Params | BatchNorm) -> Params | BatchNorm:
+        """Pick what `finish` and `predict` normalise by; `support` stands for the support's statistics."""
+        norms: dict[NormMode, Params | BatchNorm] = {
+            "support": support,
+            "running": self.running,
+            "batch": self._by_batch,
+        }
+        return norms[self.norm_mode]
 
     def _by_batch(self, name: str, h: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         if self.backend == "loop":
@@ -324,6 +323,7 @@ class ObjectLearner:
     dtype: torch.dtype = torch.float32
     norm_mode: str = "own"
     steps: int | None = None
+    backend: Backend = "loop"
 
     def adapt(self, x: Tensor, y: Tensor, *, steps: int | None = None) -> list[Any]:
         """Learn T tasks from x [T,S,*X], y [T,S], one after another; the object may train by autograd."""
@@ -594,8 +594,7 @@ def _decomposed_by_task(h: Tensor, gamma: Tensor, beta: Tensor, *, tasks: int) -
     rows = h.unflatten(0, (tasks, -1))
     mean = rows.mean(dim=(1, 3, 4))
     var = (rows - mean[:, None, :, None, None]).square().mean(dim=(1, 3, 4))
-    scale = gamma * torch.rsqrt(var + EPSILON)
-    shift = beta - mean * scale
+    scale, shift = scale_and_shift(gamma, beta, mean, var)
     normalised = rows * scale[:, None, :, None, None] + shift[:, None, :, None, None]
     return normalised.flatten(0, 1), mean, var
 

@@ -62,16 +62,15 @@ class _Attacked:
 
 @dataclass(frozen=True)
 class _Adapted:
-    """Tasks, the learners adapted to them, and their scores [T,Q,N] of the clean queries."""
+    """Tasks and the learners adapted to them."""
 
     episodes: Episodes
     fitted: Any
-    clean: Tensor
 
     @property
     def size(self) -> int:
         """Bytes held, those of the episodes included, which step counts share."""
-        parts = [*vars(self.episodes).values(), self.clean, *_tensors(self.fitted)]
+        parts = [*vars(self.episodes).values(), *_tensors(self.fitted)]
         return sum(part.nbytes for part in parts if part is not None)
 
 
@@ -133,7 +132,7 @@ def run(
     Raises CellError where scores or x_adv are not what they must be; whatever the attack raises passes through.
     """
     # Where the engine loops over tasks anyway, one at a time costs nothing and needs the least memory.
-    together = isinstance(learner, Learner) and learner.backend != "loop"
+    together = learner.backend != "loop"
     adaptations = adaptations or Adaptations()
     groups = [list(tasks)] if together else [[task] for task in tasks]
     records: list[Record] = []
@@ -178,8 +177,7 @@ def _adapted(cell: Cell, learner: AnyLearner, episodes: Episodes, counts: Sequen
             fits: list[Any] = learner.rollout(episodes.support_x, episodes.support_y, [count or 0 for count in counts])
         else:
             fits = [learner.adapt(episodes.support_x, episodes.support_y, steps=count) for count in counts]
-        ways = cell.spec.ways
-        return [_Adapted(episodes, fitted, _scores(learner, fitted, episodes.query_x, ways)) for fitted in fits]
+        return [_Adapted(episodes, fitted) for fitted in fits]
 
 
 def _attack(
@@ -194,7 +192,10 @@ def _attack(
     # What a user's object draws itself must not differ between attacks, or clean accuracy would.
     with _own_randomness(_seed(f"learner {cell.seed}", tasks[0])):
         adapted = adaptations.of(cell, learner, family, tasks)
-        episodes, fitted, clean = adapted.episodes, adapted.fitted, adapted.clean
+        episodes, fitted = adapted.episodes, adapted.fitted
+        # Scored for each cell, so that a step count that diverges fails its own cells alone.
+        with _grad_mode(learner), _full_precision():
+            clean = _scores(learner, fitted, episodes.query_x, cell.spec.ways)
         # Kept or made afresh, learners must leave an attack the same random numbers.
         torch.manual_seed(_seed(f"attack {store.key(cell)}", tasks[0]))
         if cell.threat.surface == "query":

@@ -26,6 +26,7 @@ from robustbench_meta.statistics import mann_whitney
 from robustbench_meta.types import InputError
 
 LEAST_SAMPLES, SAMPLES, RATIO, LEVEL = 12, 12, 1.25, 0.002
+STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 TIMING = Path(__file__).resolve().parent / "timing.py"
 Row = dict[str, Any]  # one sample, as timing.py prints it
 Take = Callable[[str, str], Row]  # side, case -> sample
@@ -187,7 +188,7 @@ def commit_of(root: Path) -> tuple[str, bool]:
 
 @contextmanager
 def worktree(root: Path, commit: str) -> Iterator[Path]:
-    """Check `commit` out into a temporary worktree, and remove it whatever happens; SIGTERM counts as Ctrl-C."""
+    """Check `commit` out into a temporary worktree, and remove it whatever happens; SIGTERM, SIGHUP are as Ctrl-C."""
     with _terminable(), tempfile.TemporaryDirectory(prefix="rbm-bench-") as scratch:
         folder = Path(scratch) / "base"
         try:
@@ -275,11 +276,12 @@ def _terminable() -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in STOPPING}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -288,7 +290,7 @@ def _undisturbed() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *STOPPING)}
     try:
         yield
     finally:

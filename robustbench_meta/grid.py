@@ -371,7 +371,7 @@ class _Work:
                     self.fail(job, error)
             except Exception as error:
                 self.fail(job, error)
-        if found and before is not None and _chunk(job, 2) > 1:
+        if found and before is not None and job.learner.backend != "loop":
             # What one task takes at its peak says how many fit.
             each = (torch.cuda.max_memory_allocated(device) - before) / len(block)
             room = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - before
@@ -385,9 +385,9 @@ class _Work:
 
     def keep(self, job: Job, found: Block, seconds: float) -> None:
         tasks = tuple(record.task for record in found.records)
-        learner, chunk = job.learner, _chunk(job, len(tasks))
-        backend = learner.backend if isinstance(learner, Learner) else "loop"
-        timing = store.Timing(tasks, seconds, str(learner.device), torch.get_num_threads(), backend, chunk)
+        learner = job.learner
+        chunk = 1 if learner.backend == "loop" else len(tasks)
+        timing = store.Timing(tasks, seconds, str(learner.device), torch.get_num_threads(), learner.backend, chunk)
         store.append(self.results, job.cell, found.records, timing)
         if found.pictures is not None:
             store.save_gallery(self.results, job.cell, found.pictures)
@@ -423,11 +423,6 @@ class _Work:
         alive = self.alive()
         total = self.tasks * len(alive)
         return Progress(total - sum(map(self.missing, alive)), total, self.seconds_left(), job.cell)
-
-
-def _chunk(job: Job, tasks: int) -> int:
-    """How many of a block's tasks run at once."""
-    return tasks if isinstance(job.learner, Learner) and job.learner.backend != "loop" else 1
 
 
 def _memory(device: torch.device) -> int | None:

@@ -1,6 +1,6 @@
 """Operations whose derivatives are written by hand where torch's own are slow on a CPU.
 
-Shapes: h and x [B,C,H,W], n = B*H*W entries a channel, per-channel values [C]. None of it is for mapped code.
+Shapes: h and x [B,C,H,W], n = B*H*W entries a channel, per-channel values [C]. The first two are not for mapped code.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ def convolve(x: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
     if x.requires_grad and x.device.type == "cpu" and x.shape[1] <= THIN:
         return _ThinConvolution.apply(x, kernel, bias)
     return F.conv2d(x, kernel, bias, padding=1)
+
+
+def scale_and_shift(gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn batch norm by given statistics into h * scale + shift; every tensor [...,C]."""
+    scale = gamma * torch.rsqrt(var + EPSILON)
+    return scale, beta - mean * scale
 
 
 class _BatchNorm(torch.autograd.Function):

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustbench_meta.kernels import EPSILON, convolve
+from robustbench_meta.kernels import convolve, scale_and_shift
 from robustbench_meta.types import InputError, Params
 
 BatchNorm = Callable[[str, Tensor, Tensor, Tensor], Tensor]
@@ -157,8 +157,7 @@ def _block(
     if not isinstance(norm, dict):
         normalise = partial(_by_batch, norm, name, gamma, beta)
     else:
-        scale = gamma * torch.rsqrt(norm[f"{name}.var"] + EPSILON)
-        shift = beta - norm[f"{name}.mean"] * scale
+        scale, shift = scale_and_shift(gamma, beta, norm[f"{name}.mean"], norm[f"{name}.var"])
         if order == "relu-bn":
             normalise = partial(torch.addcmul, shift.view(-1, 1, 1), tensor2=scale.view(-1, 1, 1))
         else:

@@ -73,7 +73,7 @@ class _Run:
     best_step: int = -1
     best_value: float = -1.0
     step: int = 0
-    chunk: int = 0  # tasks that go backward together; 0 before the first step
+    chunk: int = 0  # tasks that go backward together; 0 before the first step of a sitting
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)  # since the last validation
     history: list[Validation] = field(default_factory=list)
@@ -353,6 +353,7 @@ def _finish(
         versions=_versions(),
         device=device,
         threads=torch.get_num_threads(),
+        chunk=max(run.chunk, 1),
         train_seconds=round(run.seconds, 1),
         selected_step=run.best_step,
         criterion=_criterion(recipe, defense),

@@ -11,11 +11,14 @@ from linear import Linear, linear, of
 from torch import Tensor
 
 from robustbench_meta import catalog
-from robustbench_meta.ascent import Search
+from robustbench_meta.ascent import Member, Search
 from robustbench_meta.attacks.autoattack import AutoAttack
 from robustbench_meta.types import NORMS, Box, InputError, Norm, Streams, Surface, Threat
 
 MEMBERS = ("ce", "dlr", "targeted", "fab", "square")
+
+
+Call = tuple[str, list[int], float]  # a member, the points it met, and what it drew
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Draws:
     """A member that moves every standing point by one draw, and writes down who was called and what was drawn."""
 
     name: str
-    calls: list[tuple[str, list[int], float]]
+    calls: list[Call]
     extra: int = 0  # draws that nothing is done with
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
@@ -42,7 +45,7 @@ class Draws:
             search.wrong[fooled] = 1.0
 
 
-def ensemble(calls: list[tuple[str, list[int], float]], extra: int = 0) -> AutoAttack:
+def ensemble(calls: list[Call], extra: int = 0) -> AutoAttack:
     return AutoAttack(**{name: Draws(name, calls, extra if name == "ce" else 0) for name in MEMBERS})
 
 
@@ -57,7 +60,13 @@ def quick() -> AutoAttack:
 
     The contract tests run the preset itself.
     """
-    return replace(theirs(), square=catalog.attack("square-100"))  # type: ignore[arg-type]
+    return replace(theirs(), square=member("square-100"))
+
+
+def member(name: str) -> Member:
+    made = catalog.attack(name)
+    assert isinstance(made, Member)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -70,7 +79,7 @@ def quick() -> AutoAttack:
     ],
 )
 def test_members_attack_in_turn_what_the_ones_before_have_left(ways: int, order: list[str]) -> None:
-    victims, calls = linear(ways=ways, tasks=1, queries=5), []  # type: ignore[var-annotated]
+    victims, calls = linear(ways=ways, tasks=1, queries=5), list[Call]()
     ensemble(calls)(victims.victim, Threat("linf", 0.01), victims.streams())
     assert [name for name, _, _ in calls] == order
     assert calls[0][1] == [0, 1, 2, 3]  # the last query is wrong already
@@ -78,7 +87,7 @@ def test_members_attack_in_turn_what_the_ones_before_have_left(ways: int, order:
 
 
 def test_how_much_one_member_draws_shifts_nothing_in_the_next() -> None:
-    victims, few, many = linear(tasks=2), [], []  # type: ignore[var-annotated]
+    victims, few, many = linear(tasks=2), list[Call](), list[Call]()
     ensemble(few)(victims.victim, Threat("linf", 0.01), victims.streams())
     ensemble(many, extra=3)(victims.victim, Threat("linf", 0.01), victims.streams())
     assert few == many
@@ -87,11 +96,11 @@ def test_how_much_one_member_draws_shifts_nothing_in_the_next() -> None:
 
 def test_the_preset_is_made_of_the_standard_members() -> None:
     assert theirs() == AutoAttack(
-        ce=catalog.attack("apgd-ce"),  # type: ignore[arg-type]
-        dlr=catalog.attack("apgd-dlr"),  # type: ignore[arg-type]
-        targeted=catalog.attack("apgd-t"),  # type: ignore[arg-type]
-        fab=catalog.attack("fab-t"),  # type: ignore[arg-type]
-        square=catalog.attack("square"),  # type: ignore[arg-type]
+        ce=member("apgd-ce"),
+        dlr=member("apgd-dlr"),
+        targeted=member("apgd-t"),
+        fab=member("fab-t"),
+        square=member("square"),
     )
 
 

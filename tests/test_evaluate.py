@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from robustbench_meta import catalog
+from robustbench_meta.algorithms.maml import MAML
 from robustbench_meta.engine import Fitted, Learner, ObjectLearner, start_params
 from robustbench_meta.evaluate import Adaptations, CellError, check_learner, run
 from robustbench_meta.networks import Conv4
@@ -22,7 +23,9 @@ from robustbench_meta.types import (
     Cell,
     Episodes,
     InputError,
+    Net,
     Norm,
+    Params,
     Spec,
     Streams,
     Surface,
@@ -379,6 +382,21 @@ def test_adaptations_serve_every_step_count_whatever_they_may_hold(backend: Back
     for one in (*cells, *reversed(cells)):
         found = run(one, subject, STROKES, catalog.attack("fgsm"), [0, 1], adaptations=shared).records
         assert found == run(one, subject, STROKES, catalog.attack("fgsm"), [0, 1]).records
+
+
+def test_a_step_count_that_diverges_fails_its_own_cells_alone() -> None:
+    @dataclass(frozen=True)
+    class Diverging(MAML):
+        def step(self, net: Net, params: Params, state: Params, x: Tensor, y: Tensor) -> Params:
+            return {name: 1e20 * value for name, value in state.items()}
+
+    cells = [cell(steps=steps) for steps in (1, 3)]
+    subject = replace(conv("anil"), algorithm=Diverging(adapts="head"))
+    alone = run(cells[0], subject, STROKES, catalog.attack("fgsm"), [0]).records
+    shared = Adaptations(cells)
+    with pytest.raises(CellError, match="NaN or infinite"):
+        run(cells[1], subject, STROKES, catalog.attack("fgsm"), [0], adaptations=shared)
+    assert run(cells[0], subject, STROKES, catalog.attack("fgsm"), [0], adaptations=shared).records == alone
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def test_the_worktree_holds_the_old_revision_and_is_gone_afterwards(repository: 
     assert not list((repository / ".git" / "worktrees").glob("*"))
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_gate_that_is_stopped_leaves_no_worktree(repository: Path, how: signal.Signals, tmp_path: Path) -> None:
     script = (
         "import signal, sys, time\n"
