@@ -147,7 +147,9 @@ def evaluate(
     ] = None,
     ways: Annotated[int | None, typer.Option(help="Classes in a task. Default: as trained.")] = None,
     queries: Annotated[int, typer.Option(help="Queries per class.")] = 15,
-    attacks: Annotated[str, typer.Option(help="See `rbm list attacks`.")] = "fgsm,pgd-20,pgd-mt-50",
+    attacks: Annotated[
+        str, typer.Option(help="See `rbm list attacks`; file:PATH is an adversarial test set.")
+    ] = "fgsm,pgd-20,pgd-mt-50",
     eps: Annotated[
         str | None,
         typer.Option(help="As 2/255,0.03. Default in linf: 2/255,4/255,8/255 for colour, 0.05,0.1 for grey images."),
@@ -160,6 +162,9 @@ def evaluate(
     data_root: DataRoot = None,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the results; what is there is not run again.")] = Path("results"),
+    save_adversarial: Annotated[
+        bool, typer.Option("--save-adversarial", help="Keep every attacked query in OUT/adversarial.")
+    ] = False,
 ) -> None:
     """Attack checkpoints over a grid. Lists are separated by commas; more of anything only adds."""
     from robustbench_meta import grid as grids
@@ -168,6 +173,7 @@ def evaluate(
     axes["eps"] = None if eps is None else tuple(grids.parse_eps(one) for one in _words(eps, "eps"))
     axes["shots"] = None if shots is None else _numbers(shots, "shots")
     axes["steps"] = None if steps is None else _numbers(steps, "steps")
+    axes["save_adversarial"] = save_adversarial
     attacked = grids.named_attacks(_words(attacks, "attacks"))
     seconds = None if budget is None else grids.parse_budget(budget)
     target = _target(family, family_option, data_root)
@@ -583,6 +589,8 @@ def _described(kind: str) -> list[tuple[str, str]]:
     shelf = catalog.shelf(cast(Any, kind))
     described = [(name, _described_one(value, kind)) for name, value in sorted(shelf.presets.items())]
     patterns = [(pattern.replace(r"(\d+)", "N"), "any number N") for pattern in sorted(shelf.patterns)]
+    if kind == "attacks":
+        patterns.append((f"{catalog.FILE}PATH", "an adversarial test set, as --save-adversarial keeps them"))
     return described + patterns
 
 
