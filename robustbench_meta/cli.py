@@ -370,11 +370,12 @@ def bench_history(
 
 def shipped(name: str) -> Path:
     """Find a checkpoint that comes with the package, or lies beside it in a source checkout."""
+    from robustbench_meta import checkpoint
     from robustbench_meta.types import InputError
 
-    for folder in (Path(__file__).parent / "checkpoints", Path(__file__).parents[1] / "checkpoints"):
-        if (folder / name).is_dir():
-            return folder / name
+    for folder in checkpoint.shipped():
+        if folder.name == name:
+            return folder
     raise InputError(f"ckpt: {name} is not part of this installation")
 
 

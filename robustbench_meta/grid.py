@@ -460,7 +460,7 @@ def _affordable(work: _Work, seconds: float) -> int:
 def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:
     """Give every cell of a subject, with the reason why it cannot run or an empty string."""
     ways = grid.ways or subject.learner.ways
-    learner = _with_ways(subject, ways)
+    learner = with_ways(subject, ways)
     family, episodes = subject.family, fingerprint(subject.family, grid.split)
     steps: Sequence[int | None] = (None,)
     if learner.steps is not None:
@@ -513,7 +513,7 @@ def _refusal(cell: Cell, learner: AnyLearner, attack: Attack) -> str:
     return ""
 
 
-def _with_ways(subject: Subject, ways: int) -> AnyLearner:
+def with_ways(subject: Subject, ways: int) -> AnyLearner:
     """Let a learner tell `ways` classes apart, if none of its parameters belongs to a class."""
     learner = subject.learner
     if isinstance(learner, Learner) and ways != learner.ways:

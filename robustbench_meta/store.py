@@ -276,6 +276,18 @@ def seconds_per_task(results: Path) -> dict[str, float]:
     return found
 
 
+def timings(results: Path, cell: Cell) -> dict[int, Timing]:
+    """Say how each task of a cell ran, by task; nothing of tasks that were not timed."""
+    path = _path(results, "timings", cell)
+    found: dict[int, Timing] = {}
+    for line in _timings(path) if path.exists() else []:
+        with _naming(path, 1):
+            timing = Timing(**{**line, "tasks": tuple(line["tasks"])})
+            # What ran first is what the records hold.
+            found = dict.fromkeys(timing.tasks, timing) | found
+    return found
+
+
 _CELL_COLUMNS = {
     **dict.fromkeys(
         ("key", "checkpoint", "weights", "algorithm", "defense", "norm_mode", "family", "episodes", "split"), "object"

@@ -104,14 +104,14 @@ def _matrix(results: Results, board: list[Standing], eps: float) -> Matrix:
     return Matrix(board[0].board, eps, sources, targets, scores, clean)
 
 
-def _run(one: Standing, row: dict[Any, Any], configured: dict[str, str]) -> list[Bits]:
-    """Find the verdicts of the source's own cell among those of its entry: one or none."""
+def _run(one: Standing, row: dict[Any, Any], configured: dict[str, str]) -> Bits | None:
+    """Find the verdicts of the source's own cell among those of its entry."""
     outcome = one.outcomes.get(round(float(row["eps"]), 9))
-    runs = outcome.runs.items() if outcome else ()
-    same = [
-        run for name, run in runs if (name.split(" #")[0], configured[name]) == (row["attack"], row["attack_fields"])
-    ]
-    return same[:1]
+    for name, run in outcome.runs.items() if outcome else ():
+        # On a board, attacks that share a name and not their settings have a hash after it.
+        if name.split(" #")[0] == row["attack"] and configured[name] == row["attack_fields"]:
+            return run
+    return None
 
 
 def _made_on(one: Standing, row: dict[Any, Any]) -> bool:
