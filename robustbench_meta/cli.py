@@ -199,6 +199,53 @@ def report(
         print(path)
 
 
+@commands.command()
+def verify(
+    target: Annotated[Path, typer.Argument(help="A results folder, a checkpoint folder or its card.json.")],
+    ckpt: Annotated[list[Path] | None, typer.Option(help="Checkpoint folder of a learner that is not shipped.")] = None,
+    seconds: Annotated[float, typer.Option(help="Time to spend; at least one task is run again.", min=0)] = 45.0,
+    seed: Annotated[int, typer.Option(help="Draws the sample.", min=0)] = 0,
+    data_root: DataRoot = None,
+) -> None:
+    """Run a sample of stored numbers again; exit 1 where one does not hold, 4 where none could be tried."""
+    from robustbench_meta import checkpoint
+    from robustbench_meta import verify as verifying
+
+    console = _console()
+    if target.name == checkpoint.CARD or (target / checkpoint.CARD).exists():
+        found = verifying.verify_card(target, seconds=seconds, root=data_root)
+    else:
+        with _said(console) as tell:
+            found = verifying.verify_results(target, ckpt or [], seconds=seconds, seed=seed, root=data_root, tell=tell)
+    _print_table(("", "", ""), [(one.status, one.what, one.detail) for one in found.findings])
+    _console(stderr=False).print(found.coverage)
+    if found.fails:
+        raise typer.Exit(_complain(f"verify: {target} does not hold", NEGATIVE))
+    if not found.measured:
+        raise typer.Exit(_complain(f"verify: nothing of {target} could be measured again here", NOTHING))
+
+
+@commands.command()
+def doctor(
+    results: Annotated[Path, typer.Argument(help="Where results are, or would go.")] = Path("results"),
+    data_root: DataRoot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """Show versions, devices, data and known traps; exit 3 where something that everything needs is broken."""
+    import json
+    from dataclasses import asdict
+
+    from robustbench_meta import doctor as doctors
+
+    checks = doctors.examine(results, data_root)
+    if as_json:
+        print(json.dumps([asdict(one) for one in checks], indent=1, allow_nan=False))
+    else:
+        _print_table(("", "", ""), [(one.state, one.name, one.text) for one in checks])
+    if broken := [one.name for one in checks if one.state == "broken"]:
+        raise typer.Exit(_complain(f"doctor: broken: {', '.join(broken)}", ENVIRONMENT))
+
+
 @commands.command("list")
 def list_names(
     kind: Annotated[str, typer.Argument(help="tasks, algorithms, defenses, attacks, networks or recipes.")],
@@ -240,8 +287,8 @@ def data_check(
     data_root: DataRoot = None,
 ) -> None:
     """Say what is there of a family's data, and whether tasks can be drawn from it."""
-    from robustbench_meta import catalog, downloads
-    from robustbench_meta.types import SPLITS, InputError, Spec
+    from robustbench_meta import catalog, doctor, downloads
+    from robustbench_meta.types import InputError
 
     status = 0
     for one in [name] if name else catalog.names("tasks"):
@@ -249,9 +296,7 @@ def data_check(
         try:
             for found in downloads.available(family) if getattr(family, "sources", ()) else []:
                 print(f"{one}: {found.path}: {found.state} ({found.detail})")
-            for split in SPLITS:
-                family.sample(split, Spec(2, 1, 1), [0])
-            print(f"{one}: ready, {', '.join(f'{len(family.classes(split))} {split}' for split in SPLITS)} classes")
+            print(f"{one}: {doctor.readiness(family)}")
         except InputError as error:
             print(f"{one}: not ready: {str(error).removeprefix(f'{one}: ')}")
             status = NEGATIVE if name else status
@@ -510,6 +555,13 @@ def _evaluation_bar(console: Console) -> Iterator[grids.Watcher]:
             update(now.done, now.total, f"{left}{grids.label(now.cell)}")
 
         yield grids.Watcher(progress, lambda line: console.print(line))
+
+
+@contextmanager
+def _said(console: Console) -> Iterator[Callable[[str], None]]:
+    """Give tell(line): beside a spinner on a terminal, elsewhere nothing."""
+    with console.status("reading") as status:
+        yield status.update
 
 
 @contextmanager

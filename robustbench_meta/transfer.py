@@ -101,7 +101,10 @@ def _matrix(results: Results, board: list[Standing], eps: float) -> Matrix:
     for target in targets:
         longest = max((run for (_, other), run in met.items() if other == target), key=lambda run: len(run.tasks))
         clean[target] = _score(longest.clean, own=False)
-    return Matrix(board[0].board, eps, sources, targets, scores, clean)
+    # Rows in the order of the columns, so that the learners' own scores lie on the diagonal.
+    place = {source: at for source, target in own for at, entry in enumerate(targets) if entry == target}
+    rows = tuple(sorted(sources, key=lambda source: (place.get(source, len(targets)), source)))
+    return Matrix(board[0].board, eps, rows, targets, scores, clean)
 
 
 def _run(one: Standing, row: dict[Any, Any], configured: dict[str, str]) -> Bits | None:

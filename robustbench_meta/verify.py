@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -142,7 +143,11 @@ def verify_results(
     whole = sum(len(one.records) for one in ready)
     coverage = f"{looked} of {len(cells)} cells and {tasks} of {whole} tasks of those that can be run here were run"
     coverage += f" again, drawn by seed {seed}, in {time.monotonic() - started:.0f} s"
-    return Verification(tuple(findings), coverage + ("" if tasks == whole else "; more with --seconds"))
+    out = Counter(one.job.cell.attack for one in ready if not tallies[one.job.key].tasks)
+    if out:
+        listed = ", ".join(f"{name} {count}" for name, count in sorted(out.items()))
+        coverage += f"; no time for {out.total()} cells ({listed}): give more --seconds"
+    return Verification(tuple(findings), coverage)
 
 
 def verify_card(path: Path, *, seconds: float = 45.0, root: Path | None = None) -> Verification:
@@ -202,7 +207,10 @@ def _validated(loaded: checkpoint.Checkpoint, family: TaskFamily, seconds: float
             rest = (before * recipe.validate_tasks - now * len(seen)) / (recipe.validate_tasks - len(seen))
             possible = -1e-6 <= rest <= 1 + 1e-6
             detail = f"{100 * now:.2f} % on the first {len(seen)}; the card says {100 * before:.2f} % on all"
-            findings.append(Finding(f"validation, {name}", "not verified" if possible else "fails", detail, True))
+            if possible:
+                findings.append(Finding(f"validation, {name}", "not verified", f"{detail}: give more --seconds"))
+            else:
+                findings.append(Finding(f"validation, {name}", "fails", detail, measured=True))
             continue
         detail = f"{100 * now:.3f} %, the card says {100 * before:.3f} %"
         far = abs(now - before)
@@ -352,7 +360,7 @@ def _judged(one: _Ready, tally: _Tally) -> Finding:
     if tally.problems:
         return Finding(what, "fails", f"{count}: {'; '.join(tally.problems[:3])}", True)
     if tally.exact:
-        return Finding(what, "holds", f"{count}: bit for bit, as on one device, backend and thread count it must", True)
+        return Finding(what, "holds", f"{count}: bit for bit", True)
     if not tally.differ:
         return Finding(what, "holds", f"{count}: every verdict the same", True)
     detail = f"{count}: {tally.differ} verdicts differ, mean {100 * tally.moved / tally.queries:+.2f} points"

@@ -22,7 +22,7 @@ DIFFERENCES = (
 TRANSFER = (
     "Accuracy in % of each learner (columns) on adversarial examples that an attack made on another (rows): how far "
     "they transfer. Bold: the learner that they were made on, under that attack. A constant predictor keeps 1/K. "
-    "Transferred examples are a lower bound on what an attack of one's own finds, never a claim of robustness."
+    "What transferred examples leave is an upper bound on robust accuracy: an attack of one's own may find more."
 )
 
 

@@ -82,10 +82,11 @@ def _heat_map(those: list[Transfer], title: str) -> Figure:
     figure.subplots_adjust(left=0, right=1, top=1, bottom=0)
     for axes, one in zip(panels, those, strict=True):
         _panel(axes, one)
+    above = 26 + 2.4 * max(len(short(name, 34)) for name in those[0].columns)  # the slanted names
     panels[0].annotate(
         f"{short(title, 90)}, {_heading(those)}",
         (0, 1),
-        (-150, 96),
+        (-150, above),
         xycoords="axes fraction",
         textcoords="offset points",
         fontsize=10.5,
@@ -135,5 +136,5 @@ def _square(axes: Axes, at: tuple[int, int], value: Value, *, framed: bool) -> N
     face = matplotlib.colors.to_hex(matplotlib.colormaps["Blues"](shade))
     line: dict[str, Any] = {"edgecolor": INK, "linewidth": 2.2} if framed else {"edgecolor": "none", "linewidth": 0}
     axes.add_patch(Rectangle(place, 0.96, 0.92, facecolor=face, **line))
-    ink = "#ffffff" if shade > 0.55 else "#11151a"
+    ink = "#ffffff" if shade > 0.7 else "#11151a"
     axes.text(x, y, value.text, color=ink, fontsize=9 if value.firm else 7.5, **centre)
