@@ -60,13 +60,8 @@ def matrices(results: Results, board: list[Standing]) -> list[Matrix]:
 
     On the diagonal stands the source itself under its own attack, where these results hold that cell.
     """
-    made = []
-    for eps in sorted({eps for one in board for eps in one.outcomes}, reverse=True):
-        if any(
-            set(one.outcomes[eps].transferred) & set(one.outcomes[eps].runs) for one in board if eps in one.outcomes
-        ):
-            made.append(_matrix(results, board, eps))
-    return made
+    met = {eps for one in board for eps, found in one.outcomes.items() if {*found.transferred} & {*found.runs}}
+    return [_matrix(results, board, eps) for eps in sorted(met, reverse=True)]
 
 
 def source_of(attack_fields: str) -> Source:
