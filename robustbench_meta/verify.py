@@ -30,8 +30,8 @@ from robustbench_meta.types import Attack, Cell, InputError, Record, TaskFamily,
 
 AGREE, MOVED = 0.99, 0.002  # of verdicts, and of the mean: what holds on another device
 SAME = 1e-9  # means closer than this are the same number, written down
-FIRST_GUESS = 1.5  # how much longer a task may take here than its timing says, before one was run
 UNKNOWN_RATE = 2.0  # the same for a learner none of whose tasks was run yet
+MARGIN = 1.5  # a task must fit in the time left this many times over, for others may use the machine too
 OVERHEAD = 0.1  # seconds a task takes besides the rows it sends through the network
 
 Status = Literal["holds", "fails", "not verified"]
@@ -96,7 +96,7 @@ class _Pace:
         """Predict the seconds of a task; None where nothing is known yet."""
         if task in one.timings:
             timing = one.timings[task]
-            return timing.seconds / len(timing.tasks) * (self.slowdown or FIRST_GUESS)
+            return timing.seconds / len(timing.tasks) * (self.slowdown or 1.0)
         rate = self.rates.get(one.job.cell.weights) or UNKNOWN_RATE * max(self.rates.values(), default=0.0)
         return OVERHEAD + rate * _rows(one.records[task]) if rate else None
 
@@ -131,7 +131,7 @@ def verify_results(
     for one, task in order:
         expected, left = pace.expected(one, task), seconds - (time.monotonic() - started)
         first = not any(tally.tasks for tally in tallies.values())
-        if not first and (expected is None or expected > left):
+        if not first and (expected is None or MARGIN * expected > left):
             continue
         begun = time.monotonic()
         _again(one, task, tallies[one.job.key])

@@ -143,7 +143,7 @@ def test_timings_or_rows_sent_say_what_fits() -> None:
     pace.learn(one, 0, 0.1 + 1.0)
     assert pace.expected(one, 1) == pytest.approx(0.1 + 50.0)
     timed = verify._Ready(job, one.records, {1: store.Timing((1, 2), 8.0, "cpu", 1)})
-    assert verify._Pace().expected(timed, 1) == 4.0 * verify.FIRST_GUESS
+    assert verify._Pace().expected(timed, 1) == 4.0
     pace.learn(timed, 1, 12.0)
     assert pace.expected(timed, 1) == 12.0
 
