@@ -1,6 +1,6 @@
 """Do stored numbers hold? Run a seeded sample of them again, and say which do, within what, and why others do not.
 
-On the device, backend and thread count that a task was measured with, its record must come again bit for bit.
+On the device, backend and thread count that a task was measured with, alone, its record must come again bit for bit.
 Elsewhere at least 99 % of the verdicts agree and the mean moves by at most 0.2 percentage points; a sample is too
 small to tell such shares from a single query, so one query may always differ.
 """
@@ -278,11 +278,10 @@ def _known(learners: dict[str, Path], cell: Cell) -> Path:
 
 def _attack(results: Path, cell: Cell) -> Attack:
     """Configure the attack of a cell as it was then."""
-    name = cell.attack
-    if name.startswith(catalog.FILE):
-        name = f"{catalog.FILE}{results / store.ADVERSARIAL / source_of(cell.attack_fields).cell}"
+    if cell.attack.startswith(catalog.FILE):
+        return _set(results, cell)
     try:
-        attack = catalog.attack(name)
+        attack = catalog.attack(cell.attack)
     except InputError as error:
         raise _Unlike(cell.attack, str(error)) from None
     if (now := repr(attack)) != cell.attack_fields:
@@ -290,6 +289,20 @@ def _attack(results: Path, cell: Cell) -> Attack:
         raise _Unlike(cell.attack, why, "fails")
     if (package := getattr(attack, "needs_package", "")) and (reason := missing(package)):
         raise _Unlike(cell.attack, reason)
+    return attack
+
+
+def _set(results: Path, cell: Cell) -> Attack:
+    """Load the adversarial test set of a cell, where its source's results are in the same folder."""
+    folder = results / store.ADVERSARIAL / source_of(cell.attack_fields).cell
+    if not folder.is_dir():
+        raise _Unlike(cell.attack, f"its examples are not in {folder.parent}; --save-adversarial makes them again")
+    try:
+        attack = catalog.attack(f"{catalog.FILE}{folder}")
+    except InputError as error:
+        raise _Unlike(cell.attack, str(error)) from None
+    if repr(attack) != cell.attack_fields:
+        raise _Unlike(cell.attack, f"the examples in {folder} are others by now, as where the set has grown")
     return attack
 
 
@@ -329,7 +342,9 @@ def _rows(record: Record) -> int:
 def _again(one: _Ready, task: int, tally: _Tally) -> None:
     """Run one task again and add what came of it."""
     job, then, timing = one.job, one.records[task], one.timings.get(task)
-    same = timing is not None and (timing.device, timing.backend) == (str(job.learner.device), job.learner.backend)
+    here = (str(job.learner.device), job.learner.backend, 1)
+    # Tasks that were run together may have met other kernels than one that runs alone.
+    same = timing is not None and (timing.device, timing.backend, timing.chunk) == here
     tally.tasks += 1
     tally.exact &= same
     tally.queries += len(then.survived)

@@ -183,9 +183,13 @@ def test_scores_on_an_adversarial_set_are_verified_with_the_set_that_was_kept(ck
         assert grid.execute(grid.make_plan(chosen, [subject], tmp_path), tmp_path, tasks=2) == []
     found = verify.verify_results(tmp_path, [ckpt], seconds=60)
     assert [one.status for one in found.findings] == ["holds", "holds"]
-    shutil.rmtree(tmp_path / "adversarial")
-    found = verify.verify_results(tmp_path, [ckpt], seconds=60)
-    assert sorted(one.status for one in found.findings) == ["holds", "not verified"]
+    grown = axes("pgd-3", eps=(0.1,), save_adversarial=True)
+    assert grid.execute(grid.make_plan(grown, [subject], tmp_path), tmp_path, tasks=3) == []
+    for says in ("are others by now, as where the set has grown", "--save-adversarial makes them again"):
+        found = verify.verify_results(tmp_path, [ckpt], seconds=60)
+        assert sorted(one.status for one in found.findings) == ["holds", "not verified"]
+        assert says in found.findings[0].detail
+        shutil.rmtree(tmp_path / "adversarial", ignore_errors=True)
 
 
 def test_results_that_hold_nothing_are_an_input_error(tmp_path: Path) -> None:
