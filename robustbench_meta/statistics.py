@@ -27,7 +27,7 @@ COLUMNS = (
 )
 WORST_CASE = "worst case"
 CONSTANT = "constant predictor"
-SET = "FromFile("  # how the fields of an attack begin that gives back another learner's adversarial examples
+SET = "FromFile(sha256="  # how the fields of an attack begin that gives back another learner's adversarial examples
 
 
 class Results(Protocol):

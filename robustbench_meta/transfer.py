@@ -61,14 +61,19 @@ def matrices(results: Results, board: list[Standing]) -> list[Matrix]:
     On the diagonal stands the source itself under its own attack, where these results hold that cell.
     """
     met = {eps for one in board for eps, found in one.outcomes.items() if {*found.transferred} & {*found.runs}}
-    return [_matrix(results, board, eps) for eps in sorted(met, reverse=True)]
+    made = [_matrix(results, board, eps) for eps in sorted(met, reverse=True)]
+    return [one for one in made if one.sources]
 
 
-def source_of(attack_fields: str) -> Source:
-    """Read which set an attack gives back from how it was configured."""
-    call: Any = ast.parse(attack_fields, mode="eval").body
-    given = {one.arg: ast.literal_eval(one.value) for one in call.keywords}
-    return Source(given["source"], given["attack"], float(given["eps"]), given["source_cell"])
+def source_of(attack_fields: str) -> Source | None:
+    """Read which set an attack gives back from how it was configured; None where that cannot be read."""
+    try:
+        call: Any = ast.parse(attack_fields, mode="eval").body
+        given = {one.arg: ast.literal_eval(one.value) for one in call.keywords}
+        texts = [str(given[name]) for name in ("source", "attack", "source_cell")]
+        return Source(texts[0], texts[1], float(given["eps"]), texts[2])
+    except (SyntaxError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _matrix(results: Results, board: list[Standing], eps: float) -> Matrix:
@@ -78,7 +83,9 @@ def _matrix(results: Results, board: list[Standing], eps: float) -> Matrix:
     for one in board:
         runs = one.outcomes[eps].runs if eps in one.outcomes else {}
         for attack in (name for name in runs if is_set(configured[name])):
-            pair = (source_of(configured[attack]), one.entry)
+            if (source := source_of(configured[attack])) is None:
+                continue
+            pair = (source, one.entry)
             # Of a set that grew, the larger one.
             if pair not in met or len(runs[attack].tasks) > len(met[pair].tasks):
                 met[pair] = runs[attack]

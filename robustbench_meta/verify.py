@@ -294,7 +294,8 @@ def _attack(results: Path, cell: Cell) -> Attack:
 
 def _set(results: Path, cell: Cell) -> Attack:
     """Load the adversarial test set of a cell, where its source's results are in the same folder."""
-    folder = results / store.ADVERSARIAL / source_of(cell.attack_fields).cell
+    source = source_of(cell.attack_fields)
+    folder = results / store.ADVERSARIAL / (source.cell if source else "unknown")
     if not folder.is_dir():
         raise _Unlike(cell.attack, f"its examples are not in {folder.parent}; --save-adversarial makes them again")
     try:

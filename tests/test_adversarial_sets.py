@@ -272,6 +272,20 @@ def test_a_changed_set_is_refused(made: Path) -> None:
         catalog.attack(f"file:{made}")
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("norm", "lots"), ("eps", "0.1"), ("eps", -1), ("eps", True), ("surface", "support"), ("checkpoint", 3)],
+)
+def test_a_set_of_no_possible_cell_is_refused(made: Path, field: str, value: object) -> None:
+    index = json.loads((made / store.SET).read_text())
+    index.pop("sha256")
+    cell = index["cell"]
+    (cell["threat"] if field in cell["threat"] else cell)[field] = value
+    (made / store.SET).write_text(json.dumps({**index, "sha256": store._digest(index)}))
+    with pytest.raises(InputError, match=rf"set.json(: {field} is '.*', which no cell has| holds no attacked queries)"):
+        catalog.attack(f"file:{made}")
+
+
 def test_sizes_are_limited_before_anything_is_read(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "LARGEST_TASK", 1000)
     with pytest.raises(InputError, match="more than 1000"):
@@ -323,6 +337,12 @@ def test_the_command_line_keeps_a_set_and_scores_another_checkpoint_on_it(
     assert rbm("report", "r", "--out", "page")[0] == 0
     assert "Examples made on" in (tmp_path / "page" / "leaderboard.html").read_text()
     assert len(list((tmp_path / "page" / "figures").glob("transfer-*.svg"))) == 1
+
+
+def test_a_configuration_that_cannot_be_read_is_left_out_of_the_matrix() -> None:
+    given = results([*PAIR[:2], ("b", "file:a/pgd#aa", "FromFile(sha256='aa', eps=", 0.1, ["0111", "1111"])])
+    (board,) = statistics.standings(given)
+    assert transfer.matrices(given, board) == []
 
 
 SOURCE = "FromFile(sha256='aa', source='a', source_cell='k0', attack='pgd', norm='linf', eps=0.1)"

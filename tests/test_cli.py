@@ -76,8 +76,9 @@ def test_help_answers_within_two_seconds_and_without_torch() -> None:
 
 
 def test_every_command_explains_itself(rbm: Run) -> None:
-    for command in "demo train evaluate report verify doctor list data data-get data-check".split():
-        status, out, err = rbm(*command.split("-"), "--help")
+    commands = ("demo", "train", "evaluate", "report", "verify", "doctor", "list")
+    for command in (*commands, "data", "data get", "data check"):
+        status, out, err = rbm(*command.split(), "--help")
         assert (status, err) == (0, "")
         assert "Usage" in out
     assert rbm()[0] == 0

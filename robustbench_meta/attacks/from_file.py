@@ -7,6 +7,7 @@ without its gradients, and the same examples for everyone. Shapes: P points, T t
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from robustbench_meta import store
-from robustbench_meta.types import Cell, InputError, Norm, Streams, Surface, Threat, Victim
+from robustbench_meta.types import NORMS, Cell, InputError, Norm, Streams, Surface, Threat, Victim
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,7 @@ def load(path: Path) -> FromFile:
         examples = store.read_examples(held, task)
         index[_task_digest(examples.clean, examples.query_y)] = task
     cell = held.cell
-    if cell.threat.surface != "query":
-        raise InputError(f"attack: {path} holds no attacked queries, but the {cell.threat.surface}'s")
+    _check(cell, held.folder / store.SET)
     steps = "" if cell.steps is None else f", {cell.steps} steps"
     return FromFile(
         sha256=held.sha256,
@@ -114,6 +114,23 @@ def load(path: Path) -> FromFile:
         held=held,
         index=index,
     )
+
+
+def _check(cell: Cell, path: Path) -> None:
+    """Refuse a set whose cell is none that was ever run, for anybody may have written it."""
+    threat, spec = cell.threat, cell.spec
+    texts = {name: getattr(cell, name) for name in ("checkpoint", "attack", "family", "episodes", "split")}
+    counts = {"ways": spec.ways, "queries": spec.queries, "seed": cell.seed, "steps": cell.steps or 0}
+    wrong = {name: value for name, value in texts.items() if type(value) is not str}
+    wrong |= {name: value for name, value in counts.items() if type(value) is not int}
+    if threat.norm not in NORMS:
+        wrong["norm"] = threat.norm
+    if type(threat.eps) not in (int, float) or not 0 <= threat.eps < math.inf:
+        wrong["eps"] = threat.eps
+    for name, value in wrong.items():
+        raise InputError(f"adversarial set: {path}: {name} is {str(value)[:60]!r}, which no cell has")
+    if threat.surface != "query":
+        raise InputError(f"adversarial set: {path} holds no attacked queries, but the {str(threat.surface)[:20]}'s")
 
 
 def _folder(path: Path) -> Path:
