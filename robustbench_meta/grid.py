@@ -371,8 +371,11 @@ class _Work:
             warnings.simplefilter("default")
             warnings.simplefilter("ignore", DeprecationWarning)  # of libraries: nothing that a user could mend
             try:
-                given: Any = {"adaptations": self.adaptations, "examples": job.examples}
-                found = run(job.cell, job.learner, job.family, job.attack, block, **given)
+                found = run(
+                    *(job.cell, job.learner, job.family, job.attack, block),
+                    adaptations=self.adaptations,
+                    examples=job.examples,
+                )
             except torch.OutOfMemoryError as error:
                 self.largest[job.key] = len(block) // 2
                 if device.type == "cuda":

@@ -81,6 +81,7 @@ class _Tally:
     queries: int = 0
     differ: int = 0
     moved: int = 0  # robust queries now minus then
+    far: float = 0.0  # by how much distances differ
     exact: bool = True
     problems: list[str] = field(default_factory=list)
 
@@ -361,6 +362,7 @@ def _again(one: _Ready, task: int, tally: _Tally) -> None:
     differ = sum(map(operator.ne, (*now.survived, *now.clean), (*then.survived, *then.clean)))
     tally.differ += differ
     tally.moved += sum(now.survived) - sum(then.survived)
+    tally.far = max(tally.far, abs(now.distance - then.distance))
     if same and now != then:
         other = [name for name in ("distance", "forwards", "backwards") if getattr(now, name) != getattr(then, name)]
         what = [f"{differ} verdicts differ"] * bool(differ) + [f"{name} differs" for name in other]
@@ -377,9 +379,10 @@ def _judged(one: _Ready, tally: _Tally) -> Finding:
         return Finding(what, "fails", f"{count}: {'; '.join(tally.problems[:3])}", True)
     if tally.exact:
         return Finding(what, "holds", f"{count}: bit for bit", True)
+    apart = f", distances up to {tally.far:.2g} apart" if tally.far else ""
     if not tally.differ:
-        return Finding(what, "holds", f"{count}: every verdict the same", True)
-    detail = f"{count}: {tally.differ} verdicts differ, mean {100 * tally.moved / tally.queries:+.2f} points"
+        return Finding(what, "holds", f"{count}: every verdict the same{apart}", True)
+    detail = f"{count}: {tally.differ} verdicts differ, mean {100 * tally.moved / tally.queries:+.2f} points{apart}"
     allowed = max(1.0, (1 - AGREE) * tally.queries)
     return Finding(what, "holds" if tally.differ <= allowed else "fails", detail, True)
 

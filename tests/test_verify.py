@@ -114,6 +114,23 @@ def test_without_timings_of_this_device_a_stated_tolerance_holds(results: Path, 
     assert together.status == "fails"
 
 
+def test_elsewhere_distances_are_compared_and_must_keep_to_eps(results: Path, ckpt: Path) -> None:
+    shutil.rmtree(results / "timings")
+    path = cell_file(results, "pgd-3")
+    change(path, 1, "distance", lambda value: value - 0.01)
+    found = by_name(verify.verify_results(results, [ckpt], seconds=60))["pgd-3"]
+    assert (found.status, "every verdict the same, distances up to 0.01 apart" in found.detail) == ("holds", True)
+    change(path, 1, "distance", lambda value: value + 0.02)
+    found = by_name(verify.verify_results(results, [ckpt], seconds=60))["pgd-3"]
+    assert (found.status, "is above eps" in found.detail) == ("fails", True)
+
+
+def test_a_shipped_checkpoint_holds() -> None:
+    (folder,) = (path for path in checkpoint.shipped() if path.name == "strokes-protonet-standard")
+    found = verify.verify_card(folder, seconds=300)
+    assert [one.status for one in found.findings] == 5 * ["holds"]
+
+
 def test_at_least_one_task_is_tried_and_what_was_left_out_is_said(results: Path, ckpt: Path) -> None:
     found = verify.verify_results(results, [ckpt], seconds=0)
     assert len(found.findings) == 1
