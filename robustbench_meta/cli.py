@@ -222,7 +222,7 @@ def verify(
     if found.fails:
         raise typer.Exit(_complain(f"verify: {target} does not hold", NEGATIVE))
     if not found.measured:
-        raise typer.Exit(_complain(f"verify: nothing of {target} could be measured again here", NOTHING))
+        raise typer.Exit(_complain(f"verify: no number of {target} was measured again to its end here", NOTHING))
 
 
 @commands.command()

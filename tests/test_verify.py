@@ -308,7 +308,7 @@ def test_the_exit_status_says_what_became_of_it(
     assert (status, out.count("holds"), "2 of 2 cells" in out) == (0, 2, True)
     assert rbm("verify", trained)[0] == 0
     status, _, err = rbm("verify", results)
-    assert (status, "nothing of" in err) == (4, True)
+    assert (status, "no number of" in err) == (4, True)
     change(cell_file(results, "noise-2"), 0, "survived", flipped)
     status, out, err = rbm("verify", results, "--ckpt", ckpt)
     assert (status, "does not hold" in err) == (1, True)
