@@ -45,6 +45,7 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     out: str | Path | None = None,
+    save_adversarial: bool = False,
     watcher: Watcher | None = None,
 ) -> pd.DataFrame:
     """Evaluate checkpoint folders, or `learner`, an object with adapt(x, y) and predict(fitted, x), over a grid.
@@ -52,13 +53,17 @@ def evaluate(
     Returns one row per cell, with the columns of cells.csv; a failed cell has status "error" and is warned of. An
     object gets x [S,*X] in the family's units and y [S] int64, and scores queries as [Q,N]; `name` identifies it.
     With `out`, results stay in that folder and what is there is not run again, so give a changed object another
-    name. `tasks` is 100 unless `budget` (seconds, or "20m") picks it. Raises InputError for what cannot be used.
+    name. `tasks` is 100 unless `budget` (seconds, or "20m") picks it. `save_adversarial` keeps every attacked query
+    below `out`, and the attack "file:PATH" scores other learners on them. Raises InputError for what cannot be used.
     """
     import tempfile
     import warnings
 
     from robustbench_meta import grid, statistics
+    from robustbench_meta.types import InputError
 
+    if save_adversarial and out is None:
+        raise InputError("save_adversarial: needs out, the folder of results in which the examples stay")
     root = None if data_root is None else Path(data_root)
     chosen = grid.choose_family(family, root) if isinstance(family, str) else family
     folders = [checkpoints] if isinstance(checkpoints, (str, Path)) else checkpoints
@@ -69,6 +74,7 @@ def evaluate(
         "surfaces": _several(surface),
         "shots": None if shots is None else _several(shots),
         "steps": None if steps is None else _several(steps),
+        "save_adversarial": save_adversarial,
     }
     made = grid.Grid(**axes, ways=ways, queries=queries, split=split, seed=seed)  # type: ignore[arg-type]
     subjects = [grid.load_subject(Path(path), family=chosen, root=root, device=device) for path in folders]

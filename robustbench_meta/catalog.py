@@ -18,12 +18,14 @@ import torch
 
 from robustbench_meta import networks
 from robustbench_meta.ascent import Ensemble, Member
+from robustbench_meta.attacks import from_file
 from robustbench_meta.checkpoint import Checkpoint, Recipe
 from robustbench_meta.engine import Learner, Network, start_params
 from robustbench_meta.types import Algorithm, Attack, Backend, Box, Defense, InputError, TaskFamily
 
 Kind = Literal["attacks", "algorithms", "defenses", "tasks", "networks"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+FILE = "file:"  # begins the name of an attack that gives back an adversarial test set
 _SINGULAR = {
     "attacks": "attack",
     "algorithms": "algorithm",
@@ -44,8 +46,11 @@ class Shelf:
 def attack(name: str) -> Attack:
     """Return the attack of that name; a name always means one exact configuration.
 
-    `a+b` is the ensemble of a and b, each of which attacks only what still stands.
+    `a+b` is the ensemble of a and b, each of which attacks only what still stands; `file:PATH` is the adversarial
+    test set that lies there.
     """
+    if name.startswith(FILE):
+        return from_file.load(Path(name.removeprefix(FILE)))
     if "+" not in name:
         return cast(Attack, _find("attacks", name))
     members = {part: _find("attacks", part) for part in name.split("+")}

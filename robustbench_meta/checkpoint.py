@@ -142,6 +142,13 @@ def load(folder: Path | str) -> Checkpoint:
     return Checkpoint(folder, card, params, running)
 
 
+def shipped() -> list[Path]:
+    """List the checkpoint folders that come with the package, or lie beside it in a source checkout."""
+    package = Path(__file__).parent
+    places = (package / "checkpoints", package.parent / "checkpoints")
+    return [card.parent for place in places for card in sorted(place.glob(f"*/{CARD}"))]
+
+
 def read_card(path: Path) -> Card:
     """Parse card.json strictly."""
     if not path.is_file():

@@ -1,7 +1,7 @@
 """The command `rbm`. Heavy imports wait inside the commands, so that help answers at once.
 
-Exit status: 0 fine, 1 a negative result (a failed cell, data that is not there, a slower case), 2 input, 3
-environment (a disk that is full or read-only, git that is not there), 4 nothing measured.
+Exit status: 0 fine, 1 a negative result (a failed cell, a number that does not hold, data that is not there, a slower
+case), 2 input, 3 environment (a disk that is full or read-only, git that is not there), 4 nothing measured.
 """
 
 from __future__ import annotations
@@ -147,7 +147,9 @@ def evaluate(
     ] = None,
     ways: Annotated[int | None, typer.Option(help="Classes in a task. Default: as trained.")] = None,
     queries: Annotated[int, typer.Option(help="Queries per class.")] = 15,
-    attacks: Annotated[str, typer.Option(help="See `rbm list attacks`.")] = "fgsm,pgd-20,pgd-mt-50",
+    attacks: Annotated[
+        str, typer.Option(help="See `rbm list attacks`; file:PATH is an adversarial test set.")
+    ] = "fgsm,pgd-20,pgd-mt-50",
     eps: Annotated[
         str | None,
         typer.Option(help="As 2/255,0.03. Default in linf: 2/255,4/255,8/255 for colour, 0.05,0.1 for grey images."),
@@ -160,6 +162,9 @@ def evaluate(
     data_root: DataRoot = None,
     device: Device = "auto",
     out: Annotated[Path, typer.Option(help="Folder of the results; what is there is not run again.")] = Path("results"),
+    save_adversarial: Annotated[
+        bool, typer.Option("--save-adversarial", help="Keep every attacked query in OUT/adversarial.")
+    ] = False,
 ) -> None:
     """Attack checkpoints over a grid. Lists are separated by commas; more of anything only adds."""
     from robustbench_meta import grid as grids
@@ -168,6 +173,7 @@ def evaluate(
     axes["eps"] = None if eps is None else tuple(grids.parse_eps(one) for one in _words(eps, "eps"))
     axes["shots"] = None if shots is None else _numbers(shots, "shots")
     axes["steps"] = None if steps is None else _numbers(steps, "steps")
+    axes["save_adversarial"] = save_adversarial
     attacked = grids.named_attacks(_words(attacks, "attacks"))
     seconds = None if budget is None else grids.parse_budget(budget)
     target = _target(family, family_option, data_root)
@@ -191,6 +197,53 @@ def report(
         raise typer.Exit(_complain(f"results: no task was measured in {results}", NOTHING))
     for path in _write_report(results, out):
         print(path)
+
+
+@commands.command()
+def verify(
+    target: Annotated[Path, typer.Argument(help="A results folder, a checkpoint folder or its card.json.")],
+    ckpt: Annotated[list[Path] | None, typer.Option(help="Checkpoint folder of a learner that is not shipped.")] = None,
+    seconds: Annotated[float, typer.Option(help="Time to spend; at least one task is run again.", min=0)] = 45.0,
+    seed: Annotated[int, typer.Option(help="Draws the sample.", min=0)] = 0,
+    data_root: DataRoot = None,
+) -> None:
+    """Run a sample of stored numbers again; exit 1 where one does not hold, 4 where none could be tried."""
+    from robustbench_meta import checkpoint
+    from robustbench_meta import verify as verifying
+
+    console = _console()
+    if target.name == checkpoint.CARD or (target / checkpoint.CARD).exists():
+        found = verifying.verify_card(target, seconds=seconds, root=data_root)
+    else:
+        with _said(console) as tell:
+            found = verifying.verify_results(target, ckpt or [], seconds=seconds, seed=seed, root=data_root, tell=tell)
+    _print_table(("", "", ""), [(one.status, one.what, one.detail) for one in found.findings])
+    _console(stderr=False).print(found.coverage)
+    if found.fails:
+        raise typer.Exit(_complain(f"verify: {target} does not hold", NEGATIVE))
+    if not found.measured:
+        raise typer.Exit(_complain(f"verify: no number of {target} was measured again to its end here", NOTHING))
+
+
+@commands.command()
+def doctor(
+    results: Annotated[Path, typer.Argument(help="Where results are, or would go.")] = Path("results"),
+    data_root: DataRoot = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+) -> None:
+    """Show versions, devices, data and known traps; exit 3 where something that everything needs is broken."""
+    import json
+    from dataclasses import asdict
+
+    from robustbench_meta import doctor as doctors
+
+    checks = doctors.examine(results, data_root)
+    if as_json:
+        print(json.dumps([asdict(one) for one in checks], indent=1, allow_nan=False))
+    else:
+        _print_table(("", "", ""), [(one.state, one.name, one.text) for one in checks])
+    if broken := [one.name for one in checks if one.state == "broken"]:
+        raise typer.Exit(_complain(f"doctor: broken: {', '.join(broken)}", ENVIRONMENT))
 
 
 @commands.command("list")
@@ -234,8 +287,8 @@ def data_check(
     data_root: DataRoot = None,
 ) -> None:
     """Say what is there of a family's data, and whether tasks can be drawn from it."""
-    from robustbench_meta import catalog, downloads
-    from robustbench_meta.types import SPLITS, InputError, Spec
+    from robustbench_meta import catalog, doctor, downloads
+    from robustbench_meta.types import InputError
 
     status = 0
     for one in [name] if name else catalog.names("tasks"):
@@ -243,9 +296,7 @@ def data_check(
         try:
             for found in downloads.available(family) if getattr(family, "sources", ()) else []:
                 print(f"{one}: {found.path}: {found.state} ({found.detail})")
-            for split in SPLITS:
-                family.sample(split, Spec(2, 1, 1), [0])
-            print(f"{one}: ready, {', '.join(f'{len(family.classes(split))} {split}' for split in SPLITS)} classes")
+            print(f"{one}: {doctor.readiness(family)}")
         except InputError as error:
             print(f"{one}: not ready: {str(error).removeprefix(f'{one}: ')}")
             status = NEGATIVE if name else status
@@ -364,11 +415,12 @@ def bench_history(
 
 def shipped(name: str) -> Path:
     """Find a checkpoint that comes with the package, or lies beside it in a source checkout."""
+    from robustbench_meta import checkpoint
     from robustbench_meta.types import InputError
 
-    for folder in (Path(__file__).parent / "checkpoints", Path(__file__).parents[1] / "checkpoints"):
-        if (folder / name).is_dir():
-            return folder / name
+    for folder in checkpoint.shipped():
+        if folder.name == name:
+            return folder
     raise InputError(f"ckpt: {name} is not part of this installation")
 
 
@@ -506,6 +558,13 @@ def _evaluation_bar(console: Console) -> Iterator[grids.Watcher]:
 
 
 @contextmanager
+def _said(console: Console) -> Iterator[Callable[[str], None]]:
+    """Give tell(line): beside a spinner on a terminal, elsewhere nothing."""
+    with console.status("reading") as status:
+        yield status.update
+
+
+@contextmanager
 def _training_bar(console: Console, what: str) -> Iterator[Callable[[training.Progress], None]]:
     from robustbench_meta import grid as grids
 
@@ -583,6 +642,8 @@ def _described(kind: str) -> list[tuple[str, str]]:
     shelf = catalog.shelf(cast(Any, kind))
     described = [(name, _described_one(value, kind)) for name, value in sorted(shelf.presets.items())]
     patterns = [(pattern.replace(r"(\d+)", "N"), "any number N") for pattern in sorted(shelf.patterns)]
+    if kind == "attacks":
+        patterns.append((f"{catalog.FILE}PATH", "an adversarial test set, as --save-adversarial keeps them"))
     return described + patterns
 
 

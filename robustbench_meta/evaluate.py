@@ -42,10 +42,14 @@ class CellError(RuntimeError):
 
 @dataclass(frozen=True)
 class Block:
-    """What some tasks of a cell gave; `pictures` holds a few attacked images where task 0 is among them."""
+    """What some tasks of a cell gave; `pictures` holds a few attacked images where task 0 is among them.
+
+    `examples` holds every attacked query, where they were asked for.
+    """
 
     records: list[Record]
     pictures: dict[str, np.ndarray] | None
+    examples: tuple[store.Examples, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,8 +129,9 @@ def run(
     tasks: Sequence[int],
     *,
     adaptations: Adaptations | None = None,
+    examples: bool = False,
 ) -> Block:
-    """Measure the tasks numbered `tasks` of a cell.
+    """Measure the tasks numbered `tasks` of a cell; with `examples`, return every attacked query too.
 
     Every random number depends on (cell, task) alone, so records do not depend on how tasks are grouped.
     Raises CellError where scores or x_adv are not what they must be; whatever the attack raises passes through.
@@ -136,7 +141,7 @@ def run(
     adaptations = adaptations or Adaptations()
     groups = [list(tasks)] if together else [[task] for task in tasks]
     records: list[Record] = []
-    pictures = None
+    pictures, kept = None, []
     for group in groups:
         try:
             found = _attack(cell, learner, family, attack, group, adaptations)
@@ -146,7 +151,9 @@ def run(
         records += _records(found, group)
         if group[0] == 0 and attack.needs_gradient and cell.threat.surface == "query":
             pictures = _pictures(found)
-    return Block(records, pictures)
+        if examples:
+            kept += _examples(found, group)
+    return Block(records, pictures, tuple(kept))
 
 
 def check_learner(learner: AnyLearner, family: TaskFamily, split: Split, spec: Spec, steps: int | None) -> None:
@@ -262,6 +269,11 @@ def _records(found: _Attacked, tasks: Sequence[int]) -> list[Record]:
     columns = (clean, survived, found.distance, found.victim.cost.forwards, found.victim.cost.backwards)
     rows = zip(tasks, *(column.tolist() for column in columns), strict=True)
     return [Record(task, tuple(before), tuple(after), *rest) for task, before, after, *rest in rows]
+
+
+def _examples(found: _Attacked, tasks: Sequence[int]) -> list[store.Examples]:
+    x_adv, y, x = (part.cpu().numpy() for part in (found.x_adv, found.episodes.query_y, found.episodes.query_x))
+    return [store.Examples(task, x_adv[i], y[i], store.query_digests(x[i])) for i, task in enumerate(tasks)]
 
 
 def _pictures(found: _Attacked) -> dict[str, np.ndarray] | None:

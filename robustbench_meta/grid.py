@@ -16,6 +16,7 @@ from typing import Any, cast
 import torch
 
 from robustbench_meta import catalog, checkpoint, store, threats
+from robustbench_meta.attacks.from_file import FromFile
 from robustbench_meta.engine import Learner, ObjectLearner, depends_on_batch, has_gradient
 from robustbench_meta.episodes import fingerprint
 from robustbench_meta.evaluate import Adaptations, AnyLearner, Block, CellError, check_learner, run
@@ -28,6 +29,7 @@ from robustbench_meta.types import (
     Cell,
     InputError,
     Norm,
+    Record,
     Spec,
     Split,
     Surface,
@@ -48,7 +50,8 @@ class Grid:
     """The axes of a grid; None takes each learner's own value.
 
     These are the training shots and ways, the algorithm's test steps, and in linf the family's budgets: 2, 4
-    and 8/255 for colour images, 0.05 and 0.1 for grey ones.
+    and 8/255 for colour images, 0.05 and 0.1 for grey ones; where all attacks are adversarial test sets, their own eps.
+    `save_adversarial` keeps every attacked query.
     """
 
     attacks: Mapping[str, Attack]
@@ -61,6 +64,7 @@ class Grid:
     queries: int = 15
     split: Split = "test"
     seed: int = 0
+    save_adversarial: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Job:
-    """A cell with the objects it needs."""
+    """A cell with the objects it needs; `examples` says that every attacked query is kept."""
 
     cell: Cell
     key: str
     learner: AnyLearner
     family: TaskFamily
     attack: Attack
+    examples: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,9 @@ class Watcher:
 
 
 def named_attacks(names: Iterable[str]) -> dict[str, Attack]:
-    """Look up attacks by name, in the order given."""
-    return {name: catalog.attack(name) for name in names}
+    """Look up attacks by name, in the order given; an adversarial test set has a name of its own, wherever it lies."""
+    found = {name: catalog.attack(name) for name in names}
+    return {attack.name if isinstance(attack, FromFile) else name: attack for name, attack in found.items()}
 
 
 def choose_family(name: str, root: Path | None = None, **options: Any) -> TaskFamily:
@@ -247,17 +253,20 @@ def execute(
     its reason, and the others go on. Raises OSError where results cannot be written.
     """
     count = check_count(tasks, budget)
+    most = _most_tasks(plan, count if budget is None else PROBE_TASKS)
     store.prepare(results)
-    have = {job.key: {record.task for record in store.stored(results, job.cell)} for job in plan.jobs}
+    have = {job.key: _stored(results, job) for job in plan.jobs}
     probed = count if budget is None else PROBE_TASKS
     adaptations = Adaptations(job.cell for job in plan.jobs)
     work = _Work(results, plan, watcher or Watcher(), probed, store.seconds_per_task(results), have, adaptations)
+    for line in _about_examples(plan, results, None if budget else count):
+        work.watcher.tell(line)
     started = time.monotonic()
     for job in plan.jobs:
         if job.key not in work.pace:
             work.advance(job, min(PROBE_TASKS, count))
     if budget is not None:
-        work.tasks = _affordable(work, (budget - (time.monotonic() - started)) * BUDGET_SHARE)
+        work.tasks = min(_affordable(work, (budget - (time.monotonic() - started)) * BUDGET_SHARE), most)
         work.watcher.tell(f"budget: {work.tasks} tasks for each cell")
     if (left := work.seconds_left()) and left > 1:
         work.watcher.tell(f"estimated: {duration(left)}")
@@ -362,7 +371,11 @@ class _Work:
             warnings.simplefilter("default")
             warnings.simplefilter("ignore", DeprecationWarning)  # of libraries: nothing that a user could mend
             try:
-                found = run(job.cell, job.learner, job.family, job.attack, block, adaptations=self.adaptations)
+                found = run(
+                    *(job.cell, job.learner, job.family, job.attack, block),
+                    adaptations=self.adaptations,
+                    examples=job.examples,
+                )
             except torch.OutOfMemoryError as error:
                 self.largest[job.key] = len(block) // 2
                 if device.type == "cuda":
@@ -388,6 +401,10 @@ class _Work:
         learner = job.learner
         chunk = 1 if learner.backend == "loop" else len(tasks)
         timing = store.Timing(tasks, seconds, str(learner.device), torch.get_num_threads(), learner.backend, chunk)
+        if found.examples:
+            if odd := _unlike(store.stored(self.results, job.cell), found.records):
+                self.watcher.tell(f"{label(job.cell)}: {odd}")
+            store.save_examples(self.results, job.cell, found.examples)
         store.append(self.results, job.cell, found.records, timing)
         if found.pictures is not None:
             store.save_gallery(self.results, job.cell, found.pictures)
@@ -446,17 +463,20 @@ def _affordable(work: _Work, seconds: float) -> int:
 def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:
     """Give every cell of a subject, with the reason why it cannot run or an empty string."""
     ways = grid.ways or subject.learner.ways
-    learner = _with_ways(subject, ways)
+    learner = with_ways(subject, ways)
     family, episodes = subject.family, fingerprint(subject.family, grid.split)
     steps: Sequence[int | None] = (None,)
     if learner.steps is not None:
         steps = grid.steps or (subject.test_steps,)
+    own = grid.eps is None and all(isinstance(attack, FromFile) for attack in grid.attacks.values())
     for norm, surface in product(grid.norms, grid.surfaces):
         budgets = [threats.check(Threat(norm, eps, surface), family.space) for eps in _budgets(grid, family, norm)]
         for shots, count in product(grid.shots or (subject.shots,), steps):
             spec = Spec(ways, shots, grid.queries, grid.queries if surface == "support" else 0)
             check_learner(learner, family, grid.split, spec, count)
             for threat, (name, attack) in product(budgets, grid.attacks.items()):
+                if own and norm in attack.norms and threat.eps != cast(FromFile, attack).eps:
+                    continue
                 cell = Cell(
                     checkpoint=subject.name,
                     weights=subject.weights,
@@ -473,7 +493,9 @@ def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:
                     threat=threat,
                     seed=grid.seed,
                 )
-                yield Job(cell, store.key(cell), learner, family, attack), _refusal(cell, learner, attack)
+                examples = grid.save_adversarial and surface == "query" and not isinstance(attack, FromFile)
+                job = Job(cell, store.key(cell), learner, family, attack, examples)
+                yield job, _refusal(cell, learner, attack)
 
 
 def _refusal(cell: Cell, learner: AnyLearner, attack: Attack) -> str:
@@ -489,10 +511,12 @@ def _refusal(cell: Cell, learner: AnyLearner, attack: Attack) -> str:
         return f"{name}: needs gradients, and the learner's scores carry none to its inputs (try noise or square)"
     if attack.needs_single_points and learner.norm_mode == "batch":
         return f"{name}: attacks queries one by one, and batch statistics (transductive) bind them together"
+    if isinstance(attack, FromFile) and (reason := attack.refusal(cell)):
+        return f"{name}: {reason}"
     return ""
 
 
-def _with_ways(subject: Subject, ways: int) -> AnyLearner:
+def with_ways(subject: Subject, ways: int) -> AnyLearner:
     """Let a learner tell `ways` classes apart, if none of its parameters belongs to a class."""
     learner = subject.learner
     if isinstance(learner, Learner) and ways != learner.ways:
@@ -508,6 +532,9 @@ def _with_ways(subject: Subject, ways: int) -> AnyLearner:
 def _budgets(grid: Grid, family: TaskFamily, norm: Norm) -> tuple[float, ...]:
     if grid.eps is not None:
         return grid.eps
+    if all(isinstance(attack, FromFile) for attack in grid.attacks.values()):
+        sets = [attack for attack in grid.attacks.values() if isinstance(attack, FromFile)]
+        return tuple(sorted({one.eps for one in sets if one.norm == norm} or {one.eps for one in sets}))
     if norm != "linf":
         raise InputError(f"eps: {norm} has no default; give it, for one 0.5")
     shape = family.space.shape
@@ -541,7 +568,57 @@ def _at_least(least: int, **values: int) -> None:
 
 
 def _missing(results: Path, job: Job, tasks: int) -> int:
-    return tasks - sum(record.task < tasks for record in store.stored(results, job.cell))
+    return tasks - sum(task < tasks for task in _stored(results, job))
+
+
+def _stored(results: Path, job: Job) -> set[int]:
+    """Return the tasks that need not run: measured, and with their examples where those are asked for.
+
+    Examples that were not kept are made again, for the attack draws the same numbers again; records stay as they are.
+    """
+    tasks = {record.task for record in store.stored(results, job.cell)}
+    return tasks & store.kept_examples(results, job.cell) if job.examples else tasks
+
+
+def _most_tasks(plan: Plan, count: int) -> int:
+    """Return how many tasks every adversarial test set of a plan holds; refuse to run `count` where that is more."""
+    sets = [job.attack for job in plan.jobs if isinstance(job.attack, FromFile)]
+    if not sets:
+        return MOST_TASKS
+    least = min(sets, key=lambda one: one.tasks)
+    if count > least.tasks:
+        raise InputError(f"tasks: {count}; {least.name} holds {least.tasks}, so give at most {least.tasks}")
+    return least.tasks
+
+
+def _about_examples(plan: Plan, results: Path, tasks: int | None) -> list[str]:
+    """Say how much the examples will take on disk, and which tasks run again for them alone."""
+    jobs = [job for job in plan.jobs if job.examples]
+    if not jobs:
+        return []
+    each = sum(
+        job.cell.spec.ways * job.cell.spec.queries * math.prod(job.learner.space.shape) * job.learner.dtype.itemsize
+        for job in jobs
+    )
+    many = f"{each / 1e6:.3g} MB for each task of the grid" if tasks is None else f"{each * tasks / 1e6:.3g} MB"
+    lines = [f"adversarial examples of {len(jobs)} cells go to {results / store.ADVERSARIAL}: about {many}"]
+    again = 0
+    for job in jobs:
+        measured = {record.task for record in store.stored(results, job.cell) if tasks is None or record.task < tasks}
+        again += len(measured - store.kept_examples(results, job.cell))
+    if again:
+        lines.append(f"{again} tasks were measured without keeping their examples: they run again, their records stay")
+    return lines
+
+
+def _unlike(stored: Iterable[Record], again: Iterable[Record]) -> str:
+    """Say where tasks that ran again for their examples were judged otherwise than before; else nothing."""
+    before = {record.task: record for record in stored}
+    bits = [(new.survived, before[new.task].survived) for new in again if new.task in before]
+    count = sum(x != y for mine, theirs in bits for x, y in zip(mine, theirs, strict=True))
+    if not count:
+        return ""
+    return f"{count} verdicts differ from those stored, as on another device; the examples kept are today's"
 
 
 def _alike(cell: Cell) -> tuple[Any, ...]:

@@ -27,6 +27,7 @@ COLUMNS = (
 )
 WORST_CASE = "worst case"
 CONSTANT = "constant predictor"
+SET = "FromFile(sha256="  # how the fields of an attack begin that gives back another learner's adversarial examples
 
 
 class Results(Protocol):
@@ -97,6 +98,7 @@ class Outcome:
 
     `clean` and `robust` are accuracies per task [n]; `robust` is the worst case. `required` is what any
     white-box entry of the board met at this eps; `runs` holds the verdicts by attack, `errors` (attack, reason).
+    `transferred` names the attacks that are adversarial test sets: they count where they ran, and nobody needs them.
     """
 
     board: Board
@@ -109,6 +111,12 @@ class Outcome:
     tasks: np.ndarray
     clean: np.ndarray
     robust: np.ndarray
+    transferred: tuple[str, ...] = ()
+
+    @property
+    def attacked(self) -> bool:
+        """Whether an attack of its own was run, not another learner's examples alone."""
+        return bool({*self.ran, *(attack for attack, _ in self.errors)} - {*self.transferred})
 
     @property
     def ran(self) -> tuple[str, ...]:
@@ -215,7 +223,7 @@ def outcomes(results: Results) -> list[Outcome]:
         here = [cell for cell in cells if _board(cell) == board]
         required: dict[float, set[str]] = {}
         for cell in here:
-            if not _entry(cell).black_box:
+            if not _entry(cell).black_box and not is_set(cell["attack_fields"]):
                 required.setdefault(cell["eps"], set()).add(cell["attack"])
         for entry in sorted({_entry(cell) for cell in here}, key=_entry_order):
             mine = [cell for cell in here if _entry(cell) == entry]
@@ -299,6 +307,11 @@ def paired_difference(results: Results, a: str, b: str) -> pd.DataFrame:
     return _difference_table(rows)
 
 
+def is_set(attack_fields: str) -> bool:
+    """Say whether an attack, by its configuration, gives back an adversarial test set."""
+    return attack_fields.startswith(SET)
+
+
 def attack_fields(results: Results) -> dict[str, str]:
     """Say how every attack was configured, by the name it has on the boards."""
     cells = _name_attacks(_records(results.cells))
@@ -315,15 +328,18 @@ def _outcome(
     flags = tuple(f"{cell['attack']}: {cell['reason']}" for cell in here if cell["status"] == "flagged")
     tasks, clean, robust = np.empty(0, int), np.empty(0), np.empty(0)
     if ran:
-        tasks = bits[ran[0]["key"]].tasks
-        for cell in ran[1:]:
+        # A test set of few tasks must not leave an entry with as few.
+        whole = [cell for cell in ran if not is_set(cell["attack_fields"])] or ran
+        tasks = bits[whole[0]["key"]].tasks
+        for cell in whole[1:]:
             tasks = np.intersect1d(tasks, bits[cell["key"]].tasks)
         lower = [bits[cell["key"]] for cell in mine if cell["eps"] <= eps and cell["key"] in bits]
         survived = _stand(lower, tasks)
-        first = bits[ran[0]["key"]]
+        first = bits[whole[0]["key"]]
         clean, robust = first.clean[first.at(tasks)].mean(1), survived.mean(1)
     runs = {cell["attack"]: bits[cell["key"]] for cell in ran}
-    return Outcome(board, entry, eps, required, runs, errors, flags, tasks, clean, robust)
+    transferred = tuple(sorted(cell["attack"] for cell in here if is_set(cell["attack_fields"])))
+    return Outcome(board, entry, eps, required, runs, errors, flags, tasks, clean, robust, transferred)
 
 
 def _stand(runs: Iterable[Bits], tasks: np.ndarray) -> np.ndarray:
@@ -365,7 +381,8 @@ def _rank(board: Board, entries: dict[Entry, dict[float, Outcome]]) -> list[Stan
 def _rank_eps(entries: dict[Entry, dict[float, Outcome]]) -> float:
     """Choose the largest eps at which the most white-box entries were evaluated."""
     judged = [found for entry, found in entries.items() if not entry.black_box] or list(entries.values())
-    counts = Counter(eps for found in judged for eps in found)
+    counts = Counter(eps for found in judged for eps, one in found.items() if one.attacked)
+    counts = counts or Counter(eps for found in judged for eps in found)
     return max(counts, key=lambda eps: (eps > 0, counts[eps], eps))
 
 
@@ -382,6 +399,8 @@ def _reason(entry: Entry, found: dict[float, Outcome], eps: float) -> str:
         reasons.append(f"not run at {eps_text(eps)}")
     elif found[eps].missing:
         reasons.append(f"lacks {', '.join(found[eps].missing)} at {eps_text(eps)}")
+    elif not reasons and not found[eps].attacked:
+        reasons.append(f"met nothing but other learners' adversarial examples at {eps_text(eps)}")
     elif not reasons and not len(found[eps].tasks):
         reasons.append(f"no task on which every attack ran at {eps_text(eps)}")
     return "; ".join(reasons)

@@ -4,6 +4,7 @@ RESULTS/cells/<key>.jsonl     the cell and the schema version, then one line per
 RESULTS/timings/<key>.jsonl   seconds, device and threads of each block: apart, so that cells/ repeats byte for byte
 RESULTS/errors/<key>.json     a cell that failed, with its reason; removed when a later run succeeds
 RESULTS/gallery/<key>.npz     a few attacked queries to look at
+RESULTS/adversarial/<key>/    every attacked query of a cell, where they were asked for: set.json and a file per task
 RESULTS/locks/<key>.lock      held while a cell's files are replaced
 """
 
@@ -14,6 +15,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,11 +26,16 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_arrays
+from safetensors.numpy import save as save_arrays
 
 from robustbench_meta.types import Cell, InputError, Record, Spec, Threat
 
 SCHEMA = 1
 FOLDERS = ("cells", "timings", "errors", "gallery", "locks")
+ADVERSARIAL, SET = "adversarial", "set.json"
+LARGEST_INDEX, LARGEST_TASK = 2**24, 2**28  # bytes that set.json and the examples of one task may have
 
 
 class NewerSchema(OSError):
@@ -55,6 +62,26 @@ class Results:
     tasks: pd.DataFrame
 
 
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """The attacked queries of one task: x_adv [Q,*X] exact, query_y [Q], and the digest of each clean query [Q,32]."""
+
+    task: int
+    x_adv: np.ndarray
+    query_y: np.ndarray
+    clean: np.ndarray
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """A fixed adversarial test set: the cell it was made for, and the SHA-256 of each task's file by task."""
+
+    folder: Path
+    cell: Cell
+    sha256: str
+    tasks: dict[int, str]
+
+
 def key(cell: Cell) -> str:
     """Identify a cell: SHA-256 of the canonical JSON of its fields, the display name left out.
 
@@ -62,7 +89,7 @@ def key(cell: Cell) -> str:
     """
     fields = asdict(cell)
     del fields["checkpoint"]
-    return hashlib.sha256(_dumps(fields).encode()).hexdigest()
+    return _digest(fields)
 
 
 def prepare(results: Path) -> None:
@@ -125,6 +152,81 @@ def save_gallery(results: Path, cell: Cell, arrays: dict[str, np.ndarray]) -> No
         _replace(_path(results, "gallery", cell), buffer.getvalue())
 
 
+def save_examples(results: Path, cell: Cell, examples: Iterable[Examples]) -> None:
+    """Keep every attacked query of some tasks; tasks that are there already stay as they are.
+
+    A task's file is written whole before set.json names it, so that what set.json names can be trusted.
+    """
+    with _locked(results, cell):
+        folder = results / ADVERSARIAL / key(cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        before = read_set(folder) if (folder / SET).exists() else None
+        known = {} if before is None else dict(before.tasks)
+        for one in examples:
+            if one.task in known and _task_file(folder, one.task).is_file():
+                continue
+            arrays = {"x_adv": one.x_adv, "query_y": one.query_y.astype("<i8"), "clean_sha256": one.clean}
+            content = save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+            _replace(_task_file(folder, one.task), content)
+            known[one.task] = hashlib.sha256(content).hexdigest()
+        about = asdict(_known(results, cell) if before is None else before.cell)
+        index = {"schema": SCHEMA, "cell": about, "tasks": {_task_name(task): known[task] for task in sorted(known)}}
+        _replace(folder / SET, _lines([{**index, "sha256": _digest(index)}]))
+
+
+def kept_examples(results: Path, cell: Cell) -> set[int]:
+    """Return the tasks of a cell whose examples were kept."""
+    folder = results / ADVERSARIAL / key(cell)
+    found = read_set(folder).tasks if (folder / SET).exists() else {}
+    return {task for task in found if _task_file(folder, task).is_file()}
+
+
+def read_set(folder: Path) -> ExampleSet:
+    """Read what a set holds; raise InputError where set.json is not what it was written as."""
+    path = folder / SET
+    if not path.is_file():
+        raise InputError(f"adversarial set: {path} is missing; `rbm evaluate --save-adversarial` makes one")
+    if path.stat().st_size > LARGEST_INDEX:
+        raise InputError(f"adversarial set: {path} has {path.stat().st_size} bytes, more than {LARGEST_INDEX}")
+    with _naming(path, 1):
+        line = json.loads(path.read_text(encoding="utf-8", errors="replace"), parse_constant=_no_constant)
+        cell, sha256 = _built(line, path), line.pop("sha256")
+        named = {re.fullmatch(r"task-(\d{5,9})\.safetensors", name): digest for name, digest in line["tasks"].items()}
+        if None in named or not named:
+            raise ValueError("its tasks are not files named task-00042.safetensors")
+        tasks = {int(match[1]): str(digest) for match, digest in named.items() if match}
+    if _digest(line) != sha256:
+        raise InputError(f"adversarial set: {path} does not hash to its own sha256 {str(sha256)[:12]}…; it was changed")
+    return ExampleSet(folder, cell, sha256, tasks)
+
+
+def read_examples(held: ExampleSet, task: int) -> Examples:
+    """Read the examples of one task, which must hash to what set.json says."""
+    path = _task_file(held.folder, task)
+    if not path.is_file():
+        raise InputError(f"adversarial set: {path} is missing")
+    if path.stat().st_size > LARGEST_TASK:
+        raise InputError(f"adversarial set: {path} has {path.stat().st_size} bytes, more than {LARGEST_TASK}")
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != held.tasks[task]:
+        raise InputError(f"adversarial set: {path} has SHA-256 {found[:12]}…, {SET} says {held.tasks[task][:12]}…")
+    try:
+        arrays = load_arrays(content)
+        x_adv, y, clean = (arrays[name] for name in ("x_adv", "query_y", "clean_sha256"))
+    except (SafetensorError, ValueError, KeyError) as broken:
+        raise InputError(f"adversarial set: {path} holds no examples ({str(broken).splitlines()[0][:80]})") from None
+    if x_adv.dtype.kind != "f" or (y.shape, clean.shape) != ((len(x_adv),), (len(x_adv), 32)) or y.dtype.kind != "i":
+        raise InputError(f"adversarial set: {path}: x_adv {x_adv.shape}, query_y {y.shape}, digests {clean.shape}")
+    return Examples(task, x_adv, y, clean)
+
+
+def query_digests(x: np.ndarray) -> np.ndarray:
+    """Name each of x [Q,*X] by the SHA-256 of its bytes as little-endian float32: uint8 [Q,32]."""
+    rows = (hashlib.sha256(np.ascontiguousarray(query, "<f4").tobytes()).digest() for query in x)
+    return np.stack([np.frombuffer(row, np.uint8) for row in rows])
+
+
 def read(results: Path) -> Results:
     """Read a whole results folder into two tables, ordered by what the cells are.
 
@@ -171,6 +273,18 @@ def seconds_per_task(results: Path) -> dict[str, float]:
         tasks = sum(len(line["tasks"]) for line in lines)
         if tasks:
             found[path.stem] = sum(line["seconds"] for line in lines) / tasks
+    return found
+
+
+def timings(results: Path, cell: Cell) -> dict[int, Timing]:
+    """Say how each task of a cell ran, by task; nothing of tasks that were not timed."""
+    path = _path(results, "timings", cell)
+    found: dict[int, Timing] = {}
+    for line in _timings(path) if path.exists() else []:
+        with _naming(path, 1):
+            timing = Timing(**{**line, "tasks": tuple(line["tasks"])})
+            # What ran first is what the records hold.
+            found = dict.fromkeys(timing.tasks, timing) | found
     return found
 
 
@@ -255,15 +369,19 @@ def _read_failure(path: Path) -> tuple[Cell, str]:
 
 
 def _cell(line: dict[str, Any], path: Path) -> Cell:
+    cell = _built(line, path)
+    if key(cell) != path.stem:
+        raise ValueError("the cell in it does not belong to the file's name")
+    return cell
+
+
+def _built(line: dict[str, Any], path: Path) -> Cell:
     if line["schema"] > SCHEMA:
         raise NewerSchema(
             f"results: {path} has schema version {line['schema']}; this version reads up to {SCHEMA}: upgrade it"
         )
     fields = dict(line["cell"])
-    cell = Cell(**{**fields, "spec": Spec(**fields["spec"]), "threat": Threat(**fields["threat"])})
-    if key(cell) != path.stem:
-        raise ValueError("the cell in it does not belong to the file's name")
-    return cell
+    return Cell(**{**fields, "spec": Spec(**fields["spec"]), "threat": Threat(**fields["threat"])})
 
 
 def _known(results: Path, cell: Cell) -> Cell:
@@ -303,6 +421,18 @@ def _path(results: Path, folder: str, cell: Cell) -> Path:
 
 
 _SUFFIXES = {"cells": ".jsonl", "timings": ".jsonl", "errors": ".json", "gallery": ".npz", "locks": ".lock"}
+
+
+def _task_name(task: int) -> str:
+    return f"task-{task:05d}.safetensors"
+
+
+def _task_file(folder: Path, task: int) -> Path:
+    return folder / _task_name(task)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(_dumps(value).encode()).hexdigest()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -271,16 +271,7 @@ def _validate(
     learner = replace(
         learner, params=params, norm_mode=recipe.norm_mode, running=dict(run.running), meta_gradient="exact"
     )
-    spec = Spec(recipe.ways, recipe.shots, recipe.queries)
-    clean, robust = [], []
-    for number in range(recipe.validate_tasks):
-        episodes = family.sample("val", spec, [number], seed=0).to(learner.device, learner.dtype)
-        with torch.no_grad():
-            fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=learner.algorithm.test_steps)
-            right = correct(learner.predict(fitted, episodes.query_x), episodes.query_y)
-        clean.append(right.float().mean().item())
-        rng = Streams([_seed(recipe, "validation", number)])
-        robust.append(_survival(learner, fitted, episodes, recipe.validate_attack, threat, rng, right))
+    clean, robust = zip(*validation(recipe, learner, family, threat), strict=True)
     seen = Validation(
         step=run.step,
         loss=sum(run.losses) / max(len(run.losses), 1),
@@ -295,6 +286,19 @@ def _validate(
         run.best_value, run.best_step = value, run.step
         run.best = {name: value.detach().clone() for name, value in params.items()}
         run.best.update({f"running.{name}": value.clone() for name, value in run.running.items()})
+
+
+def validation(recipe: Recipe, learner: Learner, family: TaskFamily, threat: Threat) -> Iterator[tuple[float, float]]:
+    """Give clean and robust accuracy on one validation task after the other, as the recipe says."""
+    spec = Spec(recipe.ways, recipe.shots, recipe.queries)
+    for number in range(recipe.validate_tasks):
+        episodes = family.sample("val", spec, [number], seed=0).to(learner.device, learner.dtype)
+        with torch.no_grad():
+            fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=learner.algorithm.test_steps)
+            right = correct(learner.predict(fitted, episodes.query_x), episodes.query_y)
+        rng = Streams([_seed(recipe, "validation", number)])
+        survived = _survival(learner, fitted, episodes, recipe.validate_attack, threat, rng, right)
+        yield right.float().mean().item(), survived
 
 
 def _survival(

@@ -76,7 +76,8 @@ def test_help_answers_within_two_seconds_and_without_torch() -> None:
 
 
 def test_every_command_explains_itself(rbm: Run) -> None:
-    for command in ("demo", "train", "evaluate", "report", "list", "data", "data get", "data check"):
+    commands = ("demo", "train", "evaluate", "report", "verify", "doctor", "list")
+    for command in (*commands, "data", "data get", "data check"):
         status, out, err = rbm(*command.split(), "--help")
         assert (status, err) == (0, "")
         assert "Usage" in out

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robustbench_meta.report import figures, html, markdown, tables
+from robustbench_meta.report import figures, html, markdown, tables, transfer
 from robustbench_meta.statistics import Results, standings, summarise
 
 
@@ -20,8 +21,10 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     out.mkdir(parents=True, exist_ok=True)
     boards = standings(results)
     report = tables.tables(results, boards, gallery)
+    report = replace(report, transfers=transfer.tables(results, boards))
     shown = tables.titled(gallery, results.cells)
     pictures = figures.draw(boards, tables.display_names(results.cells), shown, out / "figures")
+    pictures += transfer.draw(report, out / "figures")
     texts = {
         "leaderboard.md": markdown.render(report, pictures),
         "leaderboard.html": html.render(report, pictures),

@@ -110,14 +110,14 @@ def draw(
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         for board, slug, title in zip(boards, slugs(abouts), titles(abouts), strict=True):
             for kind, figure, about in _of_board(board, names, title):
-                made.append(_save(figure, folder / f"{kind}-{slug}", slug, about))
+                made.append(save(figure, folder / f"{kind}-{slug}", slug, about))
         for group, slug, title in zip(groups, slugs(wholes), titles(wholes), strict=True):
             about = About(_about_strips(group), f"Robust accuracy by steps and shots: {title}")
             where = home[group[0][0].board]
-            made.append(_save(_steps_shots(group, names, title), folder / f"steps-shots-{slug}", where, about))
+            made.append(save(_steps_shots(group, names, title), folder / f"steps-shots-{slug}", where, about))
         pictures, about = _gallery(gallery)
         if pictures is not None:
-            made.append(_save(pictures, folder / "gallery", "", about))
+            made.append(save(pictures, folder / "gallery", "", about))
     return made
 
 
@@ -127,7 +127,8 @@ def _of_board(
     """Draw the figures of one board: kind, figure and what to say about it."""
     caption = f"Worst case over all attacks against ε. {_on_tasks(board)} {_READING}"
     yield "eps", _against_eps(board, names, title), About(caption, f"Robust accuracy against eps: {title}")
-    attacks = sorted({name for one in board for o in one.outcomes.values() for name in o.runs})
+    # Adversarial test sets have a figure of their own, the transfer matrix.
+    attacks = sorted({name for one in board for o in one.outcomes.values() for name in {*o.runs} - {*o.transferred}})
     if len(attacks) > 1:  # one attack alone is what the figure above shows
         caption = f"The same, attack by attack, each on all tasks (n) that it ran on. {_READING}"
         yield "attacks", _by_attack(board, attacks, names, title), About(caption, f"Accuracy by attack: {title}")
@@ -155,7 +156,8 @@ def _on_tasks(board: list[Standing]) -> str:
     return f"Every point rests on n = {seen.pop()} tasks." if seen else ""
 
 
-def _save(figure: Figure, path: Path, board: str, about: About) -> Picture:
+def save(figure: Figure, path: Path, board: str, about: About) -> Picture:
+    """Write a figure as SVG and PNG; `board` is the slug of the board it belongs to."""
     svg, png = path.with_name(f"{path.name}.svg"), path.with_name(f"{path.name}.png")
     figure.savefig(svg, metadata={"Date": None, "Creator": None}, bbox_inches="tight", pad_inches=0.08)
     figure.savefig(png, dpi=200, metadata={"Software": None}, facecolor="white", bbox_inches="tight", pad_inches=0.08)
@@ -188,7 +190,7 @@ def _against_eps(board: list[Standing], names: dict[tuple[str, str], str], title
     axes.set_ylabel("worst-case accuracy, %")
     ends.append((axes.get_xlim()[1], 100 * board[0].board.constant, "1/K: constant predictor", MUTED))
     _labels_right(axes, ends)
-    axes.set_title(_short(title, 90), pad=12)
+    axes.set_title(short(title, 90), pad=12)
     return figure
 
 
@@ -197,7 +199,7 @@ def _by_attack(board: list[Standing], attacks: list[str], names: dict[tuple[str,
     columns = 2 if len(attacks) in (2, 4) else 3
     rows = math.ceil(len(attacks) / columns)
     figure = Figure(figsize=(3.1 * columns + 0.4, 2.75 * rows + 0.5), layout="constrained")
-    figure.suptitle(_short(title, 90), x=0.01, ha="left", fontsize=10.5)
+    figure.suptitle(short(title, 90), x=0.01, ha="left", fontsize=10.5)
     looks = _looks(board)
     grid = figure.subplots(rows, columns, squeeze=False)
     drawn: dict[str, Any] = {}
@@ -214,7 +216,7 @@ def _by_attack(board: list[Standing], attacks: list[str], names: dict[tuple[str,
                 _line(axes, clean, values, looks[one.entry])
                 drawn.setdefault(entry_label(one.entry, names), axes.lines[-1])
         _eps_axes(axes, board, _ticks_of_n(seen))
-        axes.set_title(f"{_short(attack, 26)}, {_range_of_n(n for counts in seen.values() for n in counts)}", pad=6)
+        axes.set_title(f"{short(attack, 26)}, {_range_of_n(n for counts in seen.values() for n in counts)}", pad=6)
         axes.set_xlabel("ε")
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy, %")
@@ -227,7 +229,7 @@ def _by_attack(board: list[Standing], attacks: list[str], names: dict[tuple[str,
 
 def _legend(figure: Figure, empty: Axes | None, drawn: dict[str, Any]) -> None:
     """Name the lines in the empty panel if there is one and the names fit there, else below."""
-    labels = [_short(label, 40) for label in drawn]
+    labels = [short(label, 40) for label in drawn]
     look: dict[str, Any] = {"frameon": False, "handlelength": 3.2, "fontsize": 9}
     if empty is not None and len(labels) <= 8 and max(map(len, labels)) <= 30:
         empty.legend(drawn.values(), labels, loc="center left", bbox_to_anchor=(-0.05, 0.5), **look)
@@ -312,7 +314,7 @@ def _labels_right(axes: Axes, ends: list[tuple[float, float, str, str]]) -> None
     for (x, y, text, colour), place in zip(ends, wanted, strict=True):
         to = edge * 1.035
         axes.plot([x + 0.012 * edge, to], [y, place], color=colour, linewidth=0.7, clip_on=False, alpha=0.8)
-        axes.text(to + 0.008 * edge, place, _short(text, 44), va="center", fontsize=9)
+        axes.text(to + 0.008 * edge, place, short(text, 44), va="center", fontsize=9)
 
 
 def _spread(wanted: list[float], gap: float, low: float) -> list[float]:
@@ -367,7 +369,7 @@ def _scatter(board: list[Standing], names: dict[tuple[str, str], str], title: st
     axes.set_ylabel(f"worst-case accuracy at ε = {eps_text(board[0].rank_eps)}, %")
     axes.tick_params(length=0)
     axes.grid()
-    axes.set_title(_short(title, 90), pad=12)
+    axes.set_title(short(title, 90), pad=12)
     figure.tight_layout()
     boxes.append(_extent(axes, floor))
     _label_points(axes, points, [*boxes, *_diagonal(axes, boxes)])
@@ -417,7 +419,7 @@ def _label_points(axes: Axes, points: list[tuple[float, float, str, str]], bars:
         for dx, dy in _AROUND:
             arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 5}
             note = axes.annotate(
-                _short(text, 40),
+                short(text, 40),
                 (x, y),
                 (dx, dy),
                 textcoords="offset points",
@@ -503,7 +505,7 @@ def _steps_shots(group: list[list[Standing]], names: dict[tuple[str, str], str],
         _strip(axes, by_steps, shots, top)
     panels[0].xaxis.tick_top()
     panels[0].set_xticks(range(len(shots)), [f"{k}-shot" for k in shots])
-    _margin(figure, panels, [_short(name, 36) for name in squares], f"{_short(title, 90)}, ε = {eps_text(eps)}")
+    _margin(figure, panels, [short(name, 36) for name in squares], f"{short(title, 90)}, ε = {eps_text(eps)}")
     return figure
 
 
@@ -584,7 +586,7 @@ def _block(part: Any, item: dict[str, Any], columns: int) -> None:
     factor = max(1, math.floor(0.5 / largest)) if largest > 1e-6 else 1
     grid = part.subplots(3, columns, squeeze=False)
     part.subplots_adjust(left=1.15 / (1.15 * columns + 1.3), right=0.99, top=0.9, bottom=0.05, hspace=0.28, wspace=0.08)
-    part.suptitle(_short(str(item["title"]), 30 + 12 * columns), x=0.012, y=0.965, ha="left", fontsize=10.5)
+    part.suptitle(short(str(item["title"]), 30 + 12 * columns), x=0.012, y=0.965, ha="left", fontsize=10.5)
     for axes in grid.flat:
         axes.set_axis_off()
     for i in range(min(columns, len(item["labels"]))):
@@ -640,7 +642,7 @@ def _images(values: Any) -> np.ndarray:
     return array
 
 
-def _short(text: str, length: int) -> str:
+def short(text: str, length: int) -> str:
     """Make a name fit to be drawn: no control characters, no more than `length` characters."""
     clean = "".join(c if c.isprintable() else " " for c in text)
     return clean if len(clean) <= length else f"{clean[: length - 1]}…"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from robustbench_meta.report.figures import Picture
-from robustbench_meta.report.tables import CONSTANT_MARK, NOTHING, Report, Row, Table, Value, with_n
+from robustbench_meta.report.tables import CONSTANT_MARK, NOTHING, Report, Row, Table, Transfer, Value, with_n
 
 INTRODUCTION = (
     "Accuracy in %, ± the half-width of the 95 % interval over tasks; n tasks. Higher is better. A constant "
@@ -19,6 +19,12 @@ DIFFERENCES = (
     "constant predictor loses nothing to any attack: its difference between clean and robust is 0."
 )
 
+TRANSFER = (
+    "Accuracy in % of each learner (columns) on adversarial examples that an attack made on another (rows): how far "
+    "they transfer. Bold: the learner that they were made on, under that attack. A constant predictor keeps 1/K. "
+    "What transferred examples leave is an upper bound on robust accuracy: an attack of one's own may find more."
+)
+
 
 def render(report: Report, pictures: Sequence[Picture]) -> str:
     """Write the whole leaderboard."""
@@ -29,6 +35,7 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
             section = table.section
             parts.append(f"## {escape(section)}")
         parts += _board(table)
+        parts += _transfers(report.transfers.get(table.slug, []))
         parts += [_figure(one) for one in pictures if one.board == table.slug]
     if not report.tables:
         parts.append("Nothing has been measured yet.")
@@ -79,6 +86,26 @@ def _board(table: Table) -> list[str]:
     if table.differences:
         parts += ["#### Paired differences", DIFFERENCES, _differences(table)]
     return parts
+
+
+def _transfers(matrices: Sequence[Transfer]) -> list[str]:
+    """Write the transfer matrices of a board."""
+    parts = ["#### Transfer", TRANSFER] if matrices else []
+    for one in matrices:
+        header = ["Examples made on", "by", *(f"on {escape(name)}" for name in one.columns)]
+        rows = [
+            [
+                *(escape(row.source), escape(row.attack)),
+                *(_own(with_n(value, one.n), own=at == row.own) for at, value in enumerate(row.values)),
+            ]
+            for row in one.rows
+        ]
+        parts += [f"ε {escape(one.eps)}, n = {one.n} tasks:", _grid(header, rows)]
+    return parts
+
+
+def _own(text: str, *, own: bool) -> str:
+    return f"**{text}**" if own and text != NOTHING else text
 
 
 def _attacks(table: Table) -> str:

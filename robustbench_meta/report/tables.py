@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -124,6 +124,31 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class TransferRow:
+    """One adversarial test set, one value per column; `own` is the column of the learner that it was made on."""
+
+    source: str
+    attack: str
+    values: list[Value]
+    own: int | None
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A transfer matrix at one eps: `columns` are the learners scored, the first row their clean accuracy."""
+
+    eps: str
+    columns: list[str]
+    rows: list[TransferRow]
+
+    @property
+    def n(self) -> str:
+        """The number of tasks that most values rest on; others carry their own."""
+        known = Counter(value.n for row in self.rows for value in row.values if value.known)
+        return str(known.most_common(1)[0][0]) if known else NOTHING
+
+
+@dataclass(frozen=True)
 class Table:
     """A board ready to be written down; `eps` labels the columns, the one of the ranking first."""
 
@@ -168,6 +193,7 @@ class Report:
     episodes: dict[str, str]
     footnotes: list[tuple[str, str]]
     missing: list[str]
+    transfers: dict[str, list[Transfer]] = field(default_factory=dict)  # by slug of the board
 
 
 def tables(
@@ -545,6 +571,12 @@ def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
             "the number depends on the batch. Such entries have tables of their own."
         )
         notes.append(("transductive", text))
+    if any(outcome.transferred for board in boards for one in board for outcome in one.outcomes.values()):
+        text = (
+            "Adversarial examples kept of an attack on the learner it names. They count in the worst case of every "
+            "entry that met them, on the tasks of the set, and no entry needs them for a rank."
+        )
+        notes.append(("file:", text))
     if any(one[0].board.surface == "support" for one in boards):
         text = "Poisoned support: the adversary moves the support images; judged on fresh, clean queries."
         notes.append(("support", text))
