@@ -235,6 +235,7 @@ def data_check(
 ) -> None:
     """Say what is there of a family's data, and whether tasks can be drawn from it."""
     from robustbench_meta import catalog, downloads
+    from robustbench_meta.episodes import drawn
     from robustbench_meta.types import SPLITS, InputError, Spec
 
     status = 0
@@ -244,7 +245,7 @@ def data_check(
             for found in downloads.available(family) if getattr(family, "sources", ()) else []:
                 print(f"{one}: {found.path}: {found.state} ({found.detail})")
             for split in SPLITS:
-                family.sample(split, Spec(2, 1, 1), [0])
+                drawn(family, split, Spec(2, 1, 1), [0])
             print(f"{one}: ready, {', '.join(f'{len(family.classes(split))} {split}' for split in SPLITS)} classes")
         except InputError as error:
             print(f"{one}: not ready: {str(error).removeprefix(f'{one}: ')}")

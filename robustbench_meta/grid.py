@@ -17,7 +17,7 @@ import torch
 
 from robustbench_meta import catalog, checkpoint, store, threats
 from robustbench_meta.engine import Learner, ObjectLearner, depends_on_batch, has_gradient
-from robustbench_meta.episodes import fingerprint
+from robustbench_meta.episodes import drawn, fingerprint
 from robustbench_meta.evaluate import Adaptations, AnyLearner, Block, CellError, check_learner, run
 from robustbench_meta.libraries import missing
 from robustbench_meta.types import (
@@ -160,7 +160,7 @@ def object_subject(subject: Any, name: str, family: TaskFamily | None, *, device
         raise InputError("family: a learner of one's own needs it named, for one family='strokes'")
     where = torch.device("cpu" if device == "auto" else choose_device(device))
     learner = ObjectLearner(subject, family.space, ways, device=where)
-    episodes = family.sample("val", Spec(ways, 1, 1), [0]).to(where, learner.dtype)
+    episodes = drawn(family, "val", Spec(ways, 1, 1), [0]).to(where, learner.dtype)
     learner = replace(learner, differentiable=has_gradient(learner, episodes))
     if depends_on_batch(learner, episodes):
         raise InputError(

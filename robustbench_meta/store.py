@@ -16,19 +16,25 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from robustbench_meta.types import Cell, InputError, Record, Spec, Threat
+from robustbench_meta import untrusted
+from robustbench_meta.types import NORMS, SPLITS, SURFACES, Cell, InputError, Record, Spec, Threat
 
 SCHEMA = 1
+IMAGES = ("clean", "adversarial")
+PICTURES = (*IMAGES, "labels", "clean_predictions", "adversarial_predictions")  # of a gallery file
 FOLDERS = ("cells", "timings", "errors", "gallery", "locks")
+LARGEST_FAILURE = 2**20
+LARGEST_GALLERY, LARGEST_UNPACKED = 2**26, 2**28  # bytes of a file, and of what it unpacks to
 
 
 class NewerSchema(OSError):
@@ -60,9 +66,9 @@ def key(cell: Cell) -> str:
 
     So a renamed checkpoint folder finds its results again, and draws the same random numbers.
     """
-    fields = asdict(cell)
-    del fields["checkpoint"]
-    return hashlib.sha256(_dumps(fields).encode()).hexdigest()
+    named = asdict(cell)
+    del named["checkpoint"]
+    return hashlib.sha256(_dumps(named).encode()).hexdigest()
 
 
 def prepare(results: Path) -> None:
@@ -98,8 +104,8 @@ def cells(results: Path) -> dict[str, Cell]:
     """Return every cell that has a file, by key; none where there is no store yet."""
     found = {}
     for path in sorted((results / "cells").glob("*.jsonl")):
-        with path.open(encoding="utf-8", errors="replace") as file, _naming(path, 1):
-            found[path.stem] = _cell(json.loads(file.readline()), path)
+        with _naming(path, 1):
+            found[path.stem] = _cell(untrusted.parse(next(untrusted.lines(path), "")), path)
     return found
 
 
@@ -156,9 +162,8 @@ def read_gallery(results: Path) -> list[dict[str, Any]]:
         threat = f"{cell.attack}, {cell.threat.norm} {cell.threat.eps:.4g}"
         about = {"title": f"{cell.checkpoint}, {cell.spec.shots}-shot{steps}: {threat}", "attack": cell.attack}
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                found.append({"key": path.stem, **about, "eps": cell.threat.eps, **arrays})
-        except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as broken:
+            found.append({"key": path.stem, **about, "eps": cell.threat.eps, **_pictures(path)})
+        except (ValueError, EOFError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as broken:
             raise InputError(f"results: {path} is not a readable gallery file ({broken})") from None
     return found
 
@@ -167,10 +172,10 @@ def seconds_per_task(results: Path) -> dict[str, float]:
     """Say what one task of each timed cell took, by key."""
     found = {}
     for path in sorted((results / "timings").glob("*.jsonl")):
-        lines = _timings(path)
-        tasks = sum(len(line["tasks"]) for line in lines)
+        timings = _timings(path)
+        tasks = sum(len(line["tasks"]) for line in timings)
         if tasks:
-            found[path.stem] = sum(line["seconds"] for line in lines) / tasks
+            found[path.stem] = sum(line["seconds"] for line in timings) / tasks
     return found
 
 
@@ -199,9 +204,9 @@ _TASK_COLUMNS = {
 
 
 def _cell_row(name: str, cell: Cell, reason: str, seconds: float) -> dict[str, Any]:
-    fields = asdict(cell)
-    spec, threat = fields.pop("spec"), fields.pop("threat")
-    row = {"key": name, **fields, **spec, **threat, "seconds": seconds}
+    rest = asdict(cell)
+    spec, threat = rest.pop("spec"), rest.pop("threat")
+    row = {"key": name, **rest, **spec, **threat, "seconds": seconds}
     row["steps"] = pd.NA if cell.steps is None else cell.steps
     row["status"], row["reason"] = ("error", reason) if reason else ("ok", "")
     return {column: row[column] for column in _CELL_COLUMNS}
@@ -231,18 +236,22 @@ def _record(line: dict[str, Any]) -> Record:
         raise ValueError("clean and survived are not bits of one length")
     if not all(isinstance(line[name], int) for name in ("task", "forwards", "backwards")):
         raise ValueError("task, forwards and backwards are not whole numbers")
+    if not isinstance(line["distance"], (int, float)):
+        raise ValueError("distance is not a number")
     bits = {"clean": tuple(bit == "1" for bit in clean), "survived": tuple(bit == "1" for bit in survived)}
     return Record(**{**line, **bits})
 
 
 def _read_cell(path: Path) -> tuple[Cell, list[Record]]:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    with _naming(path, 1):
-        cell = _cell(json.loads(lines[0]), path)
-    records = []
-    for number, line in enumerate(lines[1:], start=2):
+    lines, number, records = untrusted.lines(path), 1, []
+    with _naming(path, number):
+        cell = _cell(untrusted.parse(next(lines, "")), path)
+    while True:
+        number += 1
         with _naming(path, number):
-            records.append(_record(json.loads(line, parse_constant=_no_constant)))
+            if (line := next(lines, None)) is None:
+                break
+            records.append(_record(untrusted.parse(line)))
     if [r.task for r in records] != sorted({r.task for r in records}):
         raise InputError(f"results: {path} does not hold each task once and in order; remove it and run again")
     return cell, records
@@ -250,7 +259,7 @@ def _read_cell(path: Path) -> tuple[Cell, list[Record]]:
 
 def _read_failure(path: Path) -> tuple[Cell, str]:
     with _naming(path, 1):
-        line = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        line = untrusted.parse(untrusted.content(path, LARGEST_FAILURE))
         return _cell(line, path), str(line["reason"])
 
 
@@ -259,11 +268,36 @@ def _cell(line: dict[str, Any], path: Path) -> Cell:
         raise NewerSchema(
             f"results: {path} has schema version {line['schema']}; this version reads up to {SCHEMA}: upgrade it"
         )
-    fields = dict(line["cell"])
-    cell = Cell(**{**fields, "spec": Spec(**fields["spec"]), "threat": Threat(**fields["threat"])})
+    given = dict(line["cell"])
+    cell = Cell(**{**given, "spec": Spec(**given["spec"]), "threat": Threat(**given["threat"])})
+    _check_types(cell)
     if key(cell) != path.stem:
         raise ValueError("the cell in it does not belong to the file's name")
     return cell
+
+
+def _check_types(cell: Cell) -> None:
+    """Refuse a field that is not of its type or out of its closed set, since reports rely on both."""
+    for noun in (cell, cell.spec, cell.threat):
+        for one in fields(noun):
+            value, legal = getattr(noun, one.name), _KINDS.get(str(one.type))
+            if legal and (not isinstance(value, legal) or isinstance(value, bool)):
+                raise ValueError(f"{one.name} = {value!r} is not {one.type}")
+    for name, value, known in (
+        ("norm", cell.threat.norm, NORMS),
+        ("surface", cell.threat.surface, SURFACES),
+        ("split", cell.split, SPLITS),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} = {value!r} is not one of {', '.join(known)}")
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "int | None": (int, type(None)),
+}
 
 
 def _known(results: Path, cell: Cell) -> Cell:
@@ -273,11 +307,37 @@ def _known(results: Path, cell: Cell) -> Cell:
 
 
 def _timings(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    made: list[dict[str, Any]] = []
+    lines, number = untrusted.lines(path), 0
+    while True:
+        number += 1
         with _naming(path, number):
-            lines.append(json.loads(line))
-    return lines
+            if (text := next(lines, None)) is None:
+                return made
+            line = untrusted.parse(text)
+            if not isinstance(line["tasks"], list) or not isinstance(line["seconds"], (int, float)):
+                raise ValueError("tasks is not a list, or seconds is not a number")
+            made.append(line)
+
+
+def _pictures(path: Path) -> dict[str, np.ndarray]:
+    """Read a gallery file whose arrays are what `save_gallery` was given, and no larger than they may be."""
+    packed = io.BytesIO(untrusted.content(path, LARGEST_GALLERY))
+    with zipfile.ZipFile(packed) as archive:
+        if (size := sum(entry.file_size for entry in archive.infolist())) > LARGEST_UNPACKED:
+            raise ValueError(f"it unpacks to {size} bytes, more than {LARGEST_UNPACKED}")
+    with np.load(packed, allow_pickle=False) as opened:
+        arrays = {name: opened[name] for name in PICTURES}
+    images, count = arrays["clean"], len(arrays["clean"])
+    if images.ndim != 4 or images.shape != arrays["adversarial"].shape or images.shape[1] not in (1, 3):
+        raise ValueError(f"its images have shapes {images.shape} and {arrays['adversarial'].shape}")
+    for name, array in arrays.items():
+        wanted = "f" if name in IMAGES else "iu"
+        if array.dtype.kind not in wanted or len(array) != count or not np.isfinite(array).all():
+            raise ValueError(f"{name} is not what it must be: finite, one for each image")
+        if name not in IMAGES and array.ndim != 1:
+            raise ValueError(f"{name} has {array.ndim} axes, must have 1")
+    return arrays
 
 
 def _seconds(results: Path, name: str) -> float:
@@ -292,10 +352,6 @@ def _naming(path: Path, number: int) -> Iterator[None]:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as broken:
         reason = f"{type(broken).__name__}: {broken}".splitlines()[0][:120]
         raise InputError(f"results: {path}, line {number}, is broken ({reason}); remove it and run again") from None
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _path(results: Path, folder: str, cell: Cell) -> Path:

@@ -61,6 +61,8 @@ class Cifar:
         ),
     )
 
+    duplicates: ClassVar[bool] = True  # CIFAR-100 holds nine images twice in one class
+
     @property
     def name(self) -> str:
         return self.split_set
