@@ -18,10 +18,11 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     gives the title instead. The same input gives the same bytes.
     """
     out.mkdir(parents=True, exist_ok=True)
+    results, gallery = tables.shown(results, gallery)
     boards = standings(results)
     report = tables.tables(results, boards, gallery)
-    shown = tables.titled(gallery, results.cells)
-    pictures = figures.draw(boards, tables.display_names(results.cells), shown, out / "figures")
+    pictured = tables.titled(gallery, results.cells)
+    pictures = figures.draw(boards, tables.display_names(results.cells), pictured, out / "figures")
     texts = {
         "leaderboard.md": markdown.render(report, pictures),
         "leaderboard.html": html.render(report, pictures),
