@@ -34,6 +34,7 @@ IMAGES = ("clean", "adversarial")
 PICTURES = (*IMAGES, "labels", "clean_predictions", "adversarial_predictions")  # of a gallery file
 FOLDERS = ("cells", "timings", "errors", "gallery", "locks")
 LARGEST_FAILURE = 2**20
+PROBE = 2**14  # bytes that must fit before a run begins
 LARGEST_GALLERY, LARGEST_UNPACKED = 2**26, 2**28  # bytes of a file, and of what it unpacks to
 
 
@@ -76,8 +77,10 @@ def prepare(results: Path) -> None:
     for folder in FOLDERS:
         (results / folder).mkdir(parents=True, exist_ok=True)
     # A name of its own, since several runs may begin on one store at the same moment.
-    with tempfile.NamedTemporaryFile(dir=results / "locks", prefix="probe."):
-        pass
+    with tempfile.NamedTemporaryFile(dir=results / "locks", prefix="probe.") as probe:
+        probe.write(bytes(PROBE))  # on a full disk an empty file may still be made
+        probe.flush()
+        os.fsync(probe.fileno())
 
 
 def append(results: Path, cell: Cell, records: Iterable[Record], timing: Timing | None = None) -> None:
