@@ -405,7 +405,7 @@ def disk(place: Place) -> Path | None:
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", where], capture_output=True)
     if mounted.returncode:
         return None
-    place.stack.callback(subprocess.run, ["umount", "--lazy", where], check=True)
+    place.stack.callback(partial(subprocess.run, ["umount", "--lazy", where], check=True))
     shutil.copytree(place.results, where / "results")
     return where
 
@@ -479,7 +479,9 @@ CASES = {
     ),
     "08 whole module in a .pt": Case(as_pt(module), 2, "model.pt is a pickle-style file"),
     "09 wrong architecture": Case(
-        spoilt(lambda p: change_recipe(p, network="r2d2", network_options={})), 2, f"{CKPT}.*tensor .* protonet on r2d2"
+        spoilt(lambda p: change_recipe(p, network="r2d2", network_options={})),
+        2,
+        f"{CKPT}.*conv0.beta has shape .* as in protonet on r2d2",
     ),
     "10 wrong shape": Case(
         with_tensors(one("conv0.gamma", lambda t: torch.ones(3))),
@@ -500,7 +502,7 @@ CASES = {
     ),
     "12 Inf": Case(with_tensors(one("conv0.gamma", lambda t: t / 0)), 2, f"{CKPT}.*conv0.gamma holds NaN or Inf"),
     "13 complex": Case(
-        with_tensors(one("conv0.gamma", lambda t: t.cfloat())),
+        with_tensors(one("conv0.gamma", lambda t: t.to(torch.complex64))),
         2,
         "conv0.gamma is complex64, not floating point of 32",
     ),
@@ -526,7 +528,7 @@ CASES = {
     "21 pixels out of range": Case(
         family(lambda e: replace(e, query_x=255 * e.query_x)),
         2,
-        r"query_x has values from 0 to 255, must lie in \[0, 1\]",
+        r"query_x has values from 0 to 25., must lie in \[0, 1\]",
     ),
     "21 pixels not a number": Case(
         family(lambda e: replace(e, support_x=e.support_x * torch.nan)),
@@ -536,7 +538,7 @@ CASES = {
     "22 labels": Case(
         family(lambda e: replace(e, query_y=e.query_y + 1)),
         2,
-        r"query_y has labels from 1 to 3, must be from 0 to 2",
+        r"query_y has labels from 1 to 5, must be from 0 to 4",
     ),
     "22 labels that are no integers": Case(
         family(lambda e: replace(e, support_y=e.support_y.float())),
@@ -584,12 +586,16 @@ CASES = {
     "31 steps": Case(evaluated("--attacks", "pgd-0"), 2, "steps: 0 is not between 1 and"),
     "31 adaptation steps": Case(evaluated("--steps", "1,1001"), 2, "steps: 1001 is not between 1 and 1000"),
     "31 restarts": Case(
-        lambda p: lambda: robustbench_meta.evaluate(p.ckpt, attacks={"a": MultiTargetedPGD(restarts=0)}, out=p.results),
+        lambda p: (
+            lambda: robustbench_meta.evaluate(
+                p.ckpt, attacks={"a": MultiTargetedPGD(steps=9, step=1.0, restarts=0)}, out=p.results
+            )
+        ),
         2,
         "restarts: 0 is not between 1 and 100",
     ),
     "31 chunk": Case(
-        spoilt(lambda p: change_card(p, chunk=0)), 2, f"{CKPT}card.json: chunk: 0: .*greater than or equal"
+        spoilt(lambda p: change_card(p, chunk=0)), 2, f"{CKPT}card.json: chunk: '0': .*greater than or equal"
     ),
     "32 ways below 2": Case(evaluated("--ways", "1"), 2, "ways: 1 is not a whole number >= 2"),
     "33 device absent": Case(evaluated("--device", "cuda"), 2, r"device: cuda is not there \(torch sees no GPU\); use"),
@@ -602,7 +608,7 @@ CASES = {
     "36 card of a newer schema": Case(
         spoilt(lambda p: change_card(p, schema_version=99)),
         2,
-        "card.json: schema_version: 99: .*less than or equal to 1",
+        "card.json: schema_version: '99': .*less than or equal to 1",
     ),
     "36 a card that says one thing twice": Case(
         spoilt(twice_in_card), 2, "card.json: not a card.*'device' stands twice"
@@ -654,8 +660,8 @@ def check(case: Case, status: int, err: str) -> None:
     line, *others = [line for line in err.splitlines() if line.startswith("rbm: ")]
     assert not others
     assert status == case.status, err
-    if status == cli.INPUT:
-        assert err == f"{line}\n"
+    said = [one for one in err.splitlines() if not one.startswith("pack.tar.gz ")]  # how far a download came
+    assert said == [line] if status == cli.INPUT else said[-1] == line
     assert re.search(case.said, line), line
 
 
