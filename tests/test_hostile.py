@@ -91,12 +91,16 @@ def with_texts(field: str, texts: Sequence[str] = TEXTS) -> Results:
 def everywhere() -> tuple[Results, list[dict[str, Any]]]:
     """One board whose every text field, titles of pictures included, holds hostile texts."""
     cell, tasks = base()
+    shared = {"family", "episodes", "attack", "attack_fields"}  # a board and a panel for each would take minutes
     rows = []
     for i, text in enumerate(TEXTS):
-        fields = dict.fromkeys(set(FIELDS) - {"family", "episodes", "attack"}, text)
-        fields |= {"family": " ".join(TEXTS[::2])[:2000], "episodes": TEXTS[0], "attack": " ".join(TEXTS[i % 3 :: 17])}
-        fine = cell.assign(key=f"h{i}", **(fields | {"reason": ""}))
-        rows += [fine, fine.assign(key=f"e{i}", attack=TEXTS[i % 5], reason=text, status="error")] if i < 10 else [fine]
+        fields = dict.fromkeys(set(FIELDS) - shared, text)
+        fields |= {"family": " ".join(TEXTS[::2])[:2000], "episodes": TEXTS[0]}
+        fields |= {"attack": " ".join(TEXTS[i % 2 :: 17]), "attack_fields": " ".join(TEXTS[i % 2 :: 2])}
+        rows.append(cell.assign(key=f"h{i}", **(fields | {"reason": ""})))
+        if i % 10 == 0:
+            failed = fields | {"attack": TEXTS[-5], "attack_fields": TEXTS[0], "reason": " ".join(TEXTS[i : i + 10])}
+            rows.append(cell.assign(key=f"e{i}", status="error", **failed))
     bits = [tasks.assign(key=row.key.iloc[0]) for row in rows if row.status.iloc[0] == "ok"]
     pictures = [gallery(text)[0] | {"attack": text} for text in TEXTS]
     return Results(pd.concat(rows), pd.concat(bits)), pictures
