@@ -42,7 +42,7 @@ ELEMENTS = (
     "figcaption dl dt dd code footer script "
 )
 TAGS = set(re.findall(r"\w+", ELEMENTS))
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSERS = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
 
 
 class Page(HTMLParser):
