@@ -183,7 +183,7 @@ def unpack(content: bytes, path: Path) -> Params:
         if value.dtype != first:
             raise InputError(f"ckpt: {path}: {name} is {value.dtype}, others are {first}; all must be alike")
         if not torch.isfinite(value).all():
-            raise InputError(f"ckpt: {path}: {name} holds NaN or Inf")
+            raise InputError(f"ckpt: {path}: {name} holds NaN or Inf; weights must be finite")
     return tensors
 
 

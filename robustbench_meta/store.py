@@ -77,7 +77,7 @@ def prepare(results: Path) -> None:
     for folder in FOLDERS:
         (results / folder).mkdir(parents=True, exist_ok=True)
     # A name of its own, since several runs may begin on one store at the same moment.
-    with tempfile.NamedTemporaryFile(dir=results / "locks", prefix="probe.") as probe:
+    with _named(results), tempfile.NamedTemporaryFile(dir=results / "locks", prefix="probe.") as probe:
         probe.write(bytes(PROBE))  # on a full disk an empty file may still be made
         probe.flush()
         os.fsync(probe.fileno())
@@ -377,7 +377,7 @@ def _replace(path: Path, content: bytes) -> None:
     # One fixed name under the cell's lock: what a killed run leaves behind is overwritten by the next.
     temporary = path.with_name(f".{path.name}.new")
     try:
-        with temporary.open("wb") as file:
+        with _named(path), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -385,6 +385,17 @@ def _replace(path: Path, content: bytes) -> None:
     except OSError:
         with suppress(OSError):
             temporary.unlink()
+        raise
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have what a full disk raises say where it was; a write's own error names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 
