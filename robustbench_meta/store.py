@@ -107,8 +107,9 @@ def cells(results: Path) -> dict[str, Cell]:
     """Return every cell that has a file, by key; none where there is no store yet."""
     found = {}
     for path in sorted((results / "cells").glob("*.jsonl")):
+        _, header = next(_parsed(path), (1, {}))
         with _naming(path, 1):
-            found[path.stem] = _cell(untrusted.parse(next(untrusted.lines(path), "")), path)
+            found[path.stem] = _cell(header, path)
     return found
 
 
@@ -246,15 +247,13 @@ def _record(line: dict[str, Any]) -> Record:
 
 
 def _read_cell(path: Path) -> tuple[Cell, list[Record]]:
-    lines, number, records = untrusted.lines(path), 1, []
-    with _naming(path, number):
-        cell = _cell(untrusted.parse(next(lines, "")), path)
-    while True:
-        number += 1
+    lines, records = _parsed(path), []
+    _, header = next(lines, (1, {}))
+    with _naming(path, 1):
+        cell = _cell(header, path)
+    for number, line in lines:
         with _naming(path, number):
-            if (line := next(lines, None)) is None:
-                break
-            records.append(_record(untrusted.parse(line)))
+            records.append(_record(line))
     if [r.task for r in records] != sorted({r.task for r in records}):
         raise InputError(f"results: {path} does not hold each task once and in order; remove it and run again")
     return cell, records
@@ -310,17 +309,25 @@ def _known(results: Path, cell: Cell) -> Cell:
 
 
 def _timings(path: Path) -> list[dict[str, Any]]:
-    made: list[dict[str, Any]] = []
+    made = []
+    for number, line in _parsed(path):
+        with _naming(path, number):
+            if not isinstance(line["tasks"], list) or not isinstance(line["seconds"], (int, float)):
+                raise ValueError("tasks is not a list, or seconds is not a number")
+            made.append(line)
+    return made
+
+
+def _parsed(path: Path) -> Iterator[tuple[int, Any]]:
+    """Give every line with its number; one that is too long or not strict JSON is refused naming both."""
     lines, number = untrusted.lines(path), 0
     while True:
         number += 1
         with _naming(path, number):
-            if (text := next(lines, None)) is None:
-                return made
-            line = untrusted.parse(text)
-            if not isinstance(line["tasks"], list) or not isinstance(line["seconds"], (int, float)):
-                raise ValueError("tasks is not a list, or seconds is not a number")
-            made.append(line)
+            if (line := next(lines, None)) is None:
+                return
+            value = untrusted.parse(line)
+        yield number, value
 
 
 def _pictures(path: Path) -> dict[str, np.ndarray]:

@@ -7,9 +7,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
@@ -326,11 +326,11 @@ def csv_text(summary: pd.DataFrame) -> str:
 
 
 def shown(results: Results, gallery: Sequence[dict[str, Any]]) -> tuple[Results, list[dict[str, Any]]]:
-    """Make every text printable before it is shown anywhere, whichever columns there are."""
-    cells = results.cells.map(lambda value: printable(value) if isinstance(value, str) else value)
-    made: Any = replace(cast(Any, results), cells=cells.astype(results.cells.dtypes))
-    texts = [{name: printable(one) if isinstance(one, str) else one for name, one in item.items()} for item in gallery]
-    return made, texts
+    """Make every text printable before it is shown anywhere, whichever tables and columns there are."""
+    given: Any = results
+    frames = {one.name: getattr(given, one.name) for one in fields(given) if one.name != "tasks"}  # they hold bits
+    made = replace(given, **{name: frame.map(_shown).astype(frame.dtypes) for name, frame in frames.items()})
+    return made, [{name: _shown(value) for name, value in item.items()} for item in gallery]
 
 
 def rich_rows(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
@@ -374,6 +374,10 @@ def rank_rows(leaderboard: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 def _rough(value: Value) -> str:
     """Write a value for a terminal, where a first try on one or two tasks wants to see at least their mean."""
     return value.text if value.firm or not value.known else f"{value.percent}, n too small"
+
+
+def _shown(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
 
 
 def _harmless(value: object) -> object:
