@@ -69,7 +69,7 @@ def evaluate(
     folders = [checkpoints] if isinstance(checkpoints, (str, Path)) else checkpoints
     axes: Any = {
         "attacks": dict(attacks) if isinstance(attacks, Mapping) else grid.named_attacks(_several(attacks)),
-        "norms": _several(norm),
+        "norms": tuple(dict.fromkeys(str(one).lower() for one in _several(norm))),
         "eps": None if eps is None else tuple(map(grid.parse_eps, _several(eps))),
         "surfaces": _several(surface),
         "shots": None if shots is None else _several(shots),

@@ -117,9 +117,15 @@ def learner(checkpoint: Checkpoint, *, device: str = "cpu", backend: Backend | N
             )
         if found[name].shape != expected[name].shape:
             legal = tuple(expected[name].shape)
-            raise InputError(f"ckpt: {checkpoint.path}: {name} has shape {tuple(found[name].shape)}, not {legal}")
+            raise InputError(
+                f"ckpt: {checkpoint.path}: {name} has shape {tuple(found[name].shape)}, not {legal} as in"
+                f" {recipe.algorithm} on {recipe.network}"
+            )
     if recipe.norm_mode == "running":
         _check_running(checkpoint, body, space)
+    elif checkpoint.running:
+        odd = ", ".join(sorted(checkpoint.running))
+        raise InputError(f"ckpt: {checkpoint.path}: norm_mode {recipe.norm_mode!r} uses no running statistics: {odd}")
     return Learner(
         made,
         body,

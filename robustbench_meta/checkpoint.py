@@ -19,12 +19,15 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from robustbench_meta import untrusted
 from robustbench_meta.types import InputError, MetaGradient, Norm, NormMode, Params
 
 SCHEMA = 1
 WEIGHTS, CARD, CURVE = "weights.safetensors", "card.json", "curve.svg"
 RUNNING = "running."  # prefix of running statistics among the tensors
 MAX_BYTES = 2**30  # a few-shot learner above a gigabyte is not one of ours
+LARGEST_CARD = 2**24  # a hundred thousand looks at the validation tasks
+OVERSIZE = 4  # times the size that the card declares
 
 Options = dict[str, bool | int | float | str | tuple[float, ...]]
 
@@ -87,6 +90,7 @@ class Card(_Strict):
     schema_version: int = Field(SCHEMA, le=SCHEMA)
     recipe: Recipe
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    weights_bytes: int | None = Field(None, ge=1, description="None: a card from before it was kept")
     recipe_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     episodes_sha256: dict[str, str]
     versions: dict[str, str]
@@ -129,16 +133,7 @@ def load(folder: Path | str) -> Checkpoint:
     if not folder.is_dir():
         raise InputError(f"ckpt: {folder} is not a folder with {WEIGHTS} and {CARD}")
     card = read_card(folder / CARD)
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise InputError(f"ckpt: {path} is missing")
-    if path.stat().st_size > MAX_BYTES:
-        raise InputError(f"ckpt: {path} has {path.stat().st_size} bytes, more than {MAX_BYTES}")
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != card.weights_sha256:
-        raise InputError(f"ckpt: {path} has SHA-256 {found[:12]}…, its card says {card.weights_sha256[:12]}…")
-    params, running = split(unpack(content, path))
+    params, running = split(unpack(_weights(folder / WEIGHTS, card), folder / WEIGHTS))
     return Checkpoint(folder, card, params, running)
 
 
@@ -154,9 +149,13 @@ def read_card(path: Path) -> Card:
     if not path.is_file():
         raise InputError(f"ckpt: {path} is missing")
     try:
-        card = Card.model_validate_json(path.read_bytes())
+        content = untrusted.content(path, LARGEST_CARD)
+        card = Card.model_validate_json(content)
+        untrusted.parse(content)  # pydantic's parser takes the last of two values under one name
     except ValidationError as error:
         raise InputError(f"ckpt: {path}: {first_problem(error)}") from None
+    except ValueError as error:
+        raise InputError(f"ckpt: {path}: not a card in JSON ({error})") from None
     if card.recipe.sha256 != card.recipe_sha256:
         raise InputError(f"ckpt: {path}: the recipe is not the one whose SHA-256 is {card.recipe_sha256[:12]}…")
     return card
@@ -177,17 +176,61 @@ def pack(params: Params, running: Params) -> bytes:
 
 
 def unpack(content: bytes, path: Path) -> Params:
-    """Read tensors from the bytes of `path`; refuse what is not finite floating point."""
+    """Read tensors from the bytes of `path`; refuse what is not finite floating point, all of one precision."""
     try:
         tensors: dict[str, Tensor] = load_tensors(content)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise InputError(f"ckpt: {path} is not a safetensors file ({str(error).splitlines()[0][:80]})") from None
+        reason = _looks_like(content) or str(error).splitlines()[0][:80]
+        raise InputError(f"ckpt: {path} is not a safetensors file ({reason})") from None
+    first = next(iter(tensors.values())).dtype if tensors else torch.float32
     for name, value in tensors.items():
-        if not value.dtype.is_floating_point:
-            raise InputError(f"ckpt: {path}: {name} is {value.dtype}, not floating point")
+        if value.dtype not in (torch.float32, torch.float64):
+            kind = str(value.dtype).removeprefix("torch.")
+            raise InputError(f"ckpt: {path}: {name} is {kind}, not floating point of 32 or 64 bits")
+        if value.dtype != first:
+            raise InputError(f"ckpt: {path}: {name} is {value.dtype}, others are {first}; all must be alike")
         if not torch.isfinite(value).all():
-            raise InputError(f"ckpt: {path}: {name} holds NaN or Inf")
+            raise InputError(f"ckpt: {path}: {name} holds NaN or Inf; weights must be finite")
     return tensors
+
+
+def _weights(path: Path, card: Card) -> bytes:
+    """Read the weights that a card pins; a file of another size than it declares is refused unread."""
+    if not path.is_file():
+        raise InputError(f"ckpt: {path} is missing")
+    size, declared = path.stat().st_size, card.weights_bytes
+    if size == 0:
+        raise InputError(f"ckpt: {path} is empty")
+    if declared is not None and size > OVERSIZE * declared:
+        raise InputError(f"ckpt: {path} has {size} bytes, more than {OVERSIZE} times the {declared} its card declares")
+    try:
+        content = untrusted.content(path, MAX_BYTES)
+    except ValueError as error:
+        raise InputError(f"ckpt: {path} {error}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != card.weights_sha256:
+        other = f" and {size} bytes, not {declared}" if declared not in (None, size) else ""
+        what = f"; it is {kind}" if (kind := _looks_like(content)) else ""
+        raise InputError(
+            f"ckpt: {path} has SHA-256 {found[:12]}…{other}, its card says {card.weights_sha256[:12]}…{what}"
+        )
+    return content
+
+
+def _looks_like(content: bytes) -> str:
+    """Name what often lies where weights should; nothing of it is opened."""
+    for start, kind in _FOREIGN.items():
+        if content[:64].lstrip().startswith(start):
+            return kind
+    return ""
+
+
+_FOREIGN = {
+    b"PK\x03\x04": "a zip archive, as torch.save writes; such files can run code and are never loaded",
+    b"\x80": "a pickle; such files can run code and are never loaded",
+    b"<": "a web page",
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself",
+}
 
 
 def split(tensors: Params) -> tuple[Params, Params]:

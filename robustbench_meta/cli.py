@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NEGATIVE, INPUT, ENVIRONMENT, NOTHING, STOPPED = 1, 2, 3, 4, 130
 RECIPES = Path(__file__).parent / "recipes"
+LARGEST_RECIPE = 2**20  # bytes
 DEMO = ("strokes-protonet-standard", "strokes-protonet-aq")
 DEMO_EPS, DEMO_QUERIES = (0.05, 0.1), 5  # queries per class: 25 in a task
 SHARED = ("steps", "task", "surface", "n", "seed")  # columns of the table that may be the same in every row
@@ -169,7 +170,7 @@ def evaluate(
     """Attack checkpoints over a grid. Lists are separated by commas; more of anything only adds."""
     from robustbench_meta import grid as grids
 
-    axes: Any = {"norms": _words(norm, "norm"), "surfaces": _words(surface, "surface"), "split": split}
+    axes: Any = {"norms": _words(norm.lower(), "norm"), "surfaces": _words(surface, "surface"), "split": split}
     axes["eps"] = None if eps is None else tuple(grids.parse_eps(one) for one in _words(eps, "eps"))
     axes["shots"] = None if shots is None else _numbers(shots, "shots")
     axes["steps"] = None if steps is None else _numbers(steps, "steps")
@@ -433,6 +434,7 @@ def read_recipe(source: str | None, named: dict[str, str], changes: Sequence[str
 
     from pydantic import ValidationError
 
+    from robustbench_meta import untrusted
     from robustbench_meta.checkpoint import Recipe, first_problem
     from robustbench_meta.types import InputError
 
@@ -444,9 +446,9 @@ def read_recipe(source: str | None, named: dict[str, str], changes: Sequence[str
     if source is not None:
         path = _recipe_path(source)
         try:
-            fields = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise InputError(f"recipe: {path} is not TOML ({error})") from None
+            fields = tomllib.loads(untrusted.content(path, LARGEST_RECIPE).decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"recipe: {path} is not a recipe in TOML ({error})") from None
     fields |= named
     for change in changes:
         _set(fields, change)
@@ -713,7 +715,7 @@ def _pair(text: str, option: str) -> tuple[str, Any]:
         raise InputError(f"{option}: {text!r} is not of the form key=value")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return key.strip(), value.strip()
 
 
@@ -763,5 +765,7 @@ def _console(stderr: bool = True) -> Console:
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"rbm: {' '.join(message.split())}", file=sys.stderr)
+    from robustbench_meta.untrusted import printable
+
+    print(f"rbm: {printable(' '.join(message.split()))}", file=sys.stderr)
     return status

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from robustbench_meta import catalog, checkpoint, downloads, store
+from robustbench_meta.episodes import drawn
 from robustbench_meta.types import SPLITS, InputError, Spec, Split, TaskFamily
 
 State = Literal["ok", "optional", "warning", "broken"]
@@ -65,7 +66,7 @@ def examine(results: Path, root: Path | None = None) -> list[Check]:
 def readiness(family: TaskFamily, splits: Sequence[Split] = SPLITS) -> str:
     """Draw one task of each split, and say how many classes there are; raise InputError where data are missing."""
     for split in splits:
-        family.sample(split, Spec(2, 1, 1), [0])
+        drawn(family, split, Spec(2, 1, 1), [0])
     return f"ready, {', '.join(f'{len(family.classes(split))} {split}' for split in SPLITS)} classes"
 
 

@@ -362,7 +362,11 @@ class ObjectLearner:
         return _victim(forward, x, y, self.space, tasks=episodes.tasks, differentiable=self.differentiable)
 
     def _scores(self, fitted: Any, x: Tensor) -> Tensor:
-        scores = torch.as_tensor(self.subject.predict(fitted, x if self.differentiable else x.detach()))
+        found = self.subject.predict(fitted, x if self.differentiable else x.detach())
+        try:
+            scores = torch.as_tensor(found)
+        except (RuntimeError, TypeError, ValueError):
+            raise InputError(f"predict: returned {type(found).__name__}, not scores") from None
         if scores.shape != (len(x), self.ways):
             raise InputError(f"predict: scores of shape {tuple(scores.shape)}, not ({len(x)}, {self.ways})")
         return scores.to(self.dtype)

@@ -57,6 +57,59 @@ def sample(pool: Pool, spec: Spec, indices: Sequence[int], *, stream: str) -> Ep
     )
 
 
+def drawn(family: TaskFamily, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
+    """Sample tasks from a family of anyone's, and refuse those on which no accuracy could be believed."""
+    made = family.sample(split, spec, indices, seed=seed)
+    check(made, family, spec, indices)
+    return made
+
+
+def check(episodes: Episodes, family: TaskFamily, spec: Spec, indices: Sequence[int]) -> None:
+    """Refuse inputs outside the family's box, labels that are not the task's, and queries that stand in the support.
+
+    Such a query is answered by memory. A family whose source holds honest copies says so: `duplicates = True`.
+    """
+    parts = {"support": (episodes.support_x, episodes.support_y), "query": (episodes.query_x, episodes.query_y)}
+    if spec.proxies and episodes.proxy_x is not None and episodes.proxy_y is not None:
+        parts["proxy"] = (episodes.proxy_x, episodes.proxy_y)
+    for part, (x, y) in parts.items():
+        each = {"support": spec.shots, "query": spec.queries, "proxy": spec.proxies}[part]
+        _check_inputs(x, family, part, (len(indices), spec.ways * each, *family.space.shape))
+        _check_labels(y, spec, part, x.shape[:2])
+    if getattr(family, "duplicates", False):
+        return
+    for row, index in enumerate(indices):
+        held = {item.tobytes() for item in episodes.support_x[row].numpy()}
+        for part in parts.keys() - {"support"}:
+            for number, item in enumerate(parts[part][0][row].numpy()):
+                if item.tobytes() in held:
+                    raise InputError(
+                        f"family: {part} item {number} of task {index} is in its support too; they must share no image"
+                        " (a family whose source holds copies says so by duplicates = True)"
+                    )
+
+
+def _check_inputs(x: Tensor, family: TaskFamily, part: str, shape: tuple[int, ...]) -> None:
+    box = family.space
+    if tuple(x.shape) != shape or not x.dtype.is_floating_point:
+        raise InputError(f"family: {part}_x is {tuple(x.shape)} {x.dtype}, must be {shape} floating point")
+    low, high = (float(bound) for bound in x.aminmax())
+    if not (low >= box.low and high <= box.high) and not bool(((x >= box.low) & (x <= box.high)).all()):
+        raise InputError(
+            f"family: {part}_x has values from {low:g} to {high:g}, must lie in [{box.low:g}, {box.high:g}]"
+        )
+
+
+def _check_labels(y: Tensor, spec: Spec, part: str, shape: tuple[int, ...]) -> None:
+    if y.shape != shape or y.dtype != torch.int64:
+        raise InputError(f"family: {part}_y is {tuple(y.shape)} {y.dtype}, must be {tuple(shape)} int64")
+    low, high = (int(bound) for bound in y.aminmax())
+    if low < 0 or high >= spec.ways:
+        raise InputError(f"family: {part}_y has labels from {low} to {high}, must be from 0 to {spec.ways - 1}")
+    if part == "support" and (lacking := set(range(spec.ways)) - set.intersection(*map(set, y.tolist()))):
+        raise InputError(f"family: support_y has no item of class {min(lacking)} in some task, must have every class")
+
+
 def fingerprint(family: TaskFamily, split: Split) -> str:
     """Return the SHA-256 of a split's reference episodes: seed 0, the first 20 tasks, 5-way 5-shot, 15 queries.
 
@@ -65,6 +118,7 @@ def fingerprint(family: TaskFamily, split: Split) -> str:
     """
     ways = min(5, len(family.classes(split)))
     spec, episodes = _reference(family, split, ways)
+    check(episodes, family, spec, range(REFERENCE_TASKS))
     digest = hashlib.sha256(f"{spec.ways}-way {spec.shots}-shot {spec.queries} queries".encode())
     for x, y in ((episodes.support_x, episodes.support_y), (episodes.query_x, episodes.query_y)):
         steps = (x.double() - family.space.low) * (255 / family.space.width)

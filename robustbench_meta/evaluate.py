@@ -18,6 +18,7 @@ from torch import Tensor
 
 from robustbench_meta import losses, store, threats
 from robustbench_meta.engine import Fitted, Learner, ObjectLearner
+from robustbench_meta.episodes import drawn
 from robustbench_meta.types import (
     Attack,
     Cell,
@@ -160,7 +161,7 @@ def check_learner(learner: AnyLearner, family: TaskFamily, split: Split, spec: S
     """Adapt to one task and predict, so that data or scores that do not fit are refused before any attack."""
     if learner.space.shape != family.space.shape:
         raise InputError(f"family: inputs of shape {family.space.shape}; the learner takes {learner.space.shape}")
-    episodes = family.sample(split, spec, [0]).to(learner.device, learner.dtype)
+    episodes = drawn(family, split, spec, [0]).to(learner.device, learner.dtype)
     with _own_randomness(0), _grad_mode(learner):
         fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=steps)
         try:
@@ -174,7 +175,10 @@ def _tasks_of(cell: Cell) -> tuple[Any, ...]:
 
 
 def _sampled(cell: Cell, learner: AnyLearner, family: TaskFamily, tasks: Sequence[int]) -> Episodes:
-    return family.sample(cell.split, cell.spec, tasks, seed=cell.seed).to(learner.device, learner.dtype)
+    try:
+        return drawn(family, cell.split, cell.spec, tasks, seed=cell.seed).to(learner.device, learner.dtype)
+    except InputError as error:
+        raise CellError(str(error)) from None
 
 
 def _adapted(cell: Cell, learner: AnyLearner, episodes: Episodes, counts: Sequence[int | None]) -> list[_Adapted]:

@@ -15,10 +15,10 @@ from typing import Any, cast
 
 import torch
 
-from robustbench_meta import catalog, checkpoint, store, threats
+from robustbench_meta import catalog, checkpoint, store, threats, untrusted
 from robustbench_meta.attacks.from_file import FromFile
 from robustbench_meta.engine import Learner, ObjectLearner, depends_on_batch, has_gradient
-from robustbench_meta.episodes import fingerprint
+from robustbench_meta.episodes import drawn, fingerprint
 from robustbench_meta.evaluate import Adaptations, AnyLearner, Block, CellError, check_learner, run
 from robustbench_meta.libraries import missing
 from robustbench_meta.types import (
@@ -145,7 +145,7 @@ def load_subject(
     card, recipe = loaded.card, loaded.card.recipe
     made = catalog.learner(loaded, device=choose_device(device))
     return Subject(
-        name=loaded.name,
+        name=untrusted.printable(loaded.name),
         # The recipe holds what adaptation does with the weights (step size, ridge), so both identify a learner.
         weights=checkpoint.digest([card.weights_sha256, recipe.sha256]),
         algorithm=recipe.algorithm,
@@ -166,7 +166,7 @@ def object_subject(subject: Any, name: str, family: TaskFamily | None, *, device
         raise InputError("family: a learner of one's own needs it named, for one family='strokes'")
     where = torch.device("cpu" if device == "auto" else choose_device(device))
     learner = ObjectLearner(subject, family.space, ways, device=where)
-    episodes = family.sample("val", Spec(ways, 1, 1), [0]).to(where, learner.dtype)
+    episodes = drawn(family, "val", Spec(ways, 1, 1), [0]).to(where, learner.dtype)
     learner = replace(learner, differentiable=has_gradient(learner, episodes))
     if depends_on_batch(learner, episodes):
         raise InputError(
@@ -174,7 +174,7 @@ def object_subject(subject: Any, name: str, family: TaskFamily | None, *, device
             " mode?); only learners that judge each query alone can be evaluated as an object"
         )
     return Subject(
-        name=name,
+        name=untrusted.printable(name),
         weights=checkpoint.digest(f"object {name}"),
         algorithm="custom" if learner.differentiable else "custom (black-box)",
         defense="custom",
@@ -334,7 +334,7 @@ def label(cell: Cell) -> str:
     steps = "" if cell.steps is None else f", {cell.steps} steps"
     where = "" if cell.threat.surface == "query" else f" on the {cell.threat.surface}"
     threat = f"{cell.threat.norm} {cell.threat.eps:.4g}"
-    return f"{cell.checkpoint}, {cell.spec.shots}-shot{steps}: {cell.attack} {threat}{where}"
+    return untrusted.printable(f"{cell.checkpoint}, {cell.spec.shots}-shot{steps}: {cell.attack} {threat}{where}")
 
 
 @dataclass
@@ -390,7 +390,8 @@ class _Work:
             room = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - before
             fitting = max(int(MEMORY_SHARE * room / max(each, 1)), 1)
             self.largest[job.key] = min(fitting, self.largest.get(job.key, fitting))
-        for message in dict.fromkeys(f"{label(job.cell)}: {warning.message}" for warning in caught):
+        said = (untrusted.printable(" ".join(str(warning.message).split())) for warning in caught)
+        for message in dict.fromkeys(f"{label(job.cell)}: {text}" for text in said):
             if message not in self.told:
                 self.told.add(message)
                 self.watcher.tell(message)
@@ -412,7 +413,7 @@ class _Work:
         self.pace[job.key] = seconds / len(tasks)
 
     def fail(self, job: Job, error: Exception) -> None:
-        text = " ".join(str(error).split())[:300] or "no message"
+        text = untrusted.printable(" ".join(str(error).split())[:300]) or "no message"
         reason = text if isinstance(error, CellError) else f"{type(error).__name__}: {text}"
         store.fail(self.results, job.cell, reason)
         self.failures[job.key] = Failure(job.cell, reason)
@@ -500,7 +501,7 @@ def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:
 
 def _refusal(cell: Cell, learner: AnyLearner, attack: Attack) -> str:
     """Say why an attack cannot serve a cell, in one line; empty if it can."""
-    name, threat = f"{cell.attack} on {cell.checkpoint}", cell.threat
+    name, threat = untrusted.printable(f"{cell.attack} on {cell.checkpoint}"), cell.threat
     if (package := getattr(attack, "needs_package", "")) and (reason := missing(package)):
         return f"{name}: {reason}"
     if threat.norm not in attack.norms:

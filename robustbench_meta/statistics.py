@@ -528,7 +528,8 @@ def _name_attacks(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def name(cell: dict[str, Any]) -> str:
         if len(settings[cell["attack"]]) == 1:
             return str(cell["attack"])
-        return f"{cell['attack']} #{hashlib.sha256(cell['attack_fields'].encode()).hexdigest()[:6]}"
+        fields = cell["attack_fields"].encode("utf-8", "backslashreplace")
+        return f"{cell['attack']} #{hashlib.sha256(fields).hexdigest()[:6]}"
 
     return [{**cell, "attack": name(cell)} for cell in cells]
 

@@ -18,11 +18,12 @@ import os
 import re
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,12 +31,18 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from robustbench_meta.types import Cell, InputError, Record, Spec, Threat
+from robustbench_meta import untrusted
+from robustbench_meta.types import NORMS, SPLITS, SURFACES, Cell, InputError, Record, Spec, Threat
 
 SCHEMA = 1
+IMAGES = ("clean", "adversarial")
+PICTURES = (*IMAGES, "labels", "clean_predictions", "adversarial_predictions")  # of a gallery file
 FOLDERS = ("cells", "timings", "errors", "gallery", "locks")
 ADVERSARIAL, SET = "adversarial", "set.json"
 LARGEST_INDEX, LARGEST_TASK = 2**24, 2**28  # bytes that set.json and the examples of one task may have
+LARGEST_FAILURE = 2**20
+PROBE = 2**14  # bytes that must fit before a run begins
+LARGEST_GALLERY, LARGEST_UNPACKED = 2**26, 2**28  # bytes of a file, and of what it unpacks to
 
 
 class NewerSchema(OSError):
@@ -87,9 +94,9 @@ def key(cell: Cell) -> str:
 
     So a renamed checkpoint folder finds its results again, and draws the same random numbers.
     """
-    fields = asdict(cell)
-    del fields["checkpoint"]
-    return _digest(fields)
+    named = asdict(cell)
+    del named["checkpoint"]
+    return _digest(named)
 
 
 def prepare(results: Path) -> None:
@@ -97,8 +104,10 @@ def prepare(results: Path) -> None:
     for folder in FOLDERS:
         (results / folder).mkdir(parents=True, exist_ok=True)
     # A name of its own, since several runs may begin on one store at the same moment.
-    with tempfile.NamedTemporaryFile(dir=results / "locks", prefix="probe."):
-        pass
+    with _named(results), tempfile.NamedTemporaryFile(dir=results / "locks", prefix="probe.") as probe:
+        probe.write(bytes(PROBE))  # on a full disk an empty file may still be made
+        probe.flush()
+        os.fsync(probe.fileno())
 
 
 def append(results: Path, cell: Cell, records: Iterable[Record], timing: Timing | None = None) -> None:
@@ -125,8 +134,9 @@ def cells(results: Path) -> dict[str, Cell]:
     """Return every cell that has a file, by key; none where there is no store yet."""
     found = {}
     for path in sorted((results / "cells").glob("*.jsonl")):
-        with path.open(encoding="utf-8", errors="replace") as file, _naming(path, 1):
-            found[path.stem] = _cell(json.loads(file.readline()), path)
+        _, header = next(_parsed(path), (1, {}))
+        with _naming(path, 1):
+            found[path.stem] = _cell(header, path)
     return found
 
 
@@ -186,10 +196,9 @@ def read_set(folder: Path) -> ExampleSet:
     path = folder / SET
     if not path.is_file():
         raise InputError(f"adversarial set: {path} is missing; `rbm evaluate --save-adversarial` makes one")
-    if path.stat().st_size > LARGEST_INDEX:
-        raise InputError(f"adversarial set: {path} has {path.stat().st_size} bytes, more than {LARGEST_INDEX}")
+    content = _bounded(path, LARGEST_INDEX)
     with _naming(path, 1):
-        line = json.loads(path.read_text(encoding="utf-8", errors="replace"), parse_constant=_no_constant)
+        line = untrusted.parse(content)
         cell, sha256 = _built(line, path), line.pop("sha256")
         named = {re.fullmatch(r"task-(\d{5,9})\.safetensors", name): digest for name, digest in line["tasks"].items()}
         if None in named or not named:
@@ -205,9 +214,7 @@ def read_examples(held: ExampleSet, task: int) -> Examples:
     path = _task_file(held.folder, task)
     if not path.is_file():
         raise InputError(f"adversarial set: {path} is missing")
-    if path.stat().st_size > LARGEST_TASK:
-        raise InputError(f"adversarial set: {path} has {path.stat().st_size} bytes, more than {LARGEST_TASK}")
-    content = path.read_bytes()
+    content = _bounded(path, LARGEST_TASK)
     found = hashlib.sha256(content).hexdigest()
     if found != held.tasks[task]:
         raise InputError(f"adversarial set: {path} has SHA-256 {found[:12]}…, {SET} says {held.tasks[task][:12]}…")
@@ -219,6 +226,13 @@ def read_examples(held: ExampleSet, task: int) -> Examples:
     if x_adv.dtype.kind != "f" or (y.shape, clean.shape) != ((len(x_adv),), (len(x_adv), 32)) or y.dtype.kind != "i":
         raise InputError(f"adversarial set: {path}: x_adv {x_adv.shape}, query_y {y.shape}, digests {clean.shape}")
     return Examples(task, x_adv, y, clean)
+
+
+def _bounded(path: Path, limit: int) -> bytes:
+    try:
+        return untrusted.content(path, limit)
+    except ValueError as problem:
+        raise InputError(f"adversarial set: {path} {problem}") from None
 
 
 def query_digests(x: np.ndarray) -> np.ndarray:
@@ -258,9 +272,8 @@ def read_gallery(results: Path) -> list[dict[str, Any]]:
         threat = f"{cell.attack}, {cell.threat.norm} {cell.threat.eps:.4g}"
         about = {"title": f"{cell.checkpoint}, {cell.spec.shots}-shot{steps}: {threat}", "attack": cell.attack}
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                found.append({"key": path.stem, **about, "eps": cell.threat.eps, **arrays})
-        except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as broken:
+            found.append({"key": path.stem, **about, "eps": cell.threat.eps, **_pictures(path)})
+        except (ValueError, EOFError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as broken:
             raise InputError(f"results: {path} is not a readable gallery file ({broken})") from None
     return found
 
@@ -269,10 +282,10 @@ def seconds_per_task(results: Path) -> dict[str, float]:
     """Say what one task of each timed cell took, by key."""
     found = {}
     for path in sorted((results / "timings").glob("*.jsonl")):
-        lines = _timings(path)
-        tasks = sum(len(line["tasks"]) for line in lines)
+        timings = _timings(path)
+        tasks = sum(len(line["tasks"]) for line in timings)
         if tasks:
-            found[path.stem] = sum(line["seconds"] for line in lines) / tasks
+            found[path.stem] = sum(line["seconds"] for line in timings) / tasks
     return found
 
 
@@ -313,9 +326,9 @@ _TASK_COLUMNS = {
 
 
 def _cell_row(name: str, cell: Cell, reason: str, seconds: float) -> dict[str, Any]:
-    fields = asdict(cell)
-    spec, threat = fields.pop("spec"), fields.pop("threat")
-    row = {"key": name, **fields, **spec, **threat, "seconds": seconds}
+    rest = asdict(cell)
+    spec, threat = rest.pop("spec"), rest.pop("threat")
+    row = {"key": name, **rest, **spec, **threat, "seconds": seconds}
     row["steps"] = pd.NA if cell.steps is None else cell.steps
     row["status"], row["reason"] = ("error", reason) if reason else ("ok", "")
     return {column: row[column] for column in _CELL_COLUMNS}
@@ -345,18 +358,20 @@ def _record(line: dict[str, Any]) -> Record:
         raise ValueError("clean and survived are not bits of one length")
     if not all(isinstance(line[name], int) for name in ("task", "forwards", "backwards")):
         raise ValueError("task, forwards and backwards are not whole numbers")
+    if not isinstance(line["distance"], (int, float)):
+        raise ValueError("distance is not a number")
     bits = {"clean": tuple(bit == "1" for bit in clean), "survived": tuple(bit == "1" for bit in survived)}
     return Record(**{**line, **bits})
 
 
 def _read_cell(path: Path) -> tuple[Cell, list[Record]]:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines, records = _parsed(path), []
+    _, header = next(lines, (1, {}))
     with _naming(path, 1):
-        cell = _cell(json.loads(lines[0]), path)
-    records = []
-    for number, line in enumerate(lines[1:], start=2):
+        cell = _cell(header, path)
+    for number, line in lines:
         with _naming(path, number):
-            records.append(_record(json.loads(line, parse_constant=_no_constant)))
+            records.append(_record(line))
     if [r.task for r in records] != sorted({r.task for r in records}):
         raise InputError(f"results: {path} does not hold each task once and in order; remove it and run again")
     return cell, records
@@ -364,7 +379,7 @@ def _read_cell(path: Path) -> tuple[Cell, list[Record]]:
 
 def _read_failure(path: Path) -> tuple[Cell, str]:
     with _naming(path, 1):
-        line = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        line = untrusted.parse(untrusted.content(path, LARGEST_FAILURE))
         return _cell(line, path), str(line["reason"])
 
 
@@ -380,8 +395,34 @@ def _built(line: dict[str, Any], path: Path) -> Cell:
         raise NewerSchema(
             f"results: {path} has schema version {line['schema']}; this version reads up to {SCHEMA}: upgrade it"
         )
-    fields = dict(line["cell"])
-    return Cell(**{**fields, "spec": Spec(**fields["spec"]), "threat": Threat(**fields["threat"])})
+    given = dict(line["cell"])
+    cell = Cell(**{**given, "spec": Spec(**given["spec"]), "threat": Threat(**given["threat"])})
+    _check_types(cell)
+    return cell
+
+
+def _check_types(cell: Cell) -> None:
+    """Refuse a field that is not of its type or out of its closed set, since reports rely on both."""
+    for noun in (cell, cell.spec, cell.threat):
+        for one in fields(noun):
+            value, legal = getattr(noun, one.name), _KINDS.get(str(one.type))
+            if legal and (not isinstance(value, legal) or isinstance(value, bool)):
+                raise ValueError(f"{one.name} = {value!r} is not {one.type}")
+    for name, value, known in (
+        ("norm", cell.threat.norm, NORMS),
+        ("surface", cell.threat.surface, SURFACES),
+        ("split", cell.split, SPLITS),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} = {value!r} is not one of {', '.join(known)}")
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "int | None": (int, type(None)),
+}
 
 
 def _known(results: Path, cell: Cell) -> Cell:
@@ -391,11 +432,45 @@ def _known(results: Path, cell: Cell) -> Cell:
 
 
 def _timings(path: Path) -> list[dict[str, Any]]:
-    lines = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    made = []
+    for number, line in _parsed(path):
         with _naming(path, number):
-            lines.append(json.loads(line))
-    return lines
+            if not isinstance(line["tasks"], list) or not isinstance(line["seconds"], (int, float)):
+                raise ValueError("tasks is not a list, or seconds is not a number")
+            made.append(line)
+    return made
+
+
+def _parsed(path: Path) -> Iterator[tuple[int, Any]]:
+    """Give every line with its number; one that is too long or not strict JSON is refused naming both."""
+    lines, number = untrusted.lines(path), 0
+    while True:
+        number += 1
+        with _naming(path, number):
+            if (line := next(lines, None)) is None:
+                return
+            value = untrusted.parse(line)
+        yield number, value
+
+
+def _pictures(path: Path) -> dict[str, np.ndarray]:
+    """Read a gallery file whose arrays are what `save_gallery` was given, and no larger than they may be."""
+    packed = io.BytesIO(untrusted.content(path, LARGEST_GALLERY))
+    with zipfile.ZipFile(packed) as archive:
+        if (size := sum(entry.file_size for entry in archive.infolist())) > LARGEST_UNPACKED:
+            raise ValueError(f"it unpacks to {size} bytes, more than {LARGEST_UNPACKED}")
+    with np.load(packed, allow_pickle=False) as opened:
+        arrays = {name: opened[name] for name in PICTURES}
+    images, count = arrays["clean"], len(arrays["clean"])
+    if images.ndim != 4 or images.shape != arrays["adversarial"].shape or images.shape[1] not in (1, 3):
+        raise ValueError(f"its images have shapes {images.shape} and {arrays['adversarial'].shape}")
+    for name, array in arrays.items():
+        wanted = "f" if name in IMAGES else "iu"
+        if array.dtype.kind not in wanted or len(array) != count or not np.isfinite(array).all():
+            raise ValueError(f"{name} is not what it must be: finite, one for each image")
+        if name not in IMAGES and array.ndim != 1:
+            raise ValueError(f"{name} has {array.ndim} axes, must have 1")
+    return arrays
 
 
 def _seconds(results: Path, name: str) -> float:
@@ -410,10 +485,6 @@ def _naming(path: Path, number: int) -> Iterator[None]:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as broken:
         reason = f"{type(broken).__name__}: {broken}".splitlines()[0][:120]
         raise InputError(f"results: {path}, line {number}, is broken ({reason}); remove it and run again") from None
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _path(results: Path, folder: str, cell: Cell) -> Path:
@@ -448,7 +519,7 @@ def _replace(path: Path, content: bytes) -> None:
     # One fixed name under the cell's lock: what a killed run leaves behind is overwritten by the next.
     temporary = path.with_name(f".{path.name}.new")
     try:
-        with temporary.open("wb") as file:
+        with _named(path), temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -456,6 +527,17 @@ def _replace(path: Path, content: bytes) -> None:
     except OSError:
         with suppress(OSError):
             temporary.unlink()
+        raise
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have what a full disk raises say where it was; a write's own error names no file."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         raise
 
 

@@ -13,16 +13,17 @@ import math
 import platform
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from robustbench_meta import catalog, threats
+from robustbench_meta import catalog, threats, untrusted
 from robustbench_meta.checkpoint import (
     CARD,
     CURVE,
@@ -38,7 +39,7 @@ from robustbench_meta.checkpoint import (
     write,
 )
 from robustbench_meta.engine import Fitted, Learner, craft, start_params
-from robustbench_meta.episodes import fingerprint
+from robustbench_meta.episodes import drawn, fingerprint
 from robustbench_meta.losses import correct
 from robustbench_meta.types import Defense, Episodes, InputError, Params, Spec, Streams, TaskFamily, Threat
 
@@ -166,10 +167,10 @@ def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, L
 def _rehearse(recipe: Recipe, learner: Learner, defense: Defense, family: TaskFamily, threat: Threat) -> None:
     """Try one task of training and one of validation, so that what cannot run is refused before anything is kept."""
     wide = Spec(recipe.train_ways or recipe.ways, recipe.shots, recipe.queries)
-    train_task = family.sample("train", wide, [0], seed=recipe.seed).to(learner.device, learner.dtype)
+    train_task = drawn(family, "train", wide, [0], seed=recipe.seed).to(learner.device, learner.dtype)
     defense.loss(replace(learner, ways=wide.ways), train_task, threat, Streams([0]))
     spec = Spec(recipe.ways, recipe.shots, recipe.queries)
-    task = family.sample("val", spec, [0]).to(learner.device, learner.dtype)
+    task = drawn(family, "val", spec, [0]).to(learner.device, learner.dtype)
     if recipe.norm_mode == "running":
         learner = replace(learner, norm_mode="support")
     fitted = learner.adapt(task.support_x, task.support_y)
@@ -352,6 +353,7 @@ def _finish(
         schema_version=SCHEMA,
         recipe=recipe,
         weights_sha256=hashlib.sha256(weights).hexdigest(),
+        weights_bytes=len(weights),
         recipe_sha256=recipe.sha256,
         episodes_sha256=episodes_sha256,
         versions=_versions(),
@@ -385,7 +387,7 @@ def _same_recipe(recipe: Recipe, out: Path) -> None:
     if (out / CARD).exists():
         known = read_card(out / CARD).recipe
     else:
-        with safe_open(out / RESUME, "pt") as file:
+        with _opened(out / RESUME) as file:
             known = Recipe.model_validate_json(file.metadata()["recipe"])
     for name in Recipe.model_fields:
         before, now = getattr(known, name), getattr(recipe, name)
@@ -407,9 +409,20 @@ def _save_run(run: _Run, recipe: Recipe, path: Path) -> None:
     write(path, save_tensors({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata))
 
 
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open what a stopped run left; what cannot be read is refused and left alone."""
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise InputError(f"out: {path} cannot be read ({reason}); remove it to begin again") from None
+
+
 def _resume(run: _Run, path: Path) -> None:
-    with safe_open(path, "pt") as file:
-        plain = json.loads(file.metadata()["run"])
+    with _opened(path) as file:
+        plain = untrusted.parse(file.metadata()["run"])
         tensors: Params = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     history = [Validation(**seen) for seen in plain.pop("history")]
     run.history = history

@@ -245,7 +245,8 @@ class TaskFamily(Protocol):
     """A frozen dataclass: where episodes come from.
 
     A preset of the catalog also has `name` (its own), and `default_network` with `default_network_options` for recipes
-    that name none. Optional: a field `root` (a Path or None) that takes `--data-root`; `sources` for `rbm data get`.
+    that name none. Optional: a field `root` (a Path or None) that takes `--data-root`; `sources` for `rbm data get`;
+    `duplicates = True` where the source itself holds some images twice, so that support and query may share one.
     """
 
     @property

@@ -79,7 +79,7 @@ def with_tensors(folder: Path, changes: Params) -> None:
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no card": (lambda f: (f / "card.json").unlink(), "card.json is missing"),
     "no weights": (lambda f: (f / "weights.safetensors").unlink(), "weights.safetensors is missing"),
-    "empty": (lambda f: change_weights(f, b""), "is not a safetensors file"),
+    "empty": (lambda f: change_weights(f, b""), "is empty"),
     "truncated": (lambda f: change_weights(f, (f / "weights.safetensors").read_bytes()[:200]), "not a safetensors"),
     "bit flip": (flip_a_bit, "SHA-256"),
     "web page": (lambda f: change_weights(f, b"<!DOCTYPE html><html></html>"), "is not a safetensors file"),

@@ -56,10 +56,11 @@ class Line:
         rng = torch.Generator().manual_seed(seed)
         x = 0.4 + 0.2 * torch.rand(400, 4, generator=rng)
         y = (x @ WEIGHTS.T).argmax(1)
-        parts = []
+        parts, used = [], 0
         for count in (spec.shots, spec.queries, spec.proxies):
-            rows = torch.cat([(y == k).nonzero().flatten()[:count] for k in range(2)])
+            rows = torch.cat([(y == k).nonzero().flatten()[used : used + count] for k in range(2)])
             parts += [x[rows], y[rows]]
+            used += count
         return parts
 
 

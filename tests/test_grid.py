@@ -36,6 +36,7 @@ def saved(folder: Path, recipe: Recipe = RECIPE, seed: int = 0) -> Path:
         schema_version=1,
         recipe=recipe,
         weights_sha256=hashlib.sha256(weights).hexdigest(),
+        weights_bytes=len(weights),
         recipe_sha256=recipe.sha256,
         episodes_sha256={},
         versions={},

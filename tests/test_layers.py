@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "robustbench_meta"
 # From the top down; a folder is one room, whose files may not know each other (report/ is one author's).
 ROOMS = [
+    "untrusted",
     "types",
     "threats",
     "losses",

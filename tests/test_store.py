@@ -214,7 +214,8 @@ def test_timings_add_up_and_stay_out_of_the_cells(tmp_path: Path) -> None:
 
 
 def test_pictures_come_back_with_the_key_of_their_cell(tmp_path: Path) -> None:
-    arrays = {"clean": np.zeros((2, 1, 3, 3), np.float32), "labels": np.array([0, 1])}
+    arrays = {name: np.zeros((2, 1, 3, 3), np.float32) for name in store.IMAGES}
+    arrays |= {name: np.array([0, 1]) for name in store.PICTURES if name not in arrays}
     store.append(tmp_path, CELL, [record(0)])
     store.save_gallery(tmp_path, CELL, arrays)
     (found,) = store.read_gallery(tmp_path)

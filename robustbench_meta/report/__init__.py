@@ -19,11 +19,12 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     gives the title instead. The same input gives the same bytes.
     """
     out.mkdir(parents=True, exist_ok=True)
+    results, gallery = tables.shown(results, gallery)
     boards = standings(results)
     report = tables.tables(results, boards, gallery)
     report = replace(report, transfers=transfer.tables(results, boards))
-    shown = tables.titled(gallery, results.cells)
-    pictures = figures.draw(boards, tables.display_names(results.cells), shown, out / "figures")
+    pictured = tables.titled(gallery, results.cells)
+    pictures = figures.draw(boards, tables.display_names(results.cells), pictured, out / "figures")
     pictures += transfer.draw(report, out / "figures")
     texts = {
         "leaderboard.md": markdown.render(report, pictures),

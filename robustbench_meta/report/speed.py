@@ -18,10 +18,12 @@ from typing import Any, NoReturn
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from robustbench_meta import untrusted
 from robustbench_meta.report.html import style_hash
 from robustbench_meta.statistics import mann_whitney
 
 SCHEMA = 1
+LARGEST = 2**26  # bytes of a history
 WINDOW, LEVEL, RATIO = 3, 0.002, 1.25  # runs either side of a step, its p, how many times as long or as short
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 720, 190, 62, 26, 12
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -74,11 +76,11 @@ def append(path: Path, rows: Iterable[Row]) -> None:
 def read(path: Path, refuse: Callable[[str], NoReturn]) -> list[Row]:
     """Read a history in order of date, calling `refuse` with one line on what is wrong with it."""
     rows: list[Row] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_lines(path, refuse), 1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line, parse_constant=_no_constant)
+            row = untrusted.parse(line)
         except ValueError as error:
             refuse(f"history: {path}, line {number}: {error}")
         if problem := _problem(row):
@@ -258,8 +260,11 @@ def _positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
+def _lines(path: Path, refuse: Callable[[str], NoReturn]) -> list[str]:
+    try:
+        return list(untrusted.lines(path, limit=LARGEST))
+    except ValueError as error:
+        refuse(f"history: {path} cannot be read ({error})")
 
 
 def _asset(name: str) -> str:

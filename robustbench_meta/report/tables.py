@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +29,7 @@ from robustbench_meta.statistics import (
     paired_differences,
     standings,
 )
+from robustbench_meta.untrusted import printable
 
 NOTHING = "\N{EN DASH}"
 LACKING, CONSTANT_MARK = "†", "‡"
@@ -350,10 +351,18 @@ def csv_text(summary: pd.DataFrame) -> str:
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
+def shown(results: Results, gallery: Sequence[dict[str, Any]]) -> tuple[Results, list[dict[str, Any]]]:
+    """Make every text printable before it is shown anywhere, whichever tables and columns there are."""
+    given: Any = results
+    frames = {one.name: getattr(given, one.name) for one in fields(given) if one.name != "tasks"}  # they hold bits
+    made = replace(given, **{name: frame.map(_shown).astype(frame.dtypes) for name, frame in frames.items()})
+    return made, [{name: _shown(value) for name, value in item.items()} for item in gallery]
+
+
 def rich_rows(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return column names and rows of plain text for a terminal, one row per cell of `summarise`.
 
-    The text is not escaped: wrap it in rich.text.Text where it is printed.
+    The text holds no control characters, but may look like markup: wrap it in rich.text.Text where it is printed.
     """
     columns = ["checkpoint", "steps", "task", "surface", "attack", "eps", "clean %", "robust %", "n", "seed", "status"]
     rows = []
@@ -364,7 +373,7 @@ def rich_rows(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         robust = _rough(Value(cell["robust"], cell["robust_ci95"], cell["tasks"]))
         row = [str(cell["checkpoint"]), steps_text(cell["steps"]), task, str(cell["surface"]), str(cell["attack"]), eps]
         rows.append([*row, clean, robust, str(cell["tasks"]), str(cell["seed"]), str(cell["status"])])
-    return columns, rows
+    return columns, [[printable(text) for text in row] for row in rows]
 
 
 def rank_rows(leaderboard: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
@@ -385,7 +394,7 @@ def rank_rows(leaderboard: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             clean = _rough(Value(one["clean"], one["clean_ci95"], 0))
         row = [rank, str(one["checkpoint"]), steps_text(one["steps"]), task, str(one["surface"]), eps]
         rows.append([*row, worst, clean, n, str(one["seed"]), note])
-    return columns, rows
+    return columns, [[printable(text) for text in row] for row in rows]
 
 
 def _rough(value: Value) -> str:
@@ -393,8 +402,16 @@ def _rough(value: Value) -> str:
     return value.text if value.firm or not value.known else f"{value.percent}, n too small"
 
 
+def _shown(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
+
+
 def _harmless(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value
+    # Also behind a semicolon, where half of Europe's spreadsheets part cells, and full width, as Japan's read it.
+    return _FORMULA.sub(r"\1'", value) if isinstance(value, str) else value
+
+
+_FORMULA = re.compile(r"(^|;\s*)(?=[=+\-@\t\r\n＝＋－＠])")
 
 
 def _table(

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from robustbench_meta import episodes
+from robustbench_meta import episodes, untrusted
 from robustbench_meta.downloads import Member, Source, located
 from robustbench_meta.episodes import Pool
 from robustbench_meta.types import Box, Episodes, InputError, Spec, Split
@@ -28,6 +28,7 @@ FOLDER = "cifar-100-binary"
 FILES, NAMES = ("train.bin", "test.bin"), "fine_label_names.txt"
 RECORD = 2 + 3 * 32 * 32  # coarse label, fine label, pixels in channel-height-width order
 LABELS, LARGEST_CLASS = 100, 600
+LARGEST_NAMES = 1 << 16  # bytes of the list of classes
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Cifar:
         ),
     )
 
+    duplicates: ClassVar[bool] = True  # CIFAR-100 holds nine images twice in one class
+
     @property
     def name(self) -> str:
         return self.split_set
@@ -83,7 +86,10 @@ class Cifar:
 @lru_cache(maxsize=6)
 def _pool(folder: Path, names: tuple[str, ...]) -> Pool:
     """Gather the images of the classes `names`, class by class."""
-    every = (folder / NAMES).read_text(encoding="utf-8", errors="replace").split()
+    try:
+        every = untrusted.content(folder / NAMES, LARGEST_NAMES).decode("utf-8", "replace").split()
+    except ValueError as error:
+        raise InputError(f"{folder / NAMES}: {error}") from None
     if len(every) != LABELS or not set(names) <= set(every):
         raise InputError(f"{folder / NAMES}: not the {LABELS} class names of CIFAR-100")
     files = [_records(folder / name) for name in FILES]
