@@ -18,6 +18,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from robustbench_meta import executors
     from robustbench_meta import grid as grids
     from robustbench_meta import train as training
     from robustbench_meta.checkpoint import Recipe
@@ -90,6 +91,7 @@ def demo(
 ) -> None:
     """Evaluate two shipped checkpoints, one standard and one adversarially trained, and write a report."""
     from robustbench_meta import grid as grids
+    from robustbench_meta.executors import Here
 
     console = _console()
     console.print("Two learners that recognise drawn characters from 5 examples, attacked after they have learned.")
@@ -97,7 +99,8 @@ def demo(
     quick = grids.Grid(grids.named_attacks(["fgsm", "pgd-20"]), eps=DEMO_EPS, queries=DEMO_QUERIES)
     strong = grids.Grid(grids.named_attacks(["autoattack"]), eps=DEMO_EPS[-1:], queries=DEMO_QUERIES)
     runs = [
-        _measure(axes, subjects, out / "results", count, None) for axes, count in ((quick, 4 * tasks), (strong, tasks))
+        _measure(axes, subjects, out / "results", count, None, Here())
+        for axes, count in ((quick, 4 * tasks), (strong, tasks))
     ]
     pages = _write_report(out / "results", out / "report")
     console.print(f"\nThe report is in {pages[0].parent.resolve()}: open leaderboard.html, or read leaderboard.md.")
@@ -159,11 +162,16 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of the tasks and attacks.")] = 0,
     data_root: DataRoot = None,
     device: Device = "auto",
+    workers: Annotated[int, typer.Option(help="Processes on this machine, one per GPU where there are several.")] = 1,
+    executor: Annotated[str, typer.Option(help="local, or ray: a cluster that runs already.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster. Default: the one of this machine.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results; what is there is not run again.")] = Path("results"),
 ) -> None:
     """Attack checkpoints over a grid. Lists are separated by commas; more of anything only adds."""
+    from robustbench_meta import executors
     from robustbench_meta import grid as grids
 
+    place = executors.choose_place(workers, executor, address, device)
     axes: Any = {"norms": _words(norm, "norm"), "surfaces": _words(surface, "surface"), "split": split}
     axes["eps"] = None if eps is None else tuple(grids.parse_eps(one) for one in _words(eps, "eps"))
     axes["shots"] = None if shots is None else _numbers(shots, "shots")
@@ -171,9 +179,11 @@ def evaluate(
     attacked = grids.named_attacks(_words(attacks, "attacks"))
     seconds = None if budget is None else grids.parse_budget(budget)
     target = _target(family, family_option, data_root)
+    if executor == "ray":
+        device = "auto"  # here; what the cluster's devices do is the place's matter
     subjects = [grids.load_subject(path, family=target, root=data_root, device=device) for path in ckpt or []]
     made = grids.Grid(attacks=attacked, ways=ways, queries=queries, seed=seed, **axes)
-    status = _measure(made, subjects, out, tasks, seconds)
+    status = _measure(made, subjects, out, tasks, seconds, place)
     if status == 0:
         _console().print(f"Results: {out}. Now try: rbm report {out} --out report")
     raise typer.Exit(status)
@@ -416,7 +426,12 @@ def read_recipe(source: str | None, named: dict[str, str], changes: Sequence[str
 
 
 def _measure(
-    axes: grids.Grid, subjects: Sequence[grids.Subject], out: Path, tasks: int | None, budget: float | None
+    axes: grids.Grid,
+    subjects: Sequence[grids.Subject],
+    out: Path,
+    tasks: int | None,
+    budget: float | None,
+    place: executors.Place,
 ) -> int:
     """Plan, run and show a grid; return the exit status."""
     from robustbench_meta import grid as grids
@@ -435,8 +450,8 @@ def _measure(
         console.print(f"{len(plan.jobs)} cells of {count} tasks, {done} done, {len(plan.jobs) - done} to run")
         if (seconds := grids.estimate(plan, out, count)) is not None and done < len(plan.jobs):
             console.print(f"estimated by earlier runs: {grids.duration(seconds)}")
-    with _evaluation_bar(console) as watcher:
-        failures = grids.execute(plan, out, tasks=tasks, budget=budget, watcher=watcher)
+    with place.open(grids.kit(plan)) as executor, _evaluation_bar(console) as watcher:
+        failures = grids.execute(plan, out, tasks=tasks, budget=budget, watcher=watcher, executor=executor)
     _print_summary(statistics.summarise(grids.results_of(plan, out)))
     if failures:
         return _complain(

@@ -29,6 +29,7 @@ ROOMS = [
     "catalog",
     "train",
     "evaluate",
+    "executors",
     "grid",
     "statistics",
     "timing",
