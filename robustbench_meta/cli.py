@@ -440,18 +440,20 @@ def _measure(
     count = grids.check_count(tasks, budget)
     plan = grids.make_plan(axes, subjects, out)
     console = _console()
-    for line in plan.refused:
-        console.print(f"not run: {line}")
-    for subject in subjects:
-        if axes.steps and subject.learner.steps is None:
-            console.print(f"{subject.name}: adaptation has no steps; it runs once for the whole steps axis")
-    if budget is None:
-        done = grids.done(plan, out, count)
-        console.print(f"{len(plan.jobs)} cells of {count} tasks, {done} done, {len(plan.jobs) - done} to run")
-        if (seconds := grids.estimate(plan, out, count)) is not None and done < len(plan.jobs):
-            console.print(f"estimated by earlier runs: {grids.duration(seconds)}")
-    with place.open(grids.kit(plan)) as executor, _evaluation_bar(console) as watcher:
-        failures = grids.execute(plan, out, tasks=tasks, budget=budget, watcher=watcher, executor=executor)
+    # Opened before anything is said, since a place that cannot be used is to be told in one line.
+    with place.open(grids.kit(plan)) as executor:
+        for line in plan.refused:
+            console.print(f"not run: {line}")
+        for subject in subjects:
+            if axes.steps and subject.learner.steps is None:
+                console.print(f"{subject.name}: adaptation has no steps; it runs once for the whole steps axis")
+        if budget is None:
+            done = grids.done(plan, out, count)
+            console.print(f"{len(plan.jobs)} cells of {count} tasks, {done} done, {len(plan.jobs) - done} to run")
+            if (seconds := grids.estimate(plan, out, count)) is not None and done < len(plan.jobs):
+                console.print(f"estimated by earlier runs: {grids.duration(seconds)}")
+        with _evaluation_bar(console) as watcher:
+            failures = grids.execute(plan, out, tasks=tasks, budget=budget, watcher=watcher, executor=executor)
     _print_summary(statistics.summarise(grids.results_of(plan, out)))
     if failures:
         return _complain(

@@ -315,11 +315,11 @@ class OnRay:
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"device: {self.device!r} is not one of auto, cpu, cuda")
+        if not find_spec("ray"):
+            raise InputError("executor: 'ray' needs Ray, which is not installed; `pip install robustbench_meta[ray]`")
 
     @contextmanager
     def open(self, cargo: Cargo) -> Iterator[Executor]:
-        if not find_spec("ray"):
-            raise InputError("executor: 'ray' needs Ray, which is not installed; `pip install robustbench_meta[ray]`")
         import ray
 
         ours = not ray.is_initialized()
