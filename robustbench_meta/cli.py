@@ -57,6 +57,8 @@ def app() -> None:
     usage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
         status = commands(standalone_mode=False)
+        if status == STOPPED:  # by Ctrl-C, of which typer makes this status without a word
+            raise KeyboardInterrupt
     except (KeyboardInterrupt, typer.Abort):
         status = _complain("stopped; what was finished is kept, and the same command goes on", STOPPED)
     except usage as error:

@@ -11,6 +11,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -30,14 +31,14 @@ from torch import Tensor
 from robustbench_meta import catalog, cli, evaluate, executors, grid, store
 from robustbench_meta.executors import Executor, OnRay, Place, Processes
 from robustbench_meta.train import train
-from robustbench_meta.types import Attack, InputError, Norm, Spec, Streams, Surface, Threat, Victim
+from robustbench_meta.types import Attack, InputError, Norm, Streams, Surface, Threat, Victim
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     ["pytest", "pandas", "rich.progress", *(f"robustbench_meta.{name}" for name in ("cli", "train", "statistics"))]
 )
 LOG, TRAP, PAUSE = "RBM_TEST_LOG", "RBM_TEST_TRAP", "RBM_TEST_PAUSE"
-KILLS, KILLS_OF_WORKERS = 20, 3
+KILLS, KILLS_OF_WORKERS = 20, 2
 # 12 cells of 6 tasks, each in a block of 2 and one of 4, unless a kill comes between.
 GRID = ("--attacks", "logged,logged-2", "--eps", "0.02,0.04,0.06,0.08,0.1,0.12", "--tasks", "6")
 FIXED = ("--queries", "2", "--device", "cpu", "--out", "r")
@@ -305,9 +306,11 @@ def test_a_block_that_kills_every_worker_makes_its_cell_an_error(
 ) -> None:
     plan = plan_of({"deadly": Deadly(), "logged": Logged()}, tmp_path, eps=(0.1,))
     monkeypatch.setenv(TRAP, str(tmp_path))
+    assert executors.RETRIES == 3
+    monkeypatch.setattr(executors, "RETRIES", 1)  # each is a process that imports torch
     (failure,) = run_at(Processes(1), plan, tmp_path / "r", 2)
     assert failure.cell.attack == "deadly"
-    assert failure.reason == "a worker process was killed (SIGKILL) while it ran this, 4 times"
+    assert failure.reason == "a worker process was killed (SIGKILL) while it ran this, 2 times"
     assert store.read(tmp_path / "r").cells["status"].tolist() == ["error", "ok"]
 
 
@@ -347,8 +350,6 @@ def test_a_script_without_a_guard_is_told_about_it(tmp_path: Path) -> None:
         "from robustbench_meta import evaluate\n"
         "evaluate(learner=Centroids(), family=STROKES, ways=3, shots=2, queries=3, eps=.1, tasks=2, workers=2)\n"
     )
-    import subprocess
-
     command = [sys.executable, str(script), str(Path(__file__).parent)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
@@ -397,7 +398,7 @@ def test_where_one_task_does_not_fit_the_cell_is_an_error(ckpt: Path, tmp_path: 
     assert status(process) == 0
     cells = store.read(tmp_path).cells.set_index("attack")
     assert cells["status"].to_dict() == {"hungry": "error", "fgsm": "ok"}
-    assert "DefaultCPUAllocator" in cells.loc["hungry", "reason"]
+    assert "DefaultCPUAllocator" in str(cells.loc["hungry", "reason"])
 
 
 def starved(ckpt: Path, results: Path) -> None:
@@ -479,12 +480,13 @@ def test_a_store_of_a_newer_version_is_status_three_and_left_alone(ckpt: Path, t
 
 
 class Trainable(Centroids):
-    """Learns a linear layer by autograd, in train mode, with a gradient that the caller left on it."""
+    """Embeds by a frozen linear layer in train mode, on which the caller left a gradient."""
 
     def __init__(self) -> None:
-        self.layer = torch.nn.Sequential(torch.nn.Dropout(0.0), torch.nn.Linear(784, 784, bias=False))
-        self.layer[1].weight.grad = torch.ones(784, 784)
-        self.layer[1].weight.requires_grad_(False)
+        linear = torch.nn.Linear(784, 784, bias=False)
+        self.layer, self.weight = torch.nn.Sequential(torch.nn.Dropout(0.0), linear), linear.weight
+        self.weight.grad = torch.ones(784, 784)
+        self.weight.requires_grad_(False)
 
     def adapt(self, x: Tensor, y: Tensor) -> Tensor:
         return super().adapt(self.layer(x.flatten(1)), y)
@@ -512,17 +514,18 @@ PUBLIC: dict[str, Callable[[Any, Path], Any]] = {
     "evaluate": lambda mine, folder: evaluate(learner=mine, attacks=("fgsm", "noise-2", "square"), **AXES),
     "evaluate with workers": lambda mine, folder: evaluate(learner=mine, attacks="fgsm", workers=2, **AXES),
     "evaluate a checkpoint": lambda mine, folder: evaluate(
-        saved(folder / "c"), queries=3, eps=0.1, tasks=1, attacks=("pgd-3", "via_autoattack:square"), device="cpu"
+        saved(folder / "c"), queries=3, eps=0.1, tasks=1, attacks=("pgd-3", "autoattack-reference"), device="cpu"
     ),
-    "train": lambda mine, folder: train(RECIPE.model_copy(update={"steps": 2, "validate_tasks": 2}), folder / "t"),
+    "train": lambda mine, folder: train(
+        RECIPE.model_copy(update={"steps": 2, "queries": 2, "validate_tasks": 2, "defense": "aq"}), folder / "t"
+    ),
 }
 
 
 @pytest.mark.parametrize("call", PUBLIC)
-@pytest.mark.parametrize("grad", [True, False])
-def test_global_state_and_what_the_caller_gave_are_as_before(tmp_path: Path, call: str, grad: bool) -> None:
-    mine, traced = Trainable(), sys.gettrace()
-    weight = mine.layer[1].weight
+def test_global_state_and_what_the_caller_gave_are_as_before(tmp_path: Path, call: str) -> None:
+    mine, traced, grad = Trainable(), sys.gettrace(), call != "evaluate"
+    weight = mine.weight
     before = weight.clone()
     try:
         with torch.set_grad_enabled(grad):
@@ -537,26 +540,6 @@ def test_global_state_and_what_the_caller_gave_are_as_before(tmp_path: Path, cal
     assert weight.grad is not None
     assert torch.equal(weight.grad, torch.ones_like(weight))
     assert torch.equal(weight, before)
-
-
-@pytest.mark.parametrize("name", sorted(catalog.shelf("attacks").presets))
-def test_an_attack_by_itself_leaves_global_state_and_its_victim_alone(
-    name: str, optional: Callable[[str], None]
-) -> None:
-    attack = catalog.attack(name)
-    if package := getattr(attack, "needs_package", ""):
-        optional(package)
-    learner = grid.object_subject(Centroids(), "centroids", STROKES, device="cpu", ways=3).learner
-    episodes = STROKES.sample("test", Spec(3, 2, 1), [0])
-    fitted = learner.adapt(episodes.support_x, episodes.support_y)
-    victim = learner.query_victim(fitted, episodes.query_x, episodes.query_y)
-    x, y, seen = victim.x.clone(), victim.y.clone(), state()
-    attack(victim, Threat(attack.norms[0], 0.05), Streams([0]))
-    assert state() == seen
-    assert torch.equal(victim.x, x)
-    assert torch.equal(victim.y, y)
-    assert not victim.x.requires_grad
-    assert victim.x.grad is None
 
 
 def test_without_ray_the_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
