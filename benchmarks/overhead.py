@@ -47,6 +47,12 @@ def opened(stack: ExitStack, place: Place, plan: grid.Plan) -> tuple[Executor, f
 
 
 def seconds_per_cell(plan: grid.Plan, executor: Executor, tasks: int) -> float:
+    if not tasks:
+        started = time.perf_counter()
+        for _ in range(UNITS):
+            executor.submit(nothing)
+            executor.wait()
+        return (time.perf_counter() - started) / UNITS
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
         if failures := grid.execute(plan, Path(scratch), tasks=tasks, executor=executor):
@@ -57,7 +63,9 @@ def seconds_per_cell(plan: grid.Plan, executor: Executor, tasks: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--sizes", default="", help="only those that begin with one of these, parted by commas")
+    given = parser.parse_args()
+    rounds, sizes = given.rounds, tuple(given.sizes.split(","))
     from ray.cluster_utils import Cluster
 
     torch.set_num_threads(1)
@@ -69,10 +77,14 @@ def main() -> None:
         "a worker process": executors.Processes(1),
         "a Ray worker": executors.OnRay(cluster.address, "cpu"),
     }
-    print("| cells | where | s per cell, median [least, most] | more than this process, s | ratio | once, s |")
+    print(
+        "| cells, rounds x cells | where | s per cell, median [least, most] | more than this process, s | ratio | once, s |"
+    )
     print("|---|---|---|---|---|---|")
     for size, (attack, tasks, cells) in SIZES.items():
-        plan = plan_of(attack, cells)
+        if not size.startswith(sizes):
+            continue
+        plan = plan_of(attack, cells if tasks else 1)
         with ExitStack() as stack:
             ready = {name: opened(stack, place, plan) for name, place in places.items()}
             took: dict[str, list[float]] = {name: [] for name in places}
@@ -84,10 +96,16 @@ def main() -> None:
             # Round by round, so that a slow spell of the machine falls on both sides.
             more = statistics.median(theirs - ours for theirs, ours in zip(seconds, here, strict=True))
             ratio = statistics.median(theirs / ours for theirs, ours in zip(seconds, here, strict=True))
-            spread = f"{statistics.median(seconds):.4f} [{min(seconds):.4f}, {max(seconds):.4f}]"
-            print(
-                f"| {size}, n = {rounds} x {cells} | {name} | {spread} | {more:.4f} | {ratio:.2f} | {ready[name][1]:.1f} |"
+            spread = f"{statistics.median(seconds):.5f} [{min(seconds):.5f}, {max(seconds):.5f}]"
+            row = (
+                f"{size}, {rounds} x {cells}",
+                name,
+                spread,
+                f"{more:.5f}",
+                f"{ratio:.2f}",
+                f"{ready[name][1]:.1f}",
             )
+            print(f"| {' | '.join(row)} |", flush=True)
     cluster.shutdown()
 
 

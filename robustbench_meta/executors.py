@@ -367,10 +367,15 @@ class _RayRun:
     def wait(self) -> Outcome:
         import ray
 
-        (done,), _ = ray.wait(list(self.flying), num_returns=1)
+        try:
+            (done,), _ = ray.wait(list(self.flying), num_returns=1)
+        except ray.exceptions.RayError as error:
+            raise OSError(f"executor: the Ray cluster is gone ({_said(error)})") from None
         ticket = self.flying.pop(done)
         try:
             found: Outcome = ray.get(done)
+        except ray.exceptions.RayTaskError as error:  # as where a worker lacks a module that the unit needs
+            return Outcome(ticket, error=_said(error.cause))
         except ray.exceptions.RayError as error:
             return Outcome(ticket, error=f"the Ray worker was lost {RETRIES + 1} times ({_said(error)})")
         return Outcome(ticket, found.value, found.error)
