@@ -44,6 +44,9 @@ def evaluate(
     budget: float | str | None = None,
     seed: int = 0,
     device: str = "auto",
+    workers: int = 1,
+    executor: str = "local",
+    address: str | None = None,
     out: str | Path | None = None,
     save_adversarial: bool = False,
     watcher: Watcher | None = None,
@@ -53,13 +56,14 @@ def evaluate(
     Returns one row per cell, with the columns of cells.csv; a failed cell has status "error" and is warned of. An
     object gets x [S,*X] in the family's units and y [S] int64, and scores queries as [Q,N]; `name` identifies it.
     With `out`, results stay in that folder and what is there is not run again, so give a changed object another
-    name. `tasks` is 100 unless `budget` (seconds, or "20m") picks it. `save_adversarial` keeps every attacked query
-    below `out`, and the attack "file:PATH" scores other learners on them. Raises InputError for what cannot be used.
+    name. `tasks` is 100 unless `budget` (seconds, or "20m") picks it. `workers` processes share the work, or with
+    `executor="ray"` the cluster at `address` does. `save_adversarial` keeps every attacked query below `out`, and the
+    attack "file:PATH" scores other learners on them. Raises InputError for what cannot be used.
     """
     import tempfile
     import warnings
 
-    from robustbench_meta import grid, statistics
+    from robustbench_meta import executors, grid, statistics
     from robustbench_meta.types import InputError
 
     if save_adversarial and out is None:
@@ -77,6 +81,9 @@ def evaluate(
         "save_adversarial": save_adversarial,
     }
     made = grid.Grid(**axes, ways=ways, queries=queries, split=split, seed=seed)  # type: ignore[arg-type]
+    place = executors.choose_place(workers, executor, address, device)
+    if executor == "ray":
+        device = "auto"  # here; what the cluster's devices do is the place's matter
     subjects = [grid.load_subject(Path(path), family=chosen, root=root, device=device) for path in folders]
     if learner is not None:
         subjects.append(grid.object_subject(learner, name, chosen, device=device, ways=ways or 5))
@@ -86,7 +93,9 @@ def evaluate(
         plan = grid.make_plan(made, subjects, results)
         for line in plan.refused:
             warnings.warn(f"not run: {line}", stacklevel=2)
-        for failure in grid.execute(plan, results, tasks=tasks, budget=seconds, watcher=watcher):
+        with place.open(grid.kit(plan)) as units:
+            failures = grid.execute(plan, results, tasks=tasks, budget=seconds, watcher=watcher, executor=units)
+        for failure in failures:
             warnings.warn(f"{grid.label(failure.cell)} failed: {failure.reason}", stacklevel=2)
         return statistics.summarise(grid.results_of(plan, results))
 

@@ -18,6 +18,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from robustbench_meta import executors
     from robustbench_meta import grid as grids
     from robustbench_meta import train as training
     from robustbench_meta.checkpoint import Recipe
@@ -57,6 +58,8 @@ def app() -> None:
     usage: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
     try:
         status = commands(standalone_mode=False)
+        if status == STOPPED:  # by Ctrl-C, of which typer makes this status without a word
+            raise KeyboardInterrupt
     except (KeyboardInterrupt, typer.Abort):
         status = _complain("stopped; what was finished is kept, and the same command goes on", STOPPED)
     except usage as error:
@@ -91,6 +94,7 @@ def demo(
 ) -> None:
     """Evaluate two shipped checkpoints, one standard and one adversarially trained, and write a report."""
     from robustbench_meta import grid as grids
+    from robustbench_meta.executors import Here
 
     console = _console()
     console.print("Two learners that recognise drawn characters from 5 examples, attacked after they have learned.")
@@ -98,7 +102,8 @@ def demo(
     quick = grids.Grid(grids.named_attacks(["fgsm", "pgd-20"]), eps=DEMO_EPS, queries=DEMO_QUERIES)
     strong = grids.Grid(grids.named_attacks(["autoattack"]), eps=DEMO_EPS[-1:], queries=DEMO_QUERIES)
     runs = [
-        _measure(axes, subjects, out / "results", count, None) for axes, count in ((quick, 4 * tasks), (strong, tasks))
+        _measure(axes, subjects, out / "results", count, None, Here())
+        for axes, count in ((quick, 4 * tasks), (strong, tasks))
     ]
     pages = _write_report(out / "results", out / "report")
     console.print(f"\nThe report is in {pages[0].parent.resolve()}: open leaderboard.html, or read leaderboard.md.")
@@ -162,14 +167,19 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of the tasks and attacks.")] = 0,
     data_root: DataRoot = None,
     device: Device = "auto",
+    workers: Annotated[int, typer.Option(help="Processes on this machine, one per GPU where there are several.")] = 1,
+    executor: Annotated[str, typer.Option(help="local, or ray: a cluster that runs already.")] = "local",
+    address: Annotated[str | None, typer.Option(help="Of the Ray cluster. Default: the one of this machine.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results; what is there is not run again.")] = Path("results"),
     save_adversarial: Annotated[
         bool, typer.Option("--save-adversarial", help="Keep every attacked query in OUT/adversarial.")
     ] = False,
 ) -> None:
     """Attack checkpoints over a grid. Lists are separated by commas; more of anything only adds."""
+    from robustbench_meta import executors
     from robustbench_meta import grid as grids
 
+    place = executors.choose_place(workers, executor, address, device)
     axes: Any = {"norms": _words(norm.lower(), "norm"), "surfaces": _words(surface, "surface"), "split": split}
     axes["eps"] = None if eps is None else tuple(grids.parse_eps(one) for one in _words(eps, "eps"))
     axes["shots"] = None if shots is None else _numbers(shots, "shots")
@@ -178,9 +188,11 @@ def evaluate(
     attacked = grids.named_attacks(_words(attacks, "attacks"))
     seconds = None if budget is None else grids.parse_budget(budget)
     target = _target(family, family_option, data_root)
+    if executor == "ray":
+        device = "auto"  # here; what the cluster's devices do is the place's matter
     subjects = [grids.load_subject(path, family=target, root=data_root, device=device) for path in ckpt or []]
     made = grids.Grid(attacks=attacked, ways=ways, queries=queries, seed=seed, **axes)
-    status = _measure(made, subjects, out, tasks, seconds)
+    status = _measure(made, subjects, out, tasks, seconds, place)
     if status == 0:
         _console().print(f"Results: {out}. Now try: rbm report {out} --out report")
     raise typer.Exit(status)
@@ -470,7 +482,12 @@ def read_recipe(source: str | None, named: dict[str, str], changes: Sequence[str
 
 
 def _measure(
-    axes: grids.Grid, subjects: Sequence[grids.Subject], out: Path, tasks: int | None, budget: float | None
+    axes: grids.Grid,
+    subjects: Sequence[grids.Subject],
+    out: Path,
+    tasks: int | None,
+    budget: float | None,
+    place: executors.Place,
 ) -> int:
     """Plan, run and show a grid; return the exit status."""
     from robustbench_meta import grid as grids
@@ -479,18 +496,20 @@ def _measure(
     count = grids.check_count(tasks, budget)
     plan = grids.make_plan(axes, subjects, out)
     console = _console()
-    for line in plan.refused:
-        console.print(f"not run: {line}")
-    for subject in subjects:
-        if axes.steps and subject.learner.steps is None:
-            console.print(f"{subject.name}: adaptation has no steps; it runs once for the whole steps axis")
-    if budget is None:
-        done = grids.done(plan, out, count)
-        console.print(f"{len(plan.jobs)} cells of {count} tasks, {done} done, {len(plan.jobs) - done} to run")
-        if (seconds := grids.estimate(plan, out, count)) is not None and done < len(plan.jobs):
-            console.print(f"estimated by earlier runs: {grids.duration(seconds)}")
-    with _evaluation_bar(console) as watcher:
-        failures = grids.execute(plan, out, tasks=tasks, budget=budget, watcher=watcher)
+    # Opened before anything is said, since a place that cannot be used is to be told in one line.
+    with place.open(grids.kit(plan)) as executor:
+        for line in plan.refused:
+            console.print(f"not run: {line}")
+        for subject in subjects:
+            if axes.steps and subject.learner.steps is None:
+                console.print(f"{subject.name}: adaptation has no steps; it runs once for the whole steps axis")
+        if budget is None:
+            done = grids.done(plan, out, count)
+            console.print(f"{len(plan.jobs)} cells of {count} tasks, {done} done, {len(plan.jobs) - done} to run")
+            if (seconds := grids.estimate(plan, out, count)) is not None and done < len(plan.jobs):
+                console.print(f"estimated by earlier runs: {grids.duration(seconds)}")
+        with _evaluation_bar(console) as watcher:
+            failures = grids.execute(plan, out, tasks=tasks, budget=budget, watcher=watcher, executor=executor)
     _print_summary(statistics.summarise(grids.results_of(plan, out)))
     if failures:
         return _complain(

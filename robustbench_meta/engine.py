@@ -158,6 +158,11 @@ class Learner:
         """Cut the parameters from training's graph; adaptation stays differentiable in its inputs."""
         return replace(self, params={k: v.detach() for k, v in self.params.items()}, meta_gradient="exact")
 
+    def to(self, device: torch.device | str) -> Learner:
+        """Move all tensors to `device`; the backend stays as it is."""
+        params, running = ({k: v.to(device) for k, v in part.items()} for part in (self.params, self.running))
+        return replace(self, params=params, running=running)
+
     def _learn(self, x: Tensor, y: Tensor, counts: list[int], lift: Lift) -> list[tuple[Params, Params, Params]]:
         """Adapt to x [S,*X], y [S], or with `lift` = vmap to T such tasks: state, extra and norm at every count."""
         inner, final, norm = self._shared_embedding(x, lift) if self._shares_body else ((), (), {})

@@ -20,12 +20,14 @@ from robustbench_meta.attacks.from_file import FromFile
 from robustbench_meta.engine import Learner, ObjectLearner, depends_on_batch, has_gradient
 from robustbench_meta.episodes import drawn, fingerprint
 from robustbench_meta.evaluate import Adaptations, AnyLearner, Block, CellError, check_learner, run
+from robustbench_meta.executors import Executor, InProcess, Outcome
 from robustbench_meta.libraries import missing
 from robustbench_meta.types import (
     NORMS,
     SPLITS,
     SURFACES,
     Attack,
+    Backend,
     Cell,
     InputError,
     Norm,
@@ -40,7 +42,8 @@ from robustbench_meta.types import (
 ATTACKS = ("fgsm", "pgd-20", "pgd-mt-50")
 COLOUR_EPS, GREY_EPS = (2 / 255, 4 / 255, 8 / 255), (0.05, 0.1)
 TASKS, PROBE_TASKS, MOST_TASKS = 100, 2, 10_000
-BLOCK_SECONDS, LARGEST_BLOCK = 15.0, 200  # a kill loses one block
+BLOCK_SECONDS, LARGEST_BLOCK = 15.0, 200  # a kill loses one block of each worker
+SHORTEST_BLOCK = 0.5  # seconds, below which sending a block would cost more than it helps
 MEMORY_SHARE = 0.8  # of what is free on a GPU
 BUDGET_SHARE = 0.95  # of the time left, since later tasks may be slower than the first ones
 
@@ -100,6 +103,42 @@ class Plan:
 
     jobs: tuple[Job, ...]
     refused: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What the units of a plan share, wherever they run: its jobs, and the learners that were adapted there last."""
+
+    jobs: tuple[Job, ...]
+    adaptations: Adaptations
+    kind: str  # of device that the learners' backends were chosen for
+
+    def packed(self) -> Kit:
+        """Return it without anything adapted, its learners on the CPU; objects of a user's stay where they are."""
+        return replace(self, jobs=_moved(self.jobs, "cpu"), adaptations=_adaptations(self.jobs))
+
+    def unpacked(self, device: str) -> Kit:
+        """Return it with its learners on `device`, whose backend they get where its kind is another one.
+
+        Each family draws a task, so that no cell is charged with the time that reading data takes.
+        """
+        kind = torch.device(device).type
+        jobs = _moved(self.jobs, device, None if kind == self.kind else catalog.default_backend(device))
+        for job in {(id(job.family), job.cell.split): job for job in jobs}.values():
+            job.family.sample(job.cell.split, job.cell.spec, [0], seed=job.cell.seed)
+        return replace(self, jobs=jobs, kind=kind)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of a block: its records, or why there are none; and how it ran."""
+
+    block: Block | None
+    reason: str
+    out_of_memory: bool
+    fitting: int | None  # tasks that the memory of a GPU allows at once, where that is known
+    warned: tuple[str, ...]
+    timing: store.Timing
 
 
 @dataclass(frozen=True)
@@ -244,37 +283,81 @@ def done(plan: Plan, results: Path, tasks: int) -> int:
     return sum(not _missing(results, job, tasks) for job in plan.jobs)
 
 
+def kit(plan: Plan) -> Kit:
+    """Gather what an executor needs to run the units of a plan."""
+    learners = [job.learner for job in plan.jobs]
+    return Kit(plan.jobs, _adaptations(plan.jobs), learners[0].device.type if learners else "cpu")
+
+
 def execute(
-    plan: Plan, results: Path, *, tasks: int | None = None, budget: float | None = None, watcher: Watcher | None = None
+    plan: Plan,
+    results: Path,
+    *,
+    tasks: int | None = None,
+    budget: float | None = None,
+    watcher: Watcher | None = None,
+    executor: Executor | None = None,
 ) -> list[Failure]:
     """Run what is missing of every cell, up to `tasks` tasks or as many as fit in `budget` seconds.
 
     The first tasks of every cell come first, so that the rest can be timed. A cell that fails is recorded with
-    its reason, and the others go on. Raises OSError where results cannot be written.
+    its reason, and the others go on. Blocks of tasks run where `executor` runs them, opened with `kit(plan)`; this
+    process alone writes to the store. Raises OSError where results cannot be written.
     """
     count = check_count(tasks, budget)
     most = _most_tasks(plan, count if budget is None else PROBE_TASKS)
     store.prepare(results)
     have = {job.key: _stored(results, job) for job in plan.jobs}
     probed = count if budget is None else PROBE_TASKS
-    adaptations = Adaptations(job.cell for job in plan.jobs)
-    work = _Work(results, plan, watcher or Watcher(), probed, store.seconds_per_task(results), have, adaptations)
+    pace = store.seconds_per_task(results)
+    work = _Work(results, plan, watcher or Watcher(), probed, pace, have, executor or InProcess(kit(plan)))
     for line in _about_examples(plan, results, None if budget else count):
         work.watcher.tell(line)
     started = time.monotonic()
-    for job in plan.jobs:
-        if job.key not in work.pace:
-            work.advance(job, min(PROBE_TASKS, count))
+    work.advance([job for job in plan.jobs if job.key not in pace], min(PROBE_TASKS, count))
     if budget is not None:
         work.tasks = min(_affordable(work, (budget - (time.monotonic() - started)) * BUDGET_SHARE), most)
         work.watcher.tell(f"budget: {work.tasks} tasks for each cell")
     if (left := work.seconds_left()) and left > 1:
         work.watcher.tell(f"estimated: {duration(left)}")
-    for job in work.alive():
-        work.advance(job, work.tasks)
+    work.advance(work.alive(), work.tasks)
     for job in work.alive():
         store.clear_failure(results, job.cell)
     return list(work.failures.values())
+
+
+def measure(kit: Kit, index: int, tasks: Sequence[int]) -> Measured:
+    """Run some tasks of the job of that index, and never raise: the unit of work that an executor is given."""
+    job, found, reason, lacked = kit.jobs[index], None, "", False
+    device, started = job.learner.device, time.monotonic()
+    before = _memory(device)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        warnings.simplefilter("ignore", DeprecationWarning)  # of libraries: nothing that a user could mend
+        try:
+            found = run(
+                *(job.cell, job.learner, job.family, job.attack, tasks),
+                adaptations=kit.adaptations,
+                examples=job.examples,
+            )
+        except Exception as error:
+            lacked = _out_of_memory(error)
+            text = untrusted.printable(" ".join(str(error).split())[:300]) or "no message"
+            reason = text if isinstance(error, CellError) else f"{type(error).__name__}: {text}"
+    if lacked and device.type == "cuda":
+        torch.cuda.empty_cache()
+    fitting = None
+    if found and before is not None and job.learner.backend != "loop":
+        # What one task takes at its peak says how many fit.
+        each = (torch.cuda.max_memory_allocated(device) - before) / len(tasks)
+        room = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - before
+        fitting = max(int(MEMORY_SHARE * room / max(each, 1)), 1)
+    chunk = 1 if job.learner.backend == "loop" else len(tasks)
+    how = (str(device), torch.get_num_threads(), job.learner.backend, chunk)
+    timing = store.Timing(tuple(tasks), time.monotonic() - started, *how)
+    said = (untrusted.printable(" ".join(str(warning.message).split())) for warning in caught)
+    warned = tuple(dict.fromkeys(said))
+    return Measured(found, reason, lacked, fitting, warned, timing)
 
 
 def check_count(tasks: int | None, budget: float | None) -> int:
@@ -347,61 +430,55 @@ class _Work:
     tasks: int
     pace: dict[str, float]  # seconds per task
     have: dict[str, set[int]]  # tasks in the store
-    adaptations: Adaptations
+    executor: Executor
     failures: dict[str, Failure] = field(default_factory=dict)
     largest: dict[str, int] = field(default_factory=dict)  # block sizes that memory allows
     told: set[str] = field(default_factory=set)
 
-    def advance(self, job: Job, tasks: int) -> None:
-        """Run the missing ones of the first `tasks` tasks of a cell, block by block."""
-        missing = sorted(set(range(tasks)) - self.have[job.key])
-        while missing and job.key not in self.failures:
-            block = missing[: self.block(job)]
-            started = time.monotonic()
-            if found := self.attempt(job, block):
-                self.keep(job, found, time.monotonic() - started)
-                missing = missing[len(block) :]
-                self.watcher.progress(self.standing(job))
+    def advance(self, jobs: Sequence[Job], tasks: int) -> None:
+        """Run the missing ones of the first `tasks` tasks of some cells, a block in every slot of the executor."""
+        index = {job.key: number for number, job in enumerate(self.plan.jobs)}
+        waiting = {job.key: sorted(set(range(tasks)) - self.have[job.key]) for job in jobs}
+        flying: dict[int, tuple[Job, list[int]]] = {}
+        while True:
+            while len(flying) < self.executor.slots and (job := self.pick(jobs, waiting)):
+                size = self.block(job, waiting)
+                block, waiting[job.key] = waiting[job.key][:size], waiting[job.key][size:]
+                flying[self.executor.submit(measure, index[job.key], block)] = (job, block)
+            if not flying:
+                return
+            outcome = self.executor.wait()
+            job, block = flying.pop(outcome.ticket)
+            if not self.settle(job, outcome):
+                waiting[job.key] = sorted(block + waiting[job.key])
 
-    def attempt(self, job: Job, block: list[int]) -> Block | None:
-        """Measure a block; on failure record why, and where memory lacked have the next one half as long."""
-        found, device = None, job.learner.device
-        before = _memory(device)
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("default")
-            warnings.simplefilter("ignore", DeprecationWarning)  # of libraries: nothing that a user could mend
-            try:
-                found = run(
-                    *(job.cell, job.learner, job.family, job.attack, block),
-                    adaptations=self.adaptations,
-                    examples=job.examples,
-                )
-            except torch.OutOfMemoryError as error:
-                self.largest[job.key] = len(block) // 2
-                if device.type == "cuda":
-                    torch.cuda.empty_cache()
-                if len(block) == 1:
-                    self.fail(job, error)
-            except Exception as error:
-                self.fail(job, error)
-        if found and before is not None and job.learner.backend != "loop":
-            # What one task takes at its peak says how many fit.
-            each = (torch.cuda.max_memory_allocated(device) - before) / len(block)
-            room = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - before
-            fitting = max(int(MEMORY_SHARE * room / max(each, 1)), 1)
-            self.largest[job.key] = min(fitting, self.largest.get(job.key, fitting))
-        said = (untrusted.printable(" ".join(str(warning.message).split())) for warning in caught)
-        for message in dict.fromkeys(f"{label(job.cell)}: {text}" for text in said):
+    def pick(self, jobs: Sequence[Job], waiting: dict[str, list[int]]) -> Job | None:
+        return next((job for job in jobs if waiting[job.key] and job.key not in self.failures), None)
+
+    def settle(self, job: Job, outcome: Outcome) -> bool:
+        """Keep what came of a block, or record why nothing did; False where it is to go again in smaller ones."""
+        found: Measured | None = outcome.value
+        if found is None:
+            self.fail(job, outcome.error)
+            return True
+        for message in (f"{label(job.cell)}: {text}" for text in found.warned):
             if message not in self.told:
                 self.told.add(message)
                 self.watcher.tell(message)
-        return found
+        if found.fitting is not None:
+            self.largest[job.key] = min(found.fitting, self.largest.get(job.key, found.fitting))
+        if found.block is not None:
+            self.keep(job, found.block, found.timing)
+            self.watcher.progress(self.standing(job))
+            return True
+        size = len(found.timing.tasks)
+        if found.out_of_memory and size > 1:
+            self.largest[job.key] = min(size // 2, self.largest.get(job.key, size))
+            return False
+        self.fail(job, found.reason)
+        return True
 
-    def keep(self, job: Job, found: Block, seconds: float) -> None:
-        tasks = tuple(record.task for record in found.records)
-        learner = job.learner
-        chunk = 1 if learner.backend == "loop" else len(tasks)
-        timing = store.Timing(tasks, seconds, str(learner.device), torch.get_num_threads(), learner.backend, chunk)
+    def keep(self, job: Job, found: Block, timing: store.Timing) -> None:
         if found.examples:
             if odd := _unlike(store.stored(self.results, job.cell), found.records):
                 self.watcher.tell(f"{label(job.cell)}: {odd}")
@@ -409,19 +486,23 @@ class _Work:
         store.append(self.results, job.cell, found.records, timing)
         if found.pictures is not None:
             store.save_gallery(self.results, job.cell, found.pictures)
-        self.have[job.key].update(tasks)
-        self.pace[job.key] = seconds / len(tasks)
+        self.have[job.key].update(timing.tasks)
+        self.pace[job.key] = timing.seconds / len(timing.tasks)
 
-    def fail(self, job: Job, error: Exception) -> None:
-        text = untrusted.printable(" ".join(str(error).split())[:300]) or "no message"
-        reason = text if isinstance(error, CellError) else f"{type(error).__name__}: {text}"
+    def fail(self, job: Job, reason: str) -> None:
+        if job.key in self.failures:  # another block of it was under way
+            return
         store.fail(self.results, job.cell, reason)
         self.failures[job.key] = Failure(job.cell, reason)
         self.watcher.tell(f"{label(job.cell)} failed: {reason}")
 
-    def block(self, job: Job) -> int:
-        pace = self.pace.get(job.key)
-        fitting = PROBE_TASKS if pace is None else int(BLOCK_SECONDS / max(pace, 1e-3))
+    def block(self, job: Job, waiting: dict[str, list[int]]) -> int:
+        """Say how many tasks of a cell to run next: some seconds' worth, less towards the end where slots share it."""
+        pace, seconds = self.pace.get(job.key), BLOCK_SECONDS
+        if self.executor.slots > 1:
+            left = sum(len(tasks) * self.pace.get(key, 0.0) for key, tasks in waiting.items())
+            seconds = min(seconds, max(SHORTEST_BLOCK, left / self.executor.slots))
+        fitting = PROBE_TASKS if pace is None else int(seconds / max(pace, 1e-3))
         return max(1, min(fitting, LARGEST_BLOCK, self.largest.get(job.key, LARGEST_BLOCK)))
 
     def missing(self, job: Job) -> int:
@@ -435,7 +516,7 @@ class _Work:
         jobs = [(self.missing(job), self.pace.get(job.key)) for job in self.alive()]
         if any(missing and pace is None for missing, pace in jobs):
             return None
-        return sum(missing * (pace or 0) for missing, pace in jobs)
+        return sum(missing * (pace or 0) for missing, pace in jobs) / self.executor.slots
 
     def standing(self, job: Job) -> Progress:
         alive = self.alive()
@@ -449,6 +530,28 @@ def _memory(device: torch.device) -> int | None:
         return None
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # A CPU's allocator raises what any operation raises; numpy and the standard library have an error of their own.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
+def _adaptations(jobs: Iterable[Job]) -> Adaptations:
+    return Adaptations(job.cell for job in jobs)
+
+
+def _moved(jobs: Sequence[Job], device: str, backend: Backend | None = None) -> tuple[Job, ...]:
+    """Move each learner of ours once, however many jobs share it."""
+    moved: dict[int, AnyLearner] = {}
+    for job in jobs:
+        if id(job.learner) not in moved:
+            learner = job.learner
+            if isinstance(learner, Learner):
+                learner = learner.to(device)
+                learner = learner if backend is None else replace(learner, backend=backend)
+            moved[id(job.learner)] = learner
+    return tuple(replace(job, learner=moved[id(job.learner)]) for job in jobs)
 
 
 def _affordable(work: _Work, seconds: float) -> int:

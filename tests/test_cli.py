@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import pickle
 import re
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -167,6 +165,12 @@ BAD = [
     ("--ckpt {ckpt} --ckpt {ckpt} --queries 3", "given twice"),
     ("--ckpt {ckpt} --tasks many", "Invalid value for '--tasks'"),
     ("--cpkt {ckpt}", "No such option"),
+    ("--ckpt {ckpt} --workers 0", "workers: 0 is not a whole number from 1 to 1024"),
+    ("--ckpt {ckpt} --workers 1.5", "Invalid value for '--workers'"),
+    ("--ckpt {ckpt} --workers 100000", "workers: 100000 is not a whole number"),
+    ("--ckpt {ckpt} --executor dask", "executor: 'dask' is not one of local, ray"),
+    ("--ckpt {ckpt} --executor ray --workers 2", "workers: 2; with executor 'ray' the cluster has as many"),
+    ("--ckpt {ckpt} --address 127.0.0.1:1", "address: '127.0.0.1:1' belongs to executor 'ray'"),
 ]
 
 
@@ -272,19 +276,6 @@ def test_unknown_attacks_are_answered_with_names_and_patterns(rbm: Run, ckpt: Pa
     assert "pgd-N" in rbm("evaluate", "--ckpt", ckpt, "--attacks", "pdg-20")[2]
 
 
-def test_a_store_of_a_newer_version_is_status_three_and_left_alone(rbm: Run, ckpt: Path, tmp_path: Path) -> None:
-    arguments = ("evaluate", "--ckpt", ckpt, "--attacks", "fgsm", *OPTIONS)
-    rbm(*arguments)
-    (path,) = (tmp_path / "results" / "cells").iterdir()
-    path.write_text(path.read_text().replace('"schema":1', '"schema":2'))
-    before = path.read_bytes()
-    for command in (arguments, ("report", "results")):
-        status, _, err = rbm(*command)
-        assert (status, err.count("\n")) == (3, 1)
-        assert "schema version 2" in err
-    assert path.read_bytes() == before
-
-
 def test_report_writes_what_evaluate_left(rbm: Run, ckpt: Path, tmp_path: Path) -> None:
     rbm("evaluate", "--ckpt", ckpt, "--attacks", "fgsm", *OPTIONS)
     status, out, _ = rbm("report", "results", "--out", "pages")
@@ -298,33 +289,6 @@ def test_report_of_nothing_says_so(rbm: Run, ckpt: Path, failing: str) -> None:
     rbm("evaluate", "--ckpt", ckpt, "--attacks", failing, *OPTIONS)
     status, _, err = rbm("report", "results")
     assert (status, err) == (4, "rbm: results: no task was measured in results\n")
-
-
-def test_a_kill_loses_no_more_than_a_block_and_ends_in_the_same_bytes(ckpt: Path, tmp_path: Path) -> None:
-    def start(out: str) -> subprocess.Popen[bytes]:
-        arguments = ["evaluate", "--ckpt", str(ckpt), "--attacks", "pgd-40,fgsm", "--tasks", "40", "--out", out]
-        fixed = ["--eps", "0.05,0.1", "--queries", "3", "--device", "cpu"]
-        command = [sys.executable, "-m", "robustbench_meta", *arguments, *fixed]
-        # A shell that runs the tests in the background has children ignore SIGINT, which is no matter of ours.
-        heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        quiet = subprocess.DEVNULL
-        return subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet, preexec_fn=heed)
-
-    def cells(name: str) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in (tmp_path / name / "cells").glob("*")}
-
-    broken, whole = str(tmp_path / "broken"), str(tmp_path / "whole")
-    for wanted, sent, status in ((1, signal.SIGKILL, -signal.SIGKILL), (3, signal.SIGINT, 130)):
-        with start(broken) as process:
-            while len(cells("broken")) < wanted and process.poll() is None:
-                time.sleep(0.005)
-            process.send_signal(sent)
-        assert process.returncode == status
-        store.read(tmp_path / "broken")
-    with start(broken) as one, start(whole) as other:
-        assert (one.wait(), other.wait()) == (0, 0)
-    assert len(cells("whole")) == 4
-    assert cells("broken") == cells("whole")
 
 
 def test_train_makes_a_checkpoint_that_evaluate_takes(rbm: Run, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ ROOMS = [
     "catalog",
     "train",
     "evaluate",
+    "executors",
     "grid",
     "statistics",
     "transfer",
