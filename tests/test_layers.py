@@ -11,6 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "robustbench_meta"
 # From the top down; a folder is one room, whose files may not know each other (report/ is one author's).
 ROOMS = [
     "types",
+    "flags",
+    "maskers",
     "threats",
     "losses",
     "kernels",
@@ -29,6 +31,7 @@ ROOMS = [
     "catalog",
     "train",
     "evaluate",
+    "audit",
     "grid",
     "statistics",
     "timing",
