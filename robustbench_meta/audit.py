@@ -1,0 +1,352 @@
+"""Raw, unskipped runs on a few tasks of every learner, from which flags.py tells whether attacks were hindered.
+
+One attack, steepest ascent of the margin from the clean point (PGD, arXiv 1706.06083), is run again and again with one
+thing changed: its budget, or its iterations. It draws no random number, so whatever differs was changed by that. FGSM
+stands beside it, and Square (arXiv 1912.00049) and noise try what it left.
+Shapes: T tasks, Q queries, P points, M items in a point, N classes, X the shape of one input.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.variable import Variable
+
+from robustbench_meta import flags, grid, losses, store
+from robustbench_meta.ascent import Member, Objective, Search
+from robustbench_meta.attacks.noise import Noise
+from robustbench_meta.attacks.pgd import PGD
+from robustbench_meta.attacks.square import Square
+from robustbench_meta.engine import ObjectLearner, has_gradient
+from robustbench_meta.evaluate import AnyLearner, CellError, _full_precision, _grad_mode, _own_randomness, _scores, _seed
+from robustbench_meta.flags import Flag, Measures
+from robustbench_meta.types import Audit, Cell, Episodes, Spec, Streams, TaskFamily, Threat, Victim
+
+VERSION = 1
+SHARE, LEAST_TASKS = 0.05, 20  # of a run's tasks
+STEPS, DRAWS = 40, 1000
+SEARCHED = 8  # queries of a task that Square and noise meet: those that gradients left with the least margin
+COPIES = 8  # of each of these that noise meets at once, with DRAWS / COPIES draws each
+FORWARDS = 5
+ALONE = 5  # queries of a task that are also scored without the others
+GPU_NOISE = 1e-5  # of the scores' range: what the order of sums on a GPU may change between two forwards
+BLOCK_SECONDS = 15.0  # a kill loses one block of tasks
+
+
+@dataclass(frozen=True)
+class AuditJob:
+    """An audit with the objects it needs; `cells` are the results that it vouches for."""
+
+    audit: Audit
+    key: str
+    learner: AnyLearner
+    family: TaskFamily
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class AuditFailure:
+    audit: Audit
+    reason: str
+
+
+def audits(plan: grid.Plan) -> tuple[AuditJob, ...]:
+    """List the audits of a plan: one for each learner, task shape, step count, norm and seed whose queries it attacks."""
+    together: dict[Audit, list[grid.Job]] = {}
+    for job in plan.jobs:
+        if job.cell.threat.surface == "query" and job.cell.threat.eps > 0:
+            together.setdefault(_audit(job.cell, 0.0), []).append(job)
+    found = []
+    for about, jobs in together.items():
+        audit = replace(about, eps=max(job.cell.threat.eps for job in jobs))
+        cells = tuple(job.cell for job in jobs)
+        found.append(AuditJob(audit, store.key(audit), jobs[0].learner, jobs[0].family, cells))
+    return tuple(found)
+
+
+def run_audits(jobs: Sequence[AuditJob], results: Path, *, watcher: grid.Watcher | None = None) -> list[AuditFailure]:
+    """Run what is missing of every audit and store it; one that fails is recorded with its reason.
+
+    Tasks are the first of those that the job's cells hold: 5 % of them and at least 20, if there are so many.
+    """
+    watcher, failures = watcher or grid.Watcher(), []
+    for job in jobs:
+        ran = {record.task for cell in job.cells for record in store.stored(results, cell)}
+        missing = sorted(ran)[: audited_tasks(len(ran))]
+        missing = [task for task in missing if task not in {one.task for one in store.audited(results, job.audit)}]
+        if missing:
+            watcher.tell(f"audit of {label(job.audit)}: {len(missing)} tasks")
+        if reason := _run(job, missing, results):
+            failures.append(AuditFailure(job.audit, reason))
+            watcher.tell(f"audit of {label(job.audit)} failed: {reason}")
+    return failures
+
+
+def audited_tasks(ran: int) -> int:
+    """Say how many tasks of a run are audited."""
+    return min(ran, max(math.ceil(SHARE * ran), LEAST_TASKS))
+
+
+def examine(audit: Audit, learner: AnyLearner, family: TaskFamily, tasks: Sequence[int]) -> list[Measures]:
+    """Measure what flags are raised from, task by task.
+
+    Every random number depends on (audit, task) alone, so measures do not depend on how tasks are grouped. Raises
+    CellError where scores are not what they must be; whatever a learner raises passes through.
+    """
+    groups = [list(tasks)] if learner.backend != "loop" else [[task] for task in tasks]
+    return [one for group in groups for one in _examine(audit, learner, family, group)]
+
+
+def examine_object(
+    subject: Any, family: TaskFamily, *, threat: Threat, spec: Spec, tasks: int, seed: int = 0
+) -> tuple[Flag, ...]:
+    """Return the flags of an object with adapt(x, y) and predict(fitted, x), on `tasks` tasks of the test split.
+
+    An object whose scores carry no gradient gets F6 too, unless its attribute `differentiable` is False.
+    """
+    learner = ObjectLearner(subject, family.space, spec.ways)
+    reached = has_gradient(learner, family.sample("val", spec, [0]))
+    learner = replace(learner, differentiable=reached)
+    name = type(subject).__name__
+    audit = Audit(
+        checkpoint=name,
+        weights=name,
+        algorithm="custom",
+        defense="custom",
+        norm_mode=learner.norm_mode,
+        family=type(family).__name__,
+        episodes="",
+        split="test",
+        spec=spec,
+        steps=None,
+        norm=threat.norm,
+        eps=threat.eps,
+        seed=seed,
+        version=VERSION,
+    )
+    found = list(flags.of_audit(examine(audit, learner, family, range(tasks)), ways=spec.ways))
+    if not reached and getattr(subject, "differentiable", True):
+        n = tasks * spec.ways * spec.queries
+        found.append(Flag("F6", "red", 1.0, flags.FLAT, n, "no gradient reaches the queries"))
+    return flags.merge(found)
+
+
+def label(audit: Audit) -> str:
+    """Name an audit in one line."""
+    steps = "" if audit.steps is None else f", {audit.steps} steps"
+    return f"{audit.checkpoint}, {audit.spec.shots}-shot{steps}: {audit.norm} {audit.eps:.4g}"
+
+
+def _audit(cell: Cell, eps: float) -> Audit:
+    shared = ("checkpoint", "weights", "algorithm", "defense", "norm_mode", "family", "episodes", "split", "spec")
+    fields: dict[str, Any] = {name: getattr(cell, name) for name in (*shared, "steps", "seed")}
+    return Audit(**fields, norm=cell.threat.norm, eps=eps, version=VERSION)
+
+
+def _run(job: AuditJob, missing: list[int], results: Path) -> str:
+    """Measure and store the missing tasks block by block; return why that failed, or an empty string."""
+    block = 2
+    while missing:
+        tasks, started = missing[:block], time.monotonic()
+        try:
+            found = examine(job.audit, job.learner, job.family, tasks)
+        except torch.OutOfMemoryError as error:
+            if len(tasks) == 1:
+                return _failed(job, results, error)
+            block = len(tasks) // 2
+            continue
+        except Exception as error:
+            return _failed(job, results, error)
+        seconds = time.monotonic() - started
+        learner, chunk = job.learner, 1 if job.learner.backend == "loop" else len(tasks)
+        timing = store.Timing(
+            tuple(tasks), seconds, str(learner.device), torch.get_num_threads(), learner.backend, chunk
+        )
+        store.append_audit(results, job.audit, found, timing)
+        missing = missing[len(tasks) :]
+        block = max(1, min(LEAST_TASKS, int(BLOCK_SECONDS * len(tasks) / max(seconds, 1e-3)), 4 * block))
+    store.clear_audit_failure(results, job.audit)
+    return ""
+
+
+def _failed(job: AuditJob, results: Path, error: Exception) -> str:
+    text = " ".join(str(error).split())[:300] or "no message"
+    reason = text if isinstance(error, CellError) else f"{type(error).__name__}: {text}"
+    store.fail_audit(results, job.audit, reason)
+    return reason
+
+
+def _examine(audit: Audit, learner: AnyLearner, family: TaskFamily, tasks: list[int]) -> list[Measures]:
+    key, ways = store.key(audit), audit.spec.ways
+    with _own_randomness(_seed(f"audit {key}", tasks[0])):
+        episodes = family.sample(audit.split, audit.spec, tasks, seed=audit.seed).to(learner.device, learner.dtype)
+        with _grad_mode(learner), _full_precision():
+            fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=audit.steps)
+            with _watched() as calls:
+                clean = _scores(learner, fitted, episodes.query_x, ways)
+                repeat, alone = _differences(learner, fitted, episodes.query_x, clean)
+        victim = learner.query_victim(fitted, episodes.query_x, episodes.query_y)
+        survived: dict[str, Tensor] = {}
+        flat: dict[str, Tensor] = {}
+        if learner.differentiable:
+            with torch.enable_grad(), _full_precision():
+                flat = _flat(victim, len(tasks))
+                attacked = _attacked(audit, victim, tasks)
+            with _grad_mode(learner), _full_precision():
+                for name, x_adv in attacked.items():
+                    scores = _scores(learner, fitted, x_adv.view(episodes.query_x.shape), ways)
+                    survived[name] = losses.correct(scores, episodes.query_y)
+    return [
+        Measures(
+            task=task,
+            clean=_bits(losses.correct(clean[row], episodes.query_y[row])),
+            predictions=tuple(clean[row].argmax(-1).tolist()),
+            survived={name: _bits(verdicts[row]) for name, verdicts in survived.items()},
+            flat={name: _bits(zero[row]) for name, zero in flat.items()},
+            repeat=float(repeat[row]),
+            alone=float(alone[row]),
+            probabilities=_probabilities(clean[row]),
+            autograd=bool(calls),
+        )
+        for row, task in enumerate(tasks)
+    ]
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """Climb the margin from the clean point by `steps` steps of 2.5 eps / steps, and keep the best iterate.
+
+    The margin, because it neither underflows with large scores nor asks for one run a class, as targets do.
+    """
+
+    steps: int
+
+    def __call__(self, victim: Victim, threat: Threat) -> Search:
+        search = Search(victim)
+        length = 2.5 * threat.eps / self.steps
+        search.run(threat, victim.x, _margin(victim), steps=self.steps, length=length)
+        return search
+
+
+def _margin(victim: Victim) -> Objective:
+    return lambda outputs, points: losses.margin(outputs, victim.y[points]).mean(dim=1)
+
+
+def _attacked(audit: Audit, victim: Victim, tasks: list[int]) -> dict[str, Tensor]:
+    """Run every attack of an audit: x_adv [P,M,*X] by name."""
+    full = Threat(audit.norm, audit.eps)
+    searches = {
+        "pgd-half": Ascent(STEPS)(victim, replace(full, eps=audit.eps / 2)),
+        "pgd": Ascent(STEPS)(victim, full),
+        "pgd-twice": Ascent(2 * STEPS)(victim, full),
+        flags.BOX: Ascent(STEPS)(victim, Threat("linf", victim.space.width / 2)),
+    }
+    found = {name: search.x_adv for name, search in searches.items()}
+    fgsm = PGD(1, step=1.0, start="clean", keep="last")
+    found["fgsm"] = fgsm(victim, full, _streams(audit, "fgsm", tasks))
+    left = [searches["pgd"], searches["pgd-twice"]]
+    found["noise"] = _searched(victim, left, Noise(DRAWS // COPIES), COPIES, full, _streams(audit, "noise", tasks))
+    if victim.single and len(victim.space.shape) == 3:
+        square = Square(DRAWS, schedule=DRAWS)
+        found["square"] = _searched(victim, left, square, 1, full, _streams(audit, "square", tasks))
+    return found
+
+
+def _searched(
+    victim: Victim, left: Sequence[Search], attack: Member, copies: int, threat: Threat, rng: Streams
+) -> Tensor:
+    """Let `attack` begin again at the clean points that all of `left` missed: x_adv, which is clean where it fails.
+
+    Of each task it meets those with the least margin, so that the cost does not grow with the number of queries:
+    what chance can find lies there, and a masked learner has more of them than a flag needs.
+    """
+    wrong = torch.stack([search.wrong for search in left]).amax(0)
+    margin = torch.stack([search.margin for search in left]).amax(0)
+    order = (wrong.double() * -1e9 + margin.double().clamp(-1e6, 1e6)).view(victim.tasks, -1)
+    nearest = order.topk(min(SEARCHED, order.shape[1]), dim=1).indices
+    chosen = (nearest + order.shape[1] * torch.arange(victim.tasks, device=order.device)[:, None]).flatten()
+    met = chosen.repeat_interleave(copies)
+    some = replace(victim, forward=lambda x, points: victim.forward(x, met[points]), x=victim.x[met], y=victim.y[met])
+    search = Search(some)
+    for x_adv in (victim.x, *(other.x_adv for other in left)):
+        search.judge(x_adv[met], some.points)
+    known = search.wrong.clone()
+    attack.extend(search, threat, rng)
+    news = ((search.wrong > known).view(-1, copies), search.x_adv.view(len(chosen), copies, *victim.x.shape[1:]))
+    first = news[0].int().argmax(dim=1)
+    rows = torch.arange(len(chosen), device=chosen.device)
+    x_adv = victim.x.clone()
+    fooled = news[0].any(dim=1)
+    x_adv[chosen[fooled]] = news[1][rows, first][fooled]
+    return x_adv
+
+
+def _flat(victim: Victim, tasks: int) -> dict[str, Tensor]:
+    """Say where the gradients of margin and cross entropy by the query are 0, or no numbers: [T,Q] each."""
+    x = victim.x.detach().clone().requires_grad_()
+    outputs = victim.forward(x, victim.points)
+    each = {"margin": losses.margin, "cross entropy": losses.cross_entropy}
+    found = {}
+    for name, loss in each.items():
+        gradient = None
+        if outputs.requires_grad:
+            total = loss(outputs, victim.y).sum()
+            (gradient,) = torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)
+        largest = torch.zeros(x.shape[:2]) if gradient is None else gradient.flatten(2).abs().amax(-1)
+        found[name] = ~(largest.view(tasks, -1) > 0)
+    return found
+
+
+def _differences(learner: AnyLearner, fitted: Any, x: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """Score x [T,Q,*X] again, whole and query by query: the largest differences over the scores' range, [T] each."""
+    span = (clean.amax((1, 2)) - clean.amin((1, 2))).clamp_min(torch.finfo(clean.dtype).tiny)
+    again = torch.stack([learner.predict(fitted, x).detach() for _ in range(FORWARDS - 1)])
+    repeat = (again - clean).abs().amax((0, 2, 3)) / span
+    chosen = torch.linspace(0, x.shape[1] - 1, min(ALONE, x.shape[1])).round().long().unique().tolist()
+    single = torch.cat([learner.predict(fitted, x[:, query : query + 1]).detach() for query in chosen], dim=1)
+    alone = (single - clean[:, chosen]).abs().amax((1, 2)) / span
+    if x.device.type != "cpu":
+        repeat = torch.where(repeat > GPU_NOISE, repeat, 0.0)
+    # Random scores say nothing about batch-mates.
+    return repeat, torch.where(repeat > flags.ALONE, 0.0, alone)
+
+
+def _probabilities(scores: Tensor) -> bool:
+    """Say whether scores [Q,N] are probabilities."""
+    return bool(((scores >= 0) & (scores <= 1)).all() and ((scores.sum(-1) - 1).abs() < 1e-4).all())
+
+
+def _streams(audit: Audit, run: str, tasks: Sequence[int]) -> Streams:
+    return Streams([_seed(f"{store.key(audit)}/{run}", task) for task in tasks])
+
+
+def _bits(verdicts: Tensor) -> tuple[bool, ...]:
+    return tuple(verdicts.tolist())
+
+
+@contextmanager
+def _watched() -> Iterator[list[int]]:
+    """Note every backward pass that is begun meanwhile: torch.autograd, Tensor.backward and torch.func share an engine."""
+    engine, calls = Variable._execution_engine, []
+
+    class Watching:
+        def run_backward(self, *args: Any, **kwargs: Any) -> Any:
+            calls.append(1)
+            return engine.run_backward(*args, **kwargs)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(engine, name)
+
+    Variable._execution_engine = Watching()
+    try:
+        yield calls
+    finally:
+        Variable._execution_engine = engine
