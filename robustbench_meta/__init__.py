@@ -43,6 +43,7 @@ def evaluate(
     tasks: int | None = None,
     budget: float | str | None = None,
     seed: int = 0,
+    audit: bool = True,
     device: str = "auto",
     out: str | Path | None = None,
     watcher: Watcher | None = None,
@@ -52,11 +53,13 @@ def evaluate(
     Returns one row per cell, with the columns of cells.csv; a failed cell has status "error" and is warned of. An
     object gets x [S,*X] in the family's units and y [S] int64, and scores queries as [Q,N]; `name` identifies it.
     With `out`, results stay in that folder and what is there is not run again, so give a changed object another
-    name. `tasks` is 100 unless `budget` (seconds, or "20m") picks it. Raises InputError for what cannot be used.
+    name. `tasks` is 100 unless `budget` (seconds, or "20m") picks it. `audit` looks for masked gradients afterwards
+    (see flags.py): a learner with a red flag has status "flagged". Raises InputError for what cannot be used.
     """
     import tempfile
     import warnings
 
+    from robustbench_meta import audit as audits
     from robustbench_meta import grid, statistics
 
     root = None if data_root is None else Path(data_root)
@@ -82,6 +85,8 @@ def evaluate(
             warnings.warn(f"not run: {line}", stacklevel=2)
         for failure in grid.execute(plan, results, tasks=tasks, budget=seconds, watcher=watcher):
             warnings.warn(f"{grid.label(failure.cell)} failed: {failure.reason}", stacklevel=2)
+        for lost in audits.run_audits(audits.audits(plan), results, watcher=watcher) if audit else ():
+            warnings.warn(f"audit of {audits.label(lost.audit)} failed: {lost.reason}", stacklevel=2)
         return statistics.summarise(grid.results_of(plan, results))
 
 

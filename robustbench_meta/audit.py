@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -26,9 +26,17 @@ from robustbench_meta.attacks.noise import Noise
 from robustbench_meta.attacks.pgd import PGD
 from robustbench_meta.attacks.square import Square
 from robustbench_meta.engine import ObjectLearner, has_gradient
-from robustbench_meta.evaluate import AnyLearner, CellError, _full_precision, _grad_mode, _own_randomness, _scores, _seed
+from robustbench_meta.evaluate import (
+    AnyLearner,
+    CellError,
+    _full_precision,
+    _grad_mode,
+    _own_randomness,
+    _scores,
+    _seed,
+)
 from robustbench_meta.flags import Flag, Measures
-from robustbench_meta.types import Audit, Cell, Episodes, Spec, Streams, TaskFamily, Threat, Victim
+from robustbench_meta.types import Audit, Cell, Spec, Streams, TaskFamily, Threat, Victim
 
 VERSION = 1
 SHARE, LEAST_TASKS = 0.05, 20  # of a run's tasks
@@ -59,7 +67,7 @@ class AuditFailure:
 
 
 def audits(plan: grid.Plan) -> tuple[AuditJob, ...]:
-    """List the audits of a plan: one for each learner, task shape, step count, norm and seed whose queries it attacks."""
+    """List the audits of a plan: one for each row of a board whose queries it attacks, at the largest eps."""
     together: dict[Audit, list[grid.Job]] = {}
     for job in plan.jobs:
         if job.cell.threat.surface == "query" and job.cell.threat.eps > 0:
@@ -79,12 +87,10 @@ def run_audits(jobs: Sequence[AuditJob], results: Path, *, watcher: grid.Watcher
     """
     watcher, failures = watcher or grid.Watcher(), []
     for job in jobs:
-        ran = {record.task for cell in job.cells for record in store.stored(results, cell)}
-        missing = sorted(ran)[: audited_tasks(len(ran))]
-        missing = [task for task in missing if task not in {one.task for one in store.audited(results, job.audit)}]
-        if missing:
-            watcher.tell(f"audit of {label(job.audit)}: {len(missing)} tasks")
-        if reason := _run(job, missing, results):
+        ran = sorted({record.task for cell in job.cells for record in store.stored(results, cell)})
+        tasks = ran[: audited_tasks(len(ran))]
+        watcher.tell(f"audit of {label(job.audit)}: {len(tasks)} tasks")
+        if reason := complete(job, tasks, results):
             failures.append(AuditFailure(job.audit, reason))
             watcher.tell(f"audit of {label(job.audit)} failed: {reason}")
     return failures
@@ -151,8 +157,9 @@ def _audit(cell: Cell, eps: float) -> Audit:
     return Audit(**fields, norm=cell.threat.norm, eps=eps, version=VERSION)
 
 
-def _run(job: AuditJob, missing: list[int], results: Path) -> str:
-    """Measure and store the missing tasks block by block; return why that failed, or an empty string."""
+def complete(job: AuditJob, tasks: Iterable[int], results: Path) -> str:
+    """Measure and store those of `tasks` that are missing, block by block; return why that failed, or nothing."""
+    missing = sorted({*tasks} - {one.task for one in store.audited(results, job.audit)})
     block = 2
     while missing:
         tasks, started = missing[:block], time.monotonic()
@@ -189,7 +196,7 @@ def _examine(audit: Audit, learner: AnyLearner, family: TaskFamily, tasks: list[
     with _own_randomness(_seed(f"audit {key}", tasks[0])):
         episodes = family.sample(audit.split, audit.spec, tasks, seed=audit.seed).to(learner.device, learner.dtype)
         with _grad_mode(learner), _full_precision():
-            fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=audit.steps)
+            fitted: Any = learner.adapt(episodes.support_x, episodes.support_y, steps=audit.steps)
             with _watched() as calls:
                 clean = _scores(learner, fitted, episodes.query_x, ways)
                 repeat, alone = _differences(learner, fitted, episodes.query_x, clean)
@@ -334,7 +341,7 @@ def _bits(verdicts: Tensor) -> tuple[bool, ...]:
 
 @contextmanager
 def _watched() -> Iterator[list[int]]:
-    """Note every backward pass that is begun meanwhile: torch.autograd, Tensor.backward and torch.func share an engine."""
+    """Note every backward pass begun meanwhile: torch.autograd, Tensor.backward and torch.func share an engine."""
     engine, calls = Variable._execution_engine, []
 
     class Watching:
@@ -345,7 +352,7 @@ def _watched() -> Iterator[list[int]]:
         def __getattr__(self, name: str) -> Any:
             return getattr(engine, name)
 
-    Variable._execution_engine = Watching()
+    Variable._execution_engine = cast(Any, Watching())
     try:
         yield calls
     finally:

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Protocol
 
 import numpy as np
@@ -22,6 +23,7 @@ Runs = Mapping[tuple[str, float], "Verdicts"]  # by attack and eps
 # A share alone would flag two queries of a run of ten; nothing is concluded from fewer than this.
 LEAST = 3
 FGSM_ONLY, MONOTONE, NEW, FLAT, TWICE = 0.01, 0.005, 0.002, 0.01, 0.005
+WIDEST = 0.5  # A half-width above this says nothing, as two tasks soon have.
 ABOVE_CHANCE, REFERENCE, ALONE, MOVED, DISAGREE, ONE_CLASS = 0.02, 0.05, 1e-4, 0.002, 0.01, 0.6
 BOX = "box"  # the run in Linf of half the box's width
 
@@ -234,7 +236,7 @@ def reproduced(a: Verdicts, b: Verdicts) -> list[Flag]:
 
 def at_chance(mean: float, half: float, constant: float, n: int) -> list[Flag]:
     """Raise F13 where an interval contains what a constant predictor has; too few tasks for one raise nothing."""
-    if math.isnan(half) or abs(mean - constant) > half:
+    if math.isnan(half) or half > WIDEST or abs(mean - constant) > half:
         return []
     detail = f"robust accuracy {_percent(mean)} ± {100 * half:.1f} may be the {_percent(constant)} of a constant one"
     return [Flag("F13", "amber", mean, constant, n, detail)]
@@ -284,7 +286,7 @@ def _over_eps(runs: Runs, attack: str) -> list[Flag]:
     if not _WHITE.match(attack):
         return []
     budgets, found = sorted(eps for name, eps in runs if name == attack), []
-    for small, large in zip(budgets, budgets[1:], strict=False):
+    for small, large in pairwise(budgets):
         a, b = runs[attack, small], runs[attack, large]
         tasks = np.intersect1d(a.tasks, b.tasks)
         if len(tasks):
@@ -320,7 +322,9 @@ def _of_attacks(tasks: Sequence[Measures], ways: int) -> list[Flag]:
     found: list[Flag | None] = []
     if "pgd" in left:
         n, standing = clean.size, left["pgd"] & left["pgd-twice"]
-        fooled = {name: int((clean & standing & ~left[name]).sum()) for name in ("fgsm", "square", "noise") if name in left}
+        fooled = {
+            name: int((clean & standing & ~left[name]).sum()) for name in ("fgsm", "square", "noise") if name in left
+        }
         texts = {"fgsm": "FGSM fools {} that PGD misses", "square": "Square fools {} that PGD misses"}
         texts["noise"] = "random draws fool {} that PGD misses"
         limits = {"fgsm": ("F1", FGSM_ONLY), "square": ("F3", NEW), "noise": ("F4", NEW)}

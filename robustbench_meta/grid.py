@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 
 from robustbench_meta import catalog, checkpoint, store, threats
-from robustbench_meta.engine import Learner, ObjectLearner, depends_on_batch, has_gradient
+from robustbench_meta.engine import Learner, ObjectLearner, has_gradient
 from robustbench_meta.episodes import fingerprint
 from robustbench_meta.evaluate import Adaptations, AnyLearner, Block, CellError, check_learner, run
 from robustbench_meta.libraries import missing
@@ -162,11 +162,6 @@ def object_subject(subject: Any, name: str, family: TaskFamily | None, *, device
     learner = ObjectLearner(subject, family.space, ways, device=where)
     episodes = family.sample("val", Spec(ways, 1, 1), [0]).to(where, learner.dtype)
     learner = replace(learner, differentiable=has_gradient(learner, episodes))
-    if depends_on_batch(learner, episodes):
-        raise InputError(
-            f"learner: {name}'s scores of a query depend on the other queries of its batch (batch norm in training"
-            " mode?); only learners that judge each query alone can be evaluated as an object"
-        )
     return Subject(
         name=name,
         weights=checkpoint.digest(f"object {name}"),
@@ -285,7 +280,9 @@ def results_of(plan: Plan, results: Path) -> store.Results:
     found = store.read(results)
     cells, tasks = found.cells, found.tasks
     return store.Results(
-        cells[cells["key"].isin(keys)].reset_index(drop=True), tasks[tasks["key"].isin(keys)].reset_index(drop=True)
+        cells[cells["key"].isin(keys)].reset_index(drop=True),
+        tasks[tasks["key"].isin(keys)].reset_index(drop=True),
+        found.audits,
     )
 
 

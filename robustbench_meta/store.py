@@ -95,7 +95,10 @@ def append_audit(results: Path, audit: Audit, measures: Iterable[Measures], timi
         path = _path(results, "audits", audit)
         header, before = _read_audit(path) if path.exists() else (audit, [])
         merged = {one.task: one for one in measures} | {one.task: one for one in before}
-        lines = [{"schema": SCHEMA, "audit": asdict(header)}, *(_measures_line(merged[task]) for task in sorted(merged))]
+        lines = [
+            {"schema": SCHEMA, "audit": asdict(header)},
+            *(_measures_line(merged[task]) for task in sorted(merged)),
+        ]
         _replace(path, _lines(lines))
         if timing is not None:
             _add_timing(results, audit, timing)
@@ -298,7 +301,11 @@ def _measures_line(one: Measures) -> dict[str, Any]:
 
 def _measures(line: dict[str, Any]) -> Measures:
     every = [line["clean"], *line["survived"].values(), *line["flat"].values()]
-    if not line["clean"] or {len(bits) for bits in every} != {len(line["predictions"])} or set("".join(every)) - {*"01"}:
+    if (
+        not line["clean"]
+        or {len(bits) for bits in every} != {len(line["predictions"])}
+        or set("".join(every)) - {*"01"}
+    ):
         raise ValueError("clean, survived, flat and predictions are not of one length, or not bits")
     if not all(isinstance(value, int) and value >= 0 for value in (line["task"], *line["predictions"])):
         raise ValueError("task and predictions are not whole numbers")

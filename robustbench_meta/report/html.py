@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from robustbench_meta.report.figures import Picture
-from robustbench_meta.report.markdown import DIFFERENCES, INTRODUCTION
+from robustbench_meta.report.markdown import DIFFERENCES, FLAGS, INTRODUCTION
 from robustbench_meta.report.tables import CONSTANT_MARK, Report, with_n
 
 BROAD = 560  # pixels from which on a drawing is too fine for a phone's width, and scrolls there
@@ -31,6 +31,7 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
         pictures=[(one, inline(one, index)) for index, one in enumerate(pictures)],
         introduction=INTRODUCTION,
         differences=DIFFERENCES,
+        about_flags=FLAGS,
         with_n=with_n,
         policy=policy,
         style=Markup(style),
