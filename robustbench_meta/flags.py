@@ -276,7 +276,7 @@ def _weaker(name: str, own: Verdicts, reference: str, other: Verdicts) -> Flag |
     if not _AUTOATTACK.match(reference) or not len(tasks):
         return None
     ours, theirs = own.survived[np.isin(own.tasks, tasks)], other.survived[np.isin(other.tasks, tasks)]
-    gap = float(ours.mean() - theirs.mean())
+    gap = (int(ours.sum()) - int(theirs.sum())) / ours.size
     detail = f"{reference} leaves {_percent(theirs.mean())} where {name} leaves {_percent(ours.mean())}"
     return Flag("F9", "amber", gap, REFERENCE, ours.size, detail) if gap > REFERENCE else None
 

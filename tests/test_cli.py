@@ -20,7 +20,7 @@ from test_grid import FAMILY, RECIPE, Failing, saved
 from robustbench_meta import catalog, cli, store
 
 ROOT = Path(__file__).resolve().parents[1]
-OPTIONS = ("--eps", "0.05", "--queries", "3", "--tasks", "2", "--device", "cpu")
+OPTIONS = ("--eps", "0.05", "--queries", "3", "--tasks", "2", "--device", "cpu", "--no-audit")
 TINY = [f"family_options.{field}={value}" for field, value in FAMILY.items()]
 
 Run = Callable[..., tuple[int, str, str]]
@@ -102,7 +102,19 @@ def test_evaluate_takes_lists_norms_and_a_second_checkpoint(rbm: Run, ckpt: Path
     other = saved(tmp_path / "other", RECIPE.model_copy(update={"algorithm": "anil"}), seed=1)
     lists = ("--shots", "1,2", "--steps", "1, 2", "--attacks", "fgsm", "--norm", "linf,l2", "--eps", "8/255")
     status, _, err = rbm(
-        "evaluate", "--ckpt", ckpt, "--ckpt", other, *lists, "--queries", 3, "--tasks", 1, "--device", "cpu"
+        "evaluate",
+        "--ckpt",
+        ckpt,
+        "--ckpt",
+        other,
+        *lists,
+        "--queries",
+        3,
+        "--tasks",
+        1,
+        "--device",
+        "cpu",
+        "--no-audit",
     )
     assert status == 0
     assert f"{2 * 2 + 2 * 2 * 2} cells" in err
@@ -115,7 +127,20 @@ def test_evaluate_on_another_family_where_the_space_fits(rbm: Run, ckpt: Path) -
 
 
 def test_a_budget_takes_the_place_of_tasks(rbm: Run, ckpt: Path) -> None:
-    arguments = ("evaluate", "--ckpt", ckpt, "--attacks", "fgsm", "--eps", "0.1", "--queries", 3, "--device", "cpu")
+    arguments = (
+        "evaluate",
+        "--ckpt",
+        ckpt,
+        "--attacks",
+        "fgsm",
+        "--eps",
+        "0.1",
+        "--queries",
+        3,
+        "--device",
+        "cpu",
+        "--no-audit",
+    )
     status, _, err = rbm(*arguments, "--budget", "1s")
     assert status == 0
     assert re.search(r"budget: \d+ tasks for each cell", err)
@@ -127,7 +152,7 @@ def test_a_failed_cell_ends_in_status_one_and_the_rest_is_there(
     status, out, err = rbm("evaluate", "--ckpt", ckpt, "--attacks", f"{failing},fgsm", *OPTIONS)
     assert status == 1
     assert err.splitlines()[-1] == "rbm: 1 of 2 cells failed; their reasons are in results/errors"
-    assert [line.split()[-1] for line in out.splitlines()[1:3]] == ["error", "ok"]
+    assert [line.split()[-3:] for line in out.splitlines()[1:3]] == [[one, "not", "audited"] for one in ("error", "ok")]
     (recorded,) = (tmp_path / "results" / "errors").iterdir()
     assert json.loads(recorded.read_text())["reason"] == "RuntimeError: no more patience"
 
@@ -302,7 +327,7 @@ def test_report_of_nothing_says_so(rbm: Run, ckpt: Path, failing: str) -> None:
 def test_a_kill_loses_no_more_than_a_block_and_ends_in_the_same_bytes(ckpt: Path, tmp_path: Path) -> None:
     def start(out: str) -> subprocess.Popen[bytes]:
         arguments = ["evaluate", "--ckpt", str(ckpt), "--attacks", "pgd-40,fgsm", "--tasks", "40", "--out", out]
-        fixed = ["--eps", "0.05,0.1", "--queries", "3", "--device", "cpu"]
+        fixed = ["--eps", "0.05,0.1", "--queries", "3", "--device", "cpu", "--no-audit"]
         command = [sys.executable, "-m", "robustbench_meta", *arguments, *fixed]
         # A shell that runs the tests in the background has children ignore SIGINT, which is no matter of ours.
         heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
