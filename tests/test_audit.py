@@ -124,7 +124,7 @@ def test_an_audit_that_fails_is_shown_and_takes_the_rank_away_until_it_runs(tmp_
     assert row["reason"] == "audit failed: RuntimeError: one is not enough"
     honest = replace(jobs[0], learner=replace(jobs[0].learner, subject=maskers.Honest()))  # type: ignore[arg-type]
     assert audit.run_audits([honest], tmp_path) == []
-    assert statistics.leaderboard(store.read(tmp_path))["flags"][0] == "none"
+    assert set(statistics.summarise(store.read(tmp_path))["flags"].astype(str)) == {"none"}
 
 
 def test_a_red_flag_takes_the_rank_away_and_every_table_says_so(tmp_path: Path) -> None:

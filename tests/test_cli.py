@@ -464,6 +464,7 @@ def test_the_demo_evaluates_both_checkpoints_and_writes_a_report(rbm: Run, tmp_p
     assert str(tmp_path / "d" / "report") in err
     for name in cli.DEMO:
         assert name in out
+    assert set(store.read(tmp_path / "d" / "results").audits["checkpoint"]) == set(cli.DEMO)
     cells = store.read(tmp_path / "d" / "results").cells
     assert set(cells["attack"]) == {"fgsm", "pgd-20", "autoattack"}
     assert set(cells["queries"] * cells["ways"]) == {25}
