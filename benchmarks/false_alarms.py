@@ -56,10 +56,10 @@ def jobs(given: argparse.Namespace) -> Iterator[tuple[audits.AuditJob, bool]]:
     """Give every subject's audit, and whether nothing may be flagged red."""
     strokes = catalog.family("strokes")
     subjects = [(grid.object_subject(maskers.Honest(), "honest", strokes, device="cpu", ways=5), True)]
-    for name, masker in maskers.MASKERS.items():
-        subjects.append((grid.object_subject(masker, name, strokes, device="cpu", ways=5), False))
     for path in sorted(given.checkpoints.iterdir(), key=lambda path: (not path.name.startswith("strokes"), path.name)):
         subjects.append((grid.load_subject(path, root=given.data_root, device="cpu"), True))
+    for name, masker in maskers.MASKERS.items():
+        subjects.append((grid.object_subject(masker, name, strokes, device="cpu", ways=5), False))
     attack = grid.named_attacks(["fgsm"])  # any: only the shape of the grid matters
     for subject, honest in subjects:
         eps = None if hasattr(subject.learner, "params") else (EPS,)

@@ -2,7 +2,7 @@
 
 One attack, steepest ascent of the margin from the clean point (PGD, arXiv 1706.06083), is run again and again with one
 thing changed: its budget, or its iterations. It draws no random number, so whatever differs was changed by that. FGSM
-stands beside it, and Square (arXiv 1912.00049) and noise try what it left.
+stands beside it, and Square (arXiv 1912.00049) and noise try what it and a multi-targeted PGD (1910.09338) left.
 Shapes: T tasks, Q queries, P points, M items in a point, N classes, X the shape of one input.
 """
 
@@ -23,7 +23,7 @@ from torch.autograd.variable import Variable
 from robustbench_meta import flags, grid, losses, store
 from robustbench_meta.ascent import Member, Objective, Search
 from robustbench_meta.attacks.noise import Noise
-from robustbench_meta.attacks.pgd import PGD
+from robustbench_meta.attacks.pgd import PGD, MultiTargetedPGD
 from robustbench_meta.attacks.square import Square
 from robustbench_meta.engine import ObjectLearner, has_gradient
 from robustbench_meta.evaluate import (
@@ -38,9 +38,10 @@ from robustbench_meta.evaluate import (
 from robustbench_meta.flags import Flag, Measures
 from robustbench_meta.types import Audit, Cell, Spec, Streams, TaskFamily, Threat, Victim
 
-VERSION = 1
+VERSION = 2
 SHARE, LEAST_TASKS = 0.05, 20  # of a run's tasks
 STEPS, DRAWS = 40, 1000
+TARGETED_STEPS = 20
 SEARCHED = 8  # queries of a task that Square and noise meet: those that gradients left with the least margin
 COPIES = 8  # of each of these that noise meets at once, with DRAWS / COPIES draws each
 FORWARDS = 5
@@ -259,41 +260,53 @@ def _attacked(audit: Audit, victim: Victim, tasks: list[int]) -> dict[str, Tenso
     found = {name: search.x_adv for name, search in searches.items()}
     fgsm = PGD(1, step=1.0, start="clean", keep="last")
     found["fgsm"] = fgsm(victim, full, _streams(audit, "fgsm", tasks))
-    left = [searches["pgd"], searches["pgd-twice"]]
-    found["noise"] = _searched(victim, left, Noise(DRAWS // COPIES), COPIES, full, _streams(audit, "noise", tasks))
+    chosen = _nearest(victim, [searches["pgd"], searches["pgd-twice"]])
+    known = [found[name] for name in ("pgd", "pgd-twice", "fgsm")]
+    near = _some(victim, chosen)
+    # One climb is not all that gradients can do: what chance finds is news only where targets failed too.
+    targeted = MultiTargetedPGD(TARGETED_STEPS, step=2.5 / TARGETED_STEPS)
+    strongest = victim.x.clone()
+    strongest[chosen] = targeted(near, full, _streams(audit, "targeted", tasks))
+    known.append(strongest)
+    hunts: dict[str, tuple[Member, int]] = {"noise": (Noise(DRAWS // COPIES), COPIES)}
     if victim.single and len(victim.space.shape) == 3:
-        square = Square(DRAWS, schedule=DRAWS)
-        found["square"] = _searched(victim, left, square, 1, full, _streams(audit, "square", tasks))
+        hunts["square"] = (Square(DRAWS, schedule=DRAWS), 1)
+    for name, (attack, copies) in hunts.items():
+        met = chosen.repeat_interleave(copies)
+        search = Search(_some(victim, met))
+        for x_adv in (victim.x, *known):
+            search.judge(x_adv[met], search.victim.points)
+        found[name] = victim.x.clone()
+        where, x_adv = _news(search, attack, full, _streams(audit, name, tasks))
+        found[name][met[where]] = x_adv
     return found
 
 
-def _searched(
-    victim: Victim, left: Sequence[Search], attack: Member, copies: int, threat: Threat, rng: Streams
-) -> Tensor:
-    """Let `attack` begin again at the clean points that all of `left` missed: x_adv, which is clean where it fails.
+def _nearest(victim: Victim, searches: Sequence[Search]) -> Tensor:
+    """Choose of each task the points with the least margin among those that every search missed: their indices.
 
-    Of each task it meets those with the least margin, so that the cost does not grow with the number of queries:
-    what chance can find lies there, and a masked learner has more of them than a flag needs.
+    So the cost of chance does not grow with the number of queries: what it can find lies there, and a masked learner
+    has more of them than a flag needs.
     """
-    wrong = torch.stack([search.wrong for search in left]).amax(0)
-    margin = torch.stack([search.margin for search in left]).amax(0)
-    order = (wrong.double() * -1e9 + margin.double().clamp(-1e6, 1e6)).view(victim.tasks, -1)
+    wrong, margin = (torch.stack([getattr(one, name) for one in searches]).amax(0) for name in ("wrong", "margin"))
+    order = (margin.double().clamp(-1e6, 1e6) - 1e9 * wrong.double()).view(victim.tasks, -1)
     nearest = order.topk(min(SEARCHED, order.shape[1]), dim=1).indices
-    chosen = (nearest + order.shape[1] * torch.arange(victim.tasks, device=order.device)[:, None]).flatten()
-    met = chosen.repeat_interleave(copies)
-    some = replace(victim, forward=lambda x, points: victim.forward(x, met[points]), x=victim.x[met], y=victim.y[met])
-    search = Search(some)
-    for x_adv in (victim.x, *(other.x_adv for other in left)):
-        search.judge(x_adv[met], some.points)
-    known = search.wrong.clone()
+    return (nearest + order.shape[1] * torch.arange(victim.tasks, device=order.device)[:, None]).flatten()
+
+
+def _some(victim: Victim, points: Tensor) -> Victim:
+    """Show an attack some points alone, of each task as many; a point may come several times."""
+    return replace(
+        victim, forward=lambda x, some: victim.forward(x, points[some]), x=victim.x[points], y=victim.y[points]
+    )
+
+
+def _news(search: Search, attack: Member, threat: Threat, rng: Streams) -> tuple[Tensor, Tensor]:
+    """Let `attack` begin again at the clean points that stand: which of them it fools, and with what."""
+    before = search.wrong.clone()
     attack.extend(search, threat, rng)
-    news = ((search.wrong > known).view(-1, copies), search.x_adv.view(len(chosen), copies, *victim.x.shape[1:]))
-    first = news[0].int().argmax(dim=1)
-    rows = torch.arange(len(chosen), device=chosen.device)
-    x_adv = victim.x.clone()
-    fooled = news[0].any(dim=1)
-    x_adv[chosen[fooled]] = news[1][rows, first][fooled]
-    return x_adv
+    where = (search.wrong > before).nonzero().squeeze(1)
+    return where, search.x_adv[where]
 
 
 def _flat(victim: Victim, tasks: int) -> dict[str, Tensor]:
