@@ -15,7 +15,7 @@ from robustbench_meta import audit, catalog, flags, grid, maskers, report, stati
 from robustbench_meta.types import InputError, Spec, Threat
 
 STROKES = catalog.family("strokes")
-SPEC, THREAT = Spec(5, 5, 2), Threat("linf", 0.1)
+SPEC, THREAT = Spec(5, 5, 1), Threat("linf", 0.1)
 
 
 class Adapts(maskers.Honest):
