@@ -43,6 +43,7 @@ def evaluate(
     tasks: int | None = None,
     budget: float | str | None = None,
     seed: int = 0,
+    audit: bool = True,
     device: str = "auto",
     workers: int = 1,
     executor: str = "local",
@@ -56,13 +57,15 @@ def evaluate(
     Returns one row per cell, with the columns of cells.csv; a failed cell has status "error" and is warned of. An
     object gets x [S,*X] in the family's units and y [S] int64, and scores queries as [Q,N]; `name` identifies it.
     With `out`, results stay in that folder and what is there is not run again, so give a changed object another
-    name. `tasks` is 100 unless `budget` (seconds, or "20m") picks it. `workers` processes share the work, or with
+    name. `tasks` is 100 unless `budget` (seconds, or "20m") picks it. `audit` looks for masked gradients afterwards
+    (see flags.py): a learner with a red flag has status "flagged". `workers` processes share the work, or with
     `executor="ray"` the cluster at `address` does. `save_adversarial` keeps every attacked query below `out`, and the
     attack "file:PATH" scores other learners on them. Raises InputError for what cannot be used.
     """
     import tempfile
     import warnings
 
+    from robustbench_meta import audit as audits
     from robustbench_meta import executors, grid, statistics
     from robustbench_meta.types import InputError
 
@@ -95,8 +98,11 @@ def evaluate(
             warnings.warn(f"not run: {line}", stacklevel=2)
         with place.open(grid.kit(plan)) as units:
             failures = grid.execute(plan, results, tasks=tasks, budget=seconds, watcher=watcher, executor=units)
+            lost = audits.run_audits(plan, results, watcher=watcher, executor=units) if audit else []
         for failure in failures:
             warnings.warn(f"{grid.label(failure.cell)} failed: {failure.reason}", stacklevel=2)
+        for one in lost:
+            warnings.warn(f"audit of {audits.label(one.audit)} failed: {one.reason}", stacklevel=2)
         return statistics.summarise(grid.results_of(plan, results))
 
 

@@ -49,6 +49,7 @@ FamilyOptions = Annotated[
     list[str] | None, typer.Option("--family-option", help="Option of the family, as folder=birds; repeat it.")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Audited = Annotated[bool, typer.Option("--audit/--no-audit", help="Look for masked gradients afterwards.")]
 Cases = Annotated[str | None, typer.Option(help="Names or patterns, as meta-step/*,attack/pgd-20.")]
 Threads = Annotated[int, typer.Option(help="Threads; one gives the steadiest times.", min=1, max=1024)]
 
@@ -91,6 +92,7 @@ def overview(context: typer.Context, version: Annotated[bool, typer.Option("--ve
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for results and report.")] = Path("rbm-demo"),
     tasks: Annotated[int, typer.Option(help="Tasks that AutoAttack meets; the others meet four times as many.")] = 10,
+    audit: Audited = True,
 ) -> None:
     """Evaluate two shipped checkpoints, one standard and one adversarially trained, and write a report."""
     from robustbench_meta import grid as grids
@@ -102,7 +104,7 @@ def demo(
     quick = grids.Grid(grids.named_attacks(["fgsm", "pgd-20"]), eps=DEMO_EPS, queries=DEMO_QUERIES)
     strong = grids.Grid(grids.named_attacks(["autoattack"]), eps=DEMO_EPS[-1:], queries=DEMO_QUERIES)
     runs = [
-        _measure(axes, subjects, out / "results", count, None, Here())
+        _measure(axes, subjects, out / "results", count, None, place=Here(), audit=audit)
         for axes, count in ((quick, 4 * tasks), (strong, tasks))
     ]
     pages = _write_report(out / "results", out / "report")
@@ -165,6 +167,7 @@ def evaluate(
     tasks: Annotated[int | None, typer.Option(help="Tasks per cell. Default: 100.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time, as 20m, that picks the number of tasks.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the tasks and attacks.")] = 0,
+    audit: Audited = True,
     data_root: DataRoot = None,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(help="Processes on this machine, one per GPU where there are several.")] = 1,
@@ -192,7 +195,7 @@ def evaluate(
         device = "auto"  # here; what the cluster's devices do is the place's matter
     subjects = [grids.load_subject(path, family=target, root=data_root, device=device) for path in ckpt or []]
     made = grids.Grid(attacks=attacked, ways=ways, queries=queries, seed=seed, **axes)
-    status = _measure(made, subjects, out, tasks, seconds, place)
+    status = _measure(made, subjects, out, tasks, seconds, place=place, audit=audit)
     if status == 0:
         _console().print(f"Results: {out}. Now try: rbm report {out} --out report")
     raise typer.Exit(status)
@@ -487,9 +490,12 @@ def _measure(
     out: Path,
     tasks: int | None,
     budget: float | None,
+    *,
     place: executors.Place,
+    audit: bool,
 ) -> int:
     """Plan, run and show a grid; return the exit status."""
+    from robustbench_meta import audit as audits
     from robustbench_meta import grid as grids
     from robustbench_meta import statistics
 
@@ -510,12 +516,15 @@ def _measure(
                 console.print(f"estimated by earlier runs: {grids.duration(seconds)}")
         with _evaluation_bar(console) as watcher:
             failures = grids.execute(plan, out, tasks=tasks, budget=budget, watcher=watcher, executor=executor)
+            lost = audits.run_audits(plan, out, watcher=watcher, executor=executor) if audit else []
     _print_summary(statistics.summarise(grids.results_of(plan, out)))
+    if lost:
+        _complain(f"{len(lost)} audits failed; their reasons are in {out}/audits", NEGATIVE)
     if failures:
         return _complain(
             f"{len(failures)} of {len(plan.jobs)} cells failed; their reasons are in {out}/errors", NEGATIVE
         )
-    return 0
+    return NEGATIVE if lost else 0
 
 
 def _print_summary(summary: Any) -> None:

@@ -391,20 +391,6 @@ def has_gradient(learner: ObjectLearner, episodes: Episodes) -> bool:
     return gradient is not None
 
 
-def depends_on_batch(learner: ObjectLearner, episodes: Episodes) -> bool:
-    """Say whether a query's scores change by more than 1e-4 of their range when its batch-mates go.
-
-    Such a learner is transductive: attacked query by query, it would meet batches that it is not scored on.
-    """
-    fitted = learner.adapt(episodes.support_x[:1], episodes.support_y[:1])
-    with torch.no_grad():
-        together, again = (learner.predict(fitted, episodes.query_x[:1]) for _ in range(2))
-        alone = learner.predict(fitted, episodes.query_x[:1, :1])
-    limit = 1e-4 * (together.max() - together.min())
-    random = (together - again).abs().max() > limit  # which says nothing about its batch-mates
-    return not random and bool((together[:, :1] - alone).abs().max() > limit)
-
-
 def craft(
     learner: Learner, fitted: Fitted, x: Tensor, y: Tensor, *, attack: Attack, threat: Threat, rng: Streams
 ) -> Tensor:

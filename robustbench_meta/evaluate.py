@@ -162,10 +162,10 @@ def check_learner(learner: AnyLearner, family: TaskFamily, split: Split, spec: S
     if learner.space.shape != family.space.shape:
         raise InputError(f"family: inputs of shape {family.space.shape}; the learner takes {learner.space.shape}")
     episodes = drawn(family, split, spec, [0]).to(learner.device, learner.dtype)
-    with _own_randomness(0), _grad_mode(learner):
+    with own_randomness(0), grad_mode(learner):
         fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=steps)
         try:
-            _scores(learner, fitted, episodes.query_x, spec.ways)
+            scores_of(learner, fitted, episodes.query_x, spec.ways)
         except CellError as error:
             raise InputError(f"learner: {error}") from None
 
@@ -183,7 +183,7 @@ def _sampled(cell: Cell, learner: AnyLearner, family: TaskFamily, tasks: Sequenc
 
 def _adapted(cell: Cell, learner: AnyLearner, episodes: Episodes, counts: Sequence[int | None]) -> list[_Adapted]:
     """Adapt to the tasks with every number of steps in `counts`."""
-    with _grad_mode(learner), _full_precision():
+    with grad_mode(learner), full_precision():
         if isinstance(learner, Learner):
             fits: list[Any] = learner.rollout(episodes.support_x, episodes.support_y, [count or 0 for count in counts])
         else:
@@ -199,23 +199,23 @@ def _attack(
     tasks: Sequence[int],
     adaptations: Adaptations,
 ) -> _Attacked:
-    rng = Streams([_seed(store.key(cell), task) for task in tasks])
+    rng = Streams([seed_of(store.key(cell), task) for task in tasks])
     # What a user's object draws itself must not differ between attacks, or clean accuracy would.
-    with _own_randomness(_seed(f"learner {cell.seed}", tasks[0])):
+    with own_randomness(seed_of(f"learner {cell.seed}", tasks[0])):
         adapted = adaptations.of(cell, learner, family, tasks)
         episodes, fitted = adapted.episodes, adapted.fitted
         # Scored for each cell, so that a step count that diverges fails its own cells alone.
-        with _grad_mode(learner), _full_precision():
-            clean = _scores(learner, fitted, episodes.query_x, cell.spec.ways)
+        with grad_mode(learner), full_precision():
+            clean = scores_of(learner, fitted, episodes.query_x, cell.spec.ways)
         # Kept or made afresh, learners must leave an attack the same random numbers.
-        torch.manual_seed(_seed(f"attack {store.key(cell)}", tasks[0]))
+        torch.manual_seed(seed_of(f"attack {store.key(cell)}", tasks[0]))
         if cell.threat.surface == "query":
             victim = learner.query_victim(fitted, episodes.query_x, episodes.query_y)
         else:
             victim = learner.support_victim(episodes, steps=cell.steps)
         weights = [tensor.detach().clone() for tensor in _weights(learner, fitted)]
         x, y = victim.x.clone(), victim.y.clone()
-        with torch.enable_grad(), _full_precision():
+        with torch.enable_grad(), full_precision():
             x_adv = _checked(attack(victim, cell.threat, rng), x, cell.threat, victim)
         if not (torch.equal(victim.x, x) and torch.equal(victim.y, y)):
             raise CellError("the attack changed the inputs or labels it was given")
@@ -249,14 +249,14 @@ def _checked(x_adv: Any, x: Tensor, threat: Threat, victim: Victim) -> Tensor:
 
 def _rescored(learner: AnyLearner, fitted: Any, episodes: Episodes, x_adv: Tensor, cell: Cell) -> Tensor:
     """Score what the attack found through `adapt` and `predict`, not through the victim it saw: [T,Q,N]."""
-    with _grad_mode(learner), _full_precision():
+    with grad_mode(learner), full_precision():
         if cell.threat.surface == "query":
-            return _scores(learner, fitted, x_adv.view(episodes.query_x.shape), cell.spec.ways)
+            return scores_of(learner, fitted, x_adv.view(episodes.query_x.shape), cell.spec.ways)
         poisoned = learner.adapt(x_adv.view(episodes.support_x.shape), episodes.support_y, steps=cell.steps)
-        return _scores(learner, poisoned, episodes.query_x, cell.spec.ways)
+        return scores_of(learner, poisoned, episodes.query_x, cell.spec.ways)
 
 
-def _scores(learner: AnyLearner, fitted: Any, x: Tensor, ways: int) -> Tensor:
+def scores_of(learner: AnyLearner, fitted: Any, x: Tensor, ways: int) -> Tensor:
     """Predict x [T,Q,*X] and refuse scores that are not finite numbers of shape [T,Q,N]."""
     scores: Tensor = learner.predict(fitted, x).detach()
     if scores.shape != (*x.shape[:2], ways):
@@ -319,13 +319,13 @@ def _tensors(value: Any) -> list[Tensor]:
     return [tensor for part in value for tensor in _tensors(part)] if isinstance(value, (list, tuple)) else []
 
 
-def _seed(stream: str, task: int) -> int:
+def seed_of(stream: str, task: int) -> int:
     digest = hashlib.sha256(f"{stream}/{task}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 @contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
+def own_randomness(seed: int) -> Iterator[None]:
     """Seed torch's and numpy's global generators, and put them back afterwards."""
     before = np.random.get_state()
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
@@ -339,7 +339,7 @@ def _own_randomness(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Keep convolutions in float32 where a GPU would round them to TF32, so that verdicts found by a hair hold."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
@@ -349,6 +349,6 @@ def _full_precision() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def _grad_mode(learner: AnyLearner) -> torch.set_grad_enabled:
+def grad_mode(learner: AnyLearner) -> torch.set_grad_enabled:
     # A user's object may train in `adapt`; our own algorithms take their gradients by torch.func.
     return torch.set_grad_enabled(isinstance(learner, ObjectLearner))

@@ -17,7 +17,7 @@ import torch
 
 from robustbench_meta import catalog, checkpoint, store, threats, untrusted
 from robustbench_meta.attacks.from_file import FromFile
-from robustbench_meta.engine import Learner, ObjectLearner, depends_on_batch, has_gradient
+from robustbench_meta.engine import Learner, ObjectLearner, has_gradient
 from robustbench_meta.episodes import drawn, fingerprint
 from robustbench_meta.evaluate import Adaptations, AnyLearner, Block, CellError, check_learner, run
 from robustbench_meta.executors import Executor, InProcess, Outcome
@@ -207,11 +207,6 @@ def object_subject(subject: Any, name: str, family: TaskFamily | None, *, device
     learner = ObjectLearner(subject, family.space, ways, device=where)
     episodes = drawn(family, "val", Spec(ways, 1, 1), [0]).to(where, learner.dtype)
     learner = replace(learner, differentiable=has_gradient(learner, episodes))
-    if depends_on_batch(learner, episodes):
-        raise InputError(
-            f"learner: {name}'s scores of a query depend on the other queries of its batch (batch norm in training"
-            " mode?); only learners that judge each query alone can be evaluated as an object"
-        )
     return Subject(
         name=untrusted.printable(name),
         weights=checkpoint.digest(f"object {name}"),
@@ -341,9 +336,7 @@ def measure(kit: Kit, index: int, tasks: Sequence[int]) -> Measured:
                 examples=job.examples,
             )
         except Exception as error:
-            lacked = _out_of_memory(error)
-            text = untrusted.printable(" ".join(str(error).split())[:300]) or "no message"
-            reason = text if isinstance(error, CellError) else f"{type(error).__name__}: {text}"
+            lacked, reason = out_of_memory(error), reason_of(error)
     if lacked and device.type == "cuda":
         torch.cuda.empty_cache()
     fitting = None
@@ -352,12 +345,28 @@ def measure(kit: Kit, index: int, tasks: Sequence[int]) -> Measured:
         each = (torch.cuda.max_memory_allocated(device) - before) / len(tasks)
         room = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - before
         fitting = max(int(MEMORY_SHARE * room / max(each, 1)), 1)
-    chunk = 1 if job.learner.backend == "loop" else len(tasks)
-    how = (str(device), torch.get_num_threads(), job.learner.backend, chunk)
-    timing = store.Timing(tuple(tasks), time.monotonic() - started, *how)
     said = (untrusted.printable(" ".join(str(warning.message).split())) for warning in caught)
     warned = tuple(dict.fromkeys(said))
-    return Measured(found, reason, lacked, fitting, warned, timing)
+    return Measured(found, reason, lacked, fitting, warned, timed(job.learner, tasks, started))
+
+
+def timed(learner: AnyLearner, tasks: Sequence[int], started: float) -> store.Timing:
+    """Say how a block ran that began at `started` on the monotonic clock and ends now."""
+    chunk = 1 if learner.backend == "loop" else len(tasks)
+    how = (str(learner.device), torch.get_num_threads(), learner.backend, chunk)
+    return store.Timing(tuple(tasks), time.monotonic() - started, *how)
+
+
+def reason_of(error: Exception) -> str:
+    """Say in one line why a block could not be measured."""
+    text = untrusted.printable(" ".join(str(error).split())[:300]) or "no message"
+    return text if isinstance(error, CellError) else f"{type(error).__name__}: {text}"
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Say whether memory lacked."""
+    # A CPU's allocator raises what any operation raises; numpy and the standard library have an error of their own.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def check_count(tasks: int | None, budget: float | None) -> int:
@@ -377,7 +386,9 @@ def results_of(plan: Plan, results: Path) -> store.Results:
     found = store.read(results)
     cells, tasks = found.cells, found.tasks
     return store.Results(
-        cells[cells["key"].isin(keys)].reset_index(drop=True), tasks[tasks["key"].isin(keys)].reset_index(drop=True)
+        cells[cells["key"].isin(keys)].reset_index(drop=True),
+        tasks[tasks["key"].isin(keys)].reset_index(drop=True),
+        found.audits,
     )
 
 
@@ -530,11 +541,6 @@ def _memory(device: torch.device) -> int | None:
         return None
     torch.cuda.reset_peak_memory_stats(device)
     return torch.cuda.memory_allocated(device)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    # A CPU's allocator raises what any operation raises; numpy and the standard library have an error of their own.
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _adaptations(jobs: Iterable[Job]) -> Adaptations:

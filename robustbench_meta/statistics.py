@@ -12,7 +12,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal, NoReturn, Protocol
 
@@ -20,24 +20,31 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
 
+from robustbench_meta import flags as signs
+from robustbench_meta.flags import Flag
+
 COLUMNS = (
     *("checkpoint", "algorithm", "defense", "family", "split", "ways", "shots", "queries", "steps", "norm_mode"),
     *("surface", "norm", "eps", "attack", "tasks", "seed", "clean", "clean_ci95", "robust", "robust_ci95"),
-    *("status", "seconds"),
+    *("status", "flags", "seconds"),
 )
 WORST_CASE = "worst case"
 CONSTANT = "constant predictor"
 SET = "FromFile(sha256="  # how the fields of an attack begin that gives back another learner's adversarial examples
+CLEAR, NOT_AUDITED, AUDIT_FAILED = "none", "not audited", "audit failed"
 
 
 class Results(Protocol):
-    """What a store reads: one row per cell, and one row per cell and task."""
+    """What a store reads: one row per cell, per cell and task, and per audit and task."""
 
     @property
     def cells(self) -> pd.DataFrame: ...
 
     @property
     def tasks(self) -> pd.DataFrame: ...
+
+    @property
+    def audits(self) -> pd.DataFrame: ...
 
 
 @dataclass(frozen=True)
@@ -92,13 +99,42 @@ class Bits:
         return np.searchsorted(self.tasks, tasks)
 
 
+@dataclass(frozen=True)
+class Check:
+    """What speaks against an entry's numbers, and whether it was looked for: an audit of `audited` tasks, 0 for none.
+
+    `failure` says why an audit could not run.
+    """
+
+    flags: tuple[Flag, ...] = ()
+    audited: int = 0
+    failure: str = ""
+
+    @property
+    def red(self) -> list[Flag]:
+        return signs.red(self.flags)
+
+    @property
+    def text(self) -> str:
+        """Write the codes, and that there was no audit: "F3 F6", "none", "F9, not audited"."""
+        state = AUDIT_FAILED if self.failure else "" if self.audited else NOT_AUDITED
+        return ", ".join(filter(None, [signs.codes(self.flags), state])) or CLEAR
+
+    @property
+    def reason(self) -> str:
+        """Say in numbers why the entry has no rank; empty if nothing here forbids one."""
+        failed = [f"{AUDIT_FAILED}: {self.failure}"] if self.failure else []
+        return "; ".join(failed + [f"flagged: {flag.text}" for flag in self.red])
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What one entry withstood at one eps, on the tasks on which every attack of `runs` ran.
 
     `clean` and `robust` are accuracies per task [n]; `robust` is the worst case. `required` is what any
     white-box entry of the board met at this eps; `runs` holds the verdicts by attack, `errors` (attack, reason).
-    `transferred` names the attacks that are adversarial test sets: they count where they ran, and nobody needs them.
+    `check` is the entry's flags, with what this eps adds. `transferred` names the attacks that are adversarial test
+    sets: they count where they ran, and nobody needs them.
     """
 
     board: Board
@@ -107,7 +143,7 @@ class Outcome:
     required: tuple[str, ...]
     runs: dict[str, Bits]
     errors: tuple[tuple[str, str], ...]
-    flags: tuple[str, ...]
+    check: Check
     tasks: np.ndarray
     clean: np.ndarray
     robust: np.ndarray
@@ -135,7 +171,10 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """One entry of a board with its rank, if it has one, or the reason why not; `outcomes` by eps."""
+    """One entry of a board with its rank, if it has one, or the reason why not; `outcomes` by eps.
+
+    `check` holds the flags of all its cells and of its audit, and of its accuracy at the eps of the ranking.
+    """
 
     board: Board
     entry: Entry
@@ -144,6 +183,10 @@ class Standing:
     tied: bool
     reason: str
     outcomes: dict[float, Outcome]
+
+    @property
+    def check(self) -> Check:
+        return self.outcomes.get(self.rank_eps, next(iter(self.outcomes.values()))).check
 
     @cached_property
     def clean(self) -> tuple[float, float, int]:
@@ -199,17 +242,22 @@ def eps_text(eps: float) -> str:
 def summarise(results: Results) -> pd.DataFrame:
     """Return one row per cell with the columns of cells.csv, and `key`; a failed cell's accuracies are NaN."""
     bits, rows = _bits(results.tasks), []
+    checks = {(one.board, one.entry): one.check for board in standings(results) for one in board}
     for cell in _records(results.cells):
-        mine = bits.get(cell["key"])
+        mine, check = bits.get(cell["key"]), checks[_board(cell), _entry(cell)]
         clean = robust = np.empty(0)
         if mine is not None and cell["status"] != "error":
             clean, robust = mine.clean.mean(1), mine.survived.mean(1)
         row = {**cell, "tasks": 0 if mine is None else len(mine.tasks)}
         row["clean"], row["clean_ci95"] = interval(clean)
         row["robust"], row["robust_ci95"] = interval(robust)
+        row["flags"] = check.text
+        if row["status"] == "ok" and check.red:
+            row["status"] = "flagged"
         rows.append({column: row[column] for column in (*COLUMNS, "key")})
     table = pd.DataFrame(rows, columns=[*COLUMNS, "key"])
-    order = [c for c in COLUMNS if c not in {"clean", "clean_ci95", "robust", "robust_ci95", "tasks", "seconds"}]
+    apart = {"clean", "clean_ci95", "robust", "robust_ci95", "tasks", "status", "flags", "seconds"}
+    order = [c for c in COLUMNS if c not in apart]
     table = table.astype({"steps": "Int64"}).sort_values([*order, "key"], na_position="first", kind="stable")
     return table.reset_index(drop=True)
 
@@ -227,9 +275,10 @@ def outcomes(results: Results) -> list[Outcome]:
                 required.setdefault(cell["eps"], set()).add(cell["attack"])
         for entry in sorted({_entry(cell) for cell in here}, key=_entry_order):
             mine = [cell for cell in here if _entry(cell) == entry]
+            check = _check(board, entry, mine, bits, results.audits)
             for eps in sorted({cell["eps"] for cell in mine}):
                 needed = tuple(sorted(required.get(eps, set())))
-                found.append(_outcome(board, entry, eps, needed, mine, bits))
+                found.append(_outcome(board, entry, eps, needed, mine, bits, check))
     return found
 
 
@@ -246,9 +295,9 @@ def worst_case(results: Results) -> pd.DataFrame:
         row |= {"errors": "; ".join(f"{attack}: {reason}" for attack, reason in one.errors), "tasks": len(one.tasks)}
         row["clean"], row["clean_ci95"] = interval(one.clean)
         row["robust"], row["robust_ci95"] = interval(one.robust)
-        rows.append(row | {"complete": one.complete})
+        rows.append(row | {"complete": one.complete, "flags": one.check.text})
     columns = [*_names(Board), *_names(Entry), "eps", "attacks", "missing", "errors", "tasks"]
-    columns += ["clean", "clean_ci95", "robust", "robust_ci95", "complete"]
+    columns += ["clean", "clean_ci95", "robust", "robust_ci95", "complete", "flags"]
     return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
 
 
@@ -272,12 +321,12 @@ def leaderboard(results: Results) -> pd.DataFrame:
         reference: dict[str, Any] = {**_named(board[0].board), "checkpoint": CONSTANT, "rank_eps": board[0].rank_eps}
         constant = board[0].board.constant
         reference |= {"clean": constant, "clean_ci95": 0.0, "robust": constant, "robust_ci95": 0.0}
-        reference |= {"tied": False, "better_than_constant": False, "reason": "reference"}
+        reference |= {"tied": False, "better_than_constant": False, "flags": "", "reason": "reference"}
         placed = [_standing_row(one) for one in board]
         above = sum(row["rank"] is not None and row["robust"] > constant for row in placed)
         rows += [*placed[:above], reference, *placed[above:]]
     columns = [*_names(Board), "rank_eps", "rank", "tied", *_names(Entry), "attacks", "tasks"]
-    columns += ["clean", "clean_ci95", "robust", "robust_ci95", "better_than_constant", "reason"]
+    columns += ["clean", "clean_ci95", "robust", "robust_ci95", "better_than_constant", "flags", "reason"]
     table = pd.DataFrame(rows, columns=columns)
     return table.astype({"rank": "Int64", "steps": "Int64", "tasks": "Int64"})
 
@@ -319,13 +368,18 @@ def attack_fields(results: Results) -> dict[str, str]:
 
 
 def _outcome(
-    board: Board, entry: Entry, eps: float, required: tuple[str, ...], mine: list[dict[str, Any]], bits: dict[str, Bits]
+    board: Board,
+    entry: Entry,
+    eps: float,
+    required: tuple[str, ...],
+    mine: list[dict[str, Any]],
+    bits: dict[str, Bits],
+    check: Check,
 ) -> Outcome:
     here = [cell for cell in mine if cell["eps"] == eps]
     ran = [cell for cell in here if cell["status"] != "error" and cell["key"] in bits]
     # A cell without a single record has not run: it neither counts as an attack survived nor as an error.
     errors = tuple((cell["attack"], str(cell["reason"])) for cell in here if cell["status"] == "error")
-    flags = tuple(f"{cell['attack']}: {cell['reason']}" for cell in here if cell["status"] == "flagged")
     tasks, clean, robust = np.empty(0, int), np.empty(0), np.empty(0)
     if ran:
         # A test set of few tasks must not leave an entry with as few.
@@ -338,8 +392,47 @@ def _outcome(
         first = bits[whole[0]["key"]]
         clean, robust = first.clean[first.at(tasks)].mean(1), survived.mean(1)
     runs = {cell["attack"]: bits[cell["key"]] for cell in ran}
+    collapsed = signs.at_chance(*interval(robust), board.constant, len(robust))
+    check = replace(check, flags=signs.merge([*check.flags, *collapsed]))
     transferred = tuple(sorted(cell["attack"] for cell in here if is_set(cell["attack_fields"])))
-    return Outcome(board, entry, eps, required, runs, errors, flags, tasks, clean, robust, transferred)
+    return Outcome(board, entry, eps, required, runs, errors, check, tasks, clean, robust, transferred)
+
+
+def _check(
+    board: Board, entry: Entry, mine: list[dict[str, Any]], bits: dict[str, Bits], audits: pd.DataFrame
+) -> Check:
+    """Gather the flags of an entry's cells and of its audit, the one at the largest eps if there are several."""
+    runs = {(cell["attack"], cell["eps"]): bits[cell["key"]] for cell in mine if cell["key"] in bits}
+    found = list(signs.of_cells(runs))
+    rows = [row for row in _records(audits) if board.surface == "query" and _is_of(row, board, entry)]
+    if not rows:
+        return Check(tuple(found))
+    last = max(rows, key=lambda row: (row["eps"], row["version"], row["key"]))["key"]
+    measures = [row["measures"] for row in rows if row["key"] == last and row["measures"] is not None]
+    failure = next((str(row["reason"]) for row in rows if row["key"] == last and row["status"] == "error"), "")
+    found += signs.of_audit(measures, ways=board.ways, transductive=entry.norm_mode == "batch")
+    if measures:
+        audited = _Audited(*(np.array([getattr(one, name) for one in measures]) for name in ("task", "clean")))
+        found += [flag for run in runs.values() for flag in signs.reproduced(run, audited)]
+    return Check(signs.merge(found), len(measures), failure)
+
+
+@dataclass(frozen=True, eq=False)
+class _Audited:
+    """The clean verdicts of an audit, in task order: tasks [n], clean [n, Q]."""
+
+    tasks: np.ndarray
+    clean: np.ndarray
+
+    @property
+    def survived(self) -> np.ndarray:
+        return self.clean
+
+
+def _is_of(row: dict[str, Any], board: Board, entry: Entry) -> bool:
+    """Say whether an audit is one of this entry, whatever the display name was."""
+    here = {**_named(board), **_named(entry)}
+    return all(row[name] == value for name, value in here.items() if name not in ("surface", "checkpoint"))
 
 
 def _stand(runs: Iterable[Bits], tasks: np.ndarray) -> np.ndarray:
@@ -403,7 +496,8 @@ def _reason(entry: Entry, found: dict[float, Outcome], eps: float) -> str:
         reasons.append(f"met nothing but other learners' adversarial examples at {eps_text(eps)}")
     elif not reasons and not len(found[eps].tasks):
         reasons.append(f"no task on which every attack ran at {eps_text(eps)}")
-    return "; ".join(reasons)
+    check = found[eps].check if eps in found else next(iter(found.values())).check
+    return "; ".join(filter(None, [*reasons, check.reason]))
 
 
 def _tied(leader: Outcome, other: Outcome) -> bool:
@@ -479,7 +573,7 @@ def _difference_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _standing_row(one: Standing) -> dict[str, Any]:
     row: dict[str, Any] = {**_named(one.board), "rank_eps": one.rank_eps, "rank": one.rank, "tied": one.tied}
-    row |= {**_named(one.entry), "reason": one.reason}
+    row |= {**_named(one.entry), "flags": one.check.text, "reason": one.reason}
     row["clean"], row["clean_ci95"], _ = one.clean
     row["robust"], row["robust_ci95"], row["tasks"] = one.robust
     row["better_than_constant"] = better_than_constant(row["robust"], row["robust_ci95"], one.board.constant)

@@ -5,6 +5,7 @@ RESULTS/timings/<key>.jsonl   seconds, device and threads of each block: apart, 
 RESULTS/errors/<key>.json     a cell that failed, with its reason; removed when a later run succeeds
 RESULTS/gallery/<key>.npz     a few attacked queries to look at
 RESULTS/adversarial/<key>/    every attacked query of a cell, where they were asked for: set.json and a file per task
+RESULTS/audits/<key>.jsonl    an audit and the schema version, then one line per audited task; .json: why it failed
 RESULTS/locks/<key>.lock      held while a cell's files are replaced
 """
 
@@ -21,7 +22,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,13 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from robustbench_meta import untrusted
-from robustbench_meta.types import NORMS, SPLITS, SURFACES, Cell, InputError, Record, Spec, Threat
+from robustbench_meta.flags import Measures
+from robustbench_meta.types import NORMS, SPLITS, SURFACES, Audit, Cell, InputError, Record, Spec, Threat
 
 SCHEMA = 1
 IMAGES = ("clean", "adversarial")
 PICTURES = (*IMAGES, "labels", "clean_predictions", "adversarial_predictions")  # of a gallery file
-FOLDERS = ("cells", "timings", "errors", "gallery", "locks")
+FOLDERS = ("cells", "timings", "errors", "gallery", "audits", "locks")
 ADVERSARIAL, SET = "adversarial", "set.json"
 LARGEST_INDEX, LARGEST_TASK = 2**24, 2**28  # bytes that set.json and the examples of one task may have
 LARGEST_FAILURE = 2**20
@@ -63,10 +65,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a results folder holds: one row per cell, and one row per cell and task."""
+    """Everything a results folder holds: one row per cell, per cell and task, and per audit and task."""
 
     cells: pd.DataFrame
     tasks: pd.DataFrame
+    audits: pd.DataFrame = field(default_factory=lambda: _audit_table([]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +92,8 @@ class ExampleSet:
     tasks: dict[int, str]
 
 
-def key(cell: Cell) -> str:
-    """Identify a cell: SHA-256 of the canonical JSON of its fields, the display name left out.
+def key(cell: Cell | Audit) -> str:
+    """Identify a cell or an audit: SHA-256 of the canonical JSON of its fields, the display name left out.
 
     So a renamed checkpoint folder finds its results again, and draws the same random numbers.
     """
@@ -119,9 +122,43 @@ def append(results: Path, cell: Cell, records: Iterable[Record], timing: Timing 
         lines = [header, *(_line(merged[task]) for task in sorted(merged))]
         _replace(_path(results, "cells", cell), _lines(lines))
         if timing is not None:
-            path = _path(results, "timings", cell)
-            before = path.read_bytes() if path.exists() else b""
-            _replace(path, before + _lines([asdict(timing)]))
+            _add_timing(results, cell, timing)
+
+
+def append_audit(results: Path, audit: Audit, measures: Iterable[Measures], timing: Timing | None = None) -> None:
+    """Add tasks to an audit's file, as `append` does to a cell's."""
+    with _locked(results, audit):
+        path = _path(results, "audits", audit)
+        header, before = _read_audit(path) if path.exists() else (audit, [])
+        merged = {one.task: one for one in measures} | {one.task: one for one in before}
+        lines = [
+            {"schema": SCHEMA, "audit": asdict(header)},
+            *(_measures_line(merged[task]) for task in sorted(merged)),
+        ]
+        _replace(path, _lines(lines))
+        if timing is not None:
+            _add_timing(results, audit, timing)
+
+
+def audited(results: Path, audit: Audit) -> list[Measures]:
+    """Return the tasks of an audit in order; none if it has not run."""
+    path = _path(results, "audits", audit)
+    return _read_audit(path)[1] if path.exists() else []
+
+
+def fail_audit(results: Path, audit: Audit, reason: str) -> None:
+    """Record that an audit failed, and why; tasks that ran before stay."""
+    with _locked(results, audit):
+        line = {"schema": SCHEMA, "audit": asdict(audit), "reason": reason}
+        _replace(_path(results, "audits", audit).with_suffix(".json"), _lines([line]))
+
+
+def clear_audit_failure(results: Path, audit: Audit) -> None:
+    """Forget an earlier failure of an audit that has now run."""
+    path = _path(results, "audits", audit).with_suffix(".json")
+    if path.exists():
+        with _locked(results, audit):
+            path.unlink(missing_ok=True)
 
 
 def stored(results: Path, cell: Cell) -> list[Record]:
@@ -242,7 +279,7 @@ def query_digests(x: np.ndarray) -> np.ndarray:
 
 
 def read(results: Path) -> Results:
-    """Read a whole results folder into two tables, ordered by what the cells are.
+    """Read a whole results folder into three tables, ordered by what the cells are; one without audits has none.
 
     Raises InputError naming the file and line that cannot be read, NewerSchema for a later version's store.
     """
@@ -259,7 +296,8 @@ def read(results: Path) -> Results:
         for name, cell in sorted(cells.items(), key=lambda item: (_order(item[1]), item[0]))
     ]
     frame = pd.DataFrame(table, columns=list(_CELL_COLUMNS)).astype(_CELL_COLUMNS)
-    return Results(frame, pd.DataFrame(rows, columns=list(_TASK_COLUMNS)).astype(_TASK_COLUMNS))
+    tasks = pd.DataFrame(rows, columns=list(_TASK_COLUMNS)).astype(_TASK_COLUMNS)
+    return Results(frame, tasks, _audit_table(_audit_rows(results)))
 
 
 def read_gallery(results: Path) -> list[dict[str, Any]]:
@@ -323,6 +361,37 @@ _TASK_COLUMNS = {
     "forwards": "int64",
     "backwards": "int64",
 }
+_AUDIT_COLUMNS = {
+    **{name: kind for name, kind in _CELL_COLUMNS.items() if name not in ("attack", "attack_fields", "surface")},
+    "version": "int64",
+    "task": "Int64",
+    "measures": "object",
+}
+del _AUDIT_COLUMNS["seconds"]
+
+
+def _audit_rows(results: Path) -> list[dict[str, Any]]:
+    """Give a row for every audited task, and one without a task for every audit that failed."""
+    rows = []
+    for path in sorted((results / "audits").glob("*.jsonl")):
+        audit, found = _read_audit(path)
+        rows += [_audit_row(path.stem, audit) | {"task": one.task, "measures": one} for one in found]
+    for path in sorted((results / "audits").glob("*.json")):
+        with _naming(path, 1):
+            line = untrusted.parse(untrusted.content(path, LARGEST_FAILURE))
+            rows.append(_audit_row(path.stem, _audit(line, path)) | {"status": "error", "reason": str(line["reason"])})
+    return rows
+
+
+def _audit_row(name: str, audit: Audit) -> dict[str, Any]:
+    fields = asdict(audit)
+    row = {"key": name, **fields.pop("spec"), **fields, "status": "ok", "reason": "", "task": pd.NA, "measures": None}
+    row["steps"] = pd.NA if audit.steps is None else audit.steps
+    return {column: row[column] for column in _AUDIT_COLUMNS}
+
+
+def _audit_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(_AUDIT_COLUMNS)).astype(_AUDIT_COLUMNS)
 
 
 def _cell_row(name: str, cell: Cell, reason: str, seconds: float) -> dict[str, Any]:
@@ -352,6 +421,31 @@ def _bits(values: Sequence[bool]) -> str:
     return "".join("1" if value else "0" for value in values)
 
 
+def _measures_line(one: Measures) -> dict[str, Any]:
+    bits = {name: {run: _bits(values) for run, values in getattr(one, name).items()} for name in ("survived", "flat")}
+    return {**asdict(one), "clean": _bits(one.clean), **bits}
+
+
+def _measures(line: dict[str, Any]) -> Measures:
+    every = [line["clean"], *line["survived"].values(), *line["flat"].values()]
+    if (
+        not line["clean"]
+        or {len(bits) for bits in every} != {len(line["predictions"])}
+        or set("".join(every)) - {*"01"}
+    ):
+        raise ValueError("clean, survived, flat and predictions are not of one length, or not bits")
+    if not all(isinstance(value, int) and value >= 0 for value in (line["task"], *line["predictions"])):
+        raise ValueError("task and predictions are not whole numbers")
+    if not all(isinstance(line[name], float) for name in ("repeat", "alone")):
+        raise ValueError("repeat and alone are not numbers")
+    bits = {
+        name: {run: tuple(bit == "1" for bit in text) for run, text in line[name].items()}
+        for name in ("survived", "flat")
+    }
+    clean = tuple(bit == "1" for bit in line["clean"])
+    return Measures(**{**line, **bits, "clean": clean, "predictions": tuple(line["predictions"])})
+
+
 def _record(line: dict[str, Any]) -> Record:
     clean, survived = line["clean"], line["survived"]
     if not clean or len(clean) != len(survived) or set(clean + survived) - {"0", "1"}:
@@ -377,6 +471,35 @@ def _read_cell(path: Path) -> tuple[Cell, list[Record]]:
     return cell, records
 
 
+def _read_audit(path: Path) -> tuple[Audit, list[Measures]]:
+    lines, found = _parsed(path), []
+    _, header = next(lines, (1, {}))
+    with _naming(path, 1):
+        audit = _audit(header, path)
+    for number, line in lines:
+        with _naming(path, number):
+            found.append(_measures(line))
+    if [one.task for one in found] != sorted({one.task for one in found}):
+        raise InputError(f"results: {path} does not hold each task once and in order; remove it and run again")
+    return audit, found
+
+
+def _audit(line: dict[str, Any], path: Path) -> Audit:
+    _check_schema(line, path)
+    audit = Audit(**{**line["audit"], "spec": Spec(**line["audit"]["spec"])})
+    _check_types(audit, audit.spec)
+    if key(audit) != path.stem:
+        raise ValueError("the audit in it does not belong to the file's name")
+    return audit
+
+
+def _check_schema(line: dict[str, Any], path: Path) -> None:
+    if line["schema"] > SCHEMA:
+        raise NewerSchema(
+            f"results: {path} has schema version {line['schema']}; this version reads up to {SCHEMA}: upgrade it"
+        )
+
+
 def _read_failure(path: Path) -> tuple[Cell, str]:
     with _naming(path, 1):
         line = untrusted.parse(untrusted.content(path, LARGEST_FAILURE))
@@ -391,32 +514,25 @@ def _cell(line: dict[str, Any], path: Path) -> Cell:
 
 
 def _built(line: dict[str, Any], path: Path) -> Cell:
-    if line["schema"] > SCHEMA:
-        raise NewerSchema(
-            f"results: {path} has schema version {line['schema']}; this version reads up to {SCHEMA}: upgrade it"
-        )
+    _check_schema(line, path)
     given = dict(line["cell"])
     cell = Cell(**{**given, "spec": Spec(**given["spec"]), "threat": Threat(**given["threat"])})
-    _check_types(cell)
+    _check_types(cell, cell.spec, cell.threat)
     return cell
 
 
-def _check_types(cell: Cell) -> None:
+def _check_types(*nouns: Any) -> None:
     """Refuse a field that is not of its type or out of its closed set, since reports rely on both."""
-    for noun in (cell, cell.spec, cell.threat):
+    for noun in nouns:
         for one in fields(noun):
             value, legal = getattr(noun, one.name), _KINDS.get(str(one.type))
             if legal and (not isinstance(value, legal) or isinstance(value, bool)):
                 raise ValueError(f"{one.name} = {value!r} is not {one.type}")
-    for name, value, known in (
-        ("norm", cell.threat.norm, NORMS),
-        ("surface", cell.threat.surface, SURFACES),
-        ("split", cell.split, SPLITS),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} = {value!r} is not one of {', '.join(known)}")
+            if one.name in _CLOSED and value not in _CLOSED[one.name]:
+                raise ValueError(f"{one.name} = {value!r} is not one of {', '.join(_CLOSED[one.name])}")
 
 
+_CLOSED: dict[str, tuple[str, ...]] = {"norm": NORMS, "surface": SURFACES, "split": SPLITS}
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
@@ -429,6 +545,12 @@ def _known(results: Path, cell: Cell) -> Cell:
     """Keep the header that a cell's file has, so that adding tasks leaves every earlier byte in place."""
     path = _path(results, "cells", cell)
     return _read_cell(path)[0] if path.exists() else cell
+
+
+def _add_timing(results: Path, cell: Cell | Audit, timing: Timing) -> None:
+    path = _path(results, "timings", cell)
+    before = path.read_bytes() if path.exists() else b""
+    _replace(path, before + _lines([asdict(timing)]))
 
 
 def _timings(path: Path) -> list[dict[str, Any]]:
@@ -487,11 +609,12 @@ def _naming(path: Path, number: int) -> Iterator[None]:
         raise InputError(f"results: {path}, line {number}, is broken ({reason}); remove it and run again") from None
 
 
-def _path(results: Path, folder: str, cell: Cell) -> Path:
+def _path(results: Path, folder: str, cell: Cell | Audit) -> Path:
     return results / folder / f"{key(cell)}{_SUFFIXES[folder]}"
 
 
-_SUFFIXES = {"cells": ".jsonl", "timings": ".jsonl", "errors": ".json", "gallery": ".npz", "locks": ".lock"}
+_SUFFIXES = {"cells": ".jsonl", "timings": ".jsonl", "errors": ".json", "gallery": ".npz"}
+_SUFFIXES |= {"audits": ".jsonl", "locks": ".lock"}
 
 
 def _task_name(task: int) -> str:
@@ -507,7 +630,7 @@ def _digest(value: Any) -> str:
 
 
 @contextmanager
-def _locked(results: Path, cell: Cell) -> Iterator[None]:
+def _locked(results: Path, cell: Cell | Audit) -> Iterator[None]:
     for folder in FOLDERS:
         (results / folder).mkdir(parents=True, exist_ok=True)
     with _path(results, "locks", cell).open("ab") as lock:

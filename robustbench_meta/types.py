@@ -289,3 +289,26 @@ class Record:
     distance: float  # largest norm any item was moved by
     forwards: int
     backwards: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What one row of a board is audited on, at the largest eps of its grid; `key` in store.py hashes these fields.
+
+    `version` counts the changes of what an audit does: an audit of an older version is not taken for one of this.
+    """
+
+    checkpoint: str  # name
+    weights: str
+    algorithm: str
+    defense: str
+    norm_mode: str
+    family: str
+    episodes: str
+    split: Split
+    spec: Spec
+    steps: int | None
+    norm: Norm
+    eps: float
+    seed: int
+    version: int

@@ -18,7 +18,7 @@ from test_grid import FAMILY, RECIPE, Failing, saved
 from robustbench_meta import catalog, cli, store
 
 ROOT = Path(__file__).resolve().parents[1]
-OPTIONS = ("--eps", "0.05", "--queries", "3", "--tasks", "2", "--device", "cpu")
+OPTIONS = ("--eps", "0.05", "--queries", "3", "--tasks", "2", "--device", "cpu", "--no-audit")
 TINY = [f"family_options.{field}={value}" for field, value in FAMILY.items()]
 
 Run = Callable[..., tuple[int, str, str]]
@@ -101,7 +101,19 @@ def test_evaluate_takes_lists_norms_and_a_second_checkpoint(rbm: Run, ckpt: Path
     other = saved(tmp_path / "other", RECIPE.model_copy(update={"algorithm": "anil"}), seed=1)
     lists = ("--shots", "1,2", "--steps", "1, 2", "--attacks", "fgsm", "--norm", "linf,l2", "--eps", "8/255")
     status, _, err = rbm(
-        "evaluate", "--ckpt", ckpt, "--ckpt", other, *lists, "--queries", 3, "--tasks", 1, "--device", "cpu"
+        "evaluate",
+        "--ckpt",
+        ckpt,
+        "--ckpt",
+        other,
+        *lists,
+        "--queries",
+        3,
+        "--tasks",
+        1,
+        "--device",
+        "cpu",
+        "--no-audit",
     )
     assert status == 0
     assert f"{2 * 2 + 2 * 2 * 2} cells" in err
@@ -114,7 +126,20 @@ def test_evaluate_on_another_family_where_the_space_fits(rbm: Run, ckpt: Path) -
 
 
 def test_a_budget_takes_the_place_of_tasks(rbm: Run, ckpt: Path) -> None:
-    arguments = ("evaluate", "--ckpt", ckpt, "--attacks", "fgsm", "--eps", "0.1", "--queries", 3, "--device", "cpu")
+    arguments = (
+        "evaluate",
+        "--ckpt",
+        ckpt,
+        "--attacks",
+        "fgsm",
+        "--eps",
+        "0.1",
+        "--queries",
+        3,
+        "--device",
+        "cpu",
+        "--no-audit",
+    )
     status, _, err = rbm(*arguments, "--budget", "1s")
     assert status == 0
     assert re.search(r"budget: \d+ tasks for each cell", err)
@@ -126,7 +151,7 @@ def test_a_failed_cell_ends_in_status_one_and_the_rest_is_there(
     status, out, err = rbm("evaluate", "--ckpt", ckpt, "--attacks", f"{failing},fgsm", *OPTIONS)
     assert status == 1
     assert err.splitlines()[-1] == "rbm: 1 of 2 cells failed; their reasons are in results/errors"
-    assert [line.split()[-1] for line in out.splitlines()[1:3]] == ["error", "ok"]
+    assert [line.split()[-3:] for line in out.splitlines()[1:3]] == [[one, "not", "audited"] for one in ("error", "ok")]
     (recorded,) = (tmp_path / "results" / "errors").iterdir()
     assert json.loads(recorded.read_text())["reason"] == "RuntimeError: no more patience"
 
@@ -404,6 +429,7 @@ def test_the_demo_evaluates_both_checkpoints_and_writes_a_report(rbm: Run, tmp_p
     assert str(tmp_path / "d" / "report") in err
     for name in cli.DEMO:
         assert name in out
+    assert set(store.read(tmp_path / "d" / "results").audits["checkpoint"]) == set(cli.DEMO)
     cells = store.read(tmp_path / "d" / "results").cells
     assert set(cells["attack"]) == {"fgsm", "pgd-20", "autoattack"}
     assert set(cells["queries"] * cells["ways"]) == {25}

@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustbench_meta import catalog, evaluate
-from robustbench_meta.engine import Fitted, Learner, ObjectLearner, craft, depends_on_batch, has_gradient
+from robustbench_meta.engine import Fitted, Learner, ObjectLearner, craft, has_gradient
 from robustbench_meta.losses import cross_entropy
 from robustbench_meta.networks import BatchNorm, Conv4
 from robustbench_meta.types import Box, InputError, MetaGradient, Net, Params, Streams, Threat
@@ -159,14 +159,13 @@ class NormalisedByItsBatch(NearestMean):
         return super().predict(fitted, x - x.mean(dim=0))
 
 
-def test_a_users_object_that_looks_at_the_whole_batch_is_recognised() -> None:
-    box, episodes = Box((1, 8, 8)), blobs()
-    alone = ObjectLearner(NearestMean(True), box, ways=3, dtype=torch.float64)
-    together = ObjectLearner(NormalisedByItsBatch(True), box, ways=3, dtype=torch.float64)
-    assert not depends_on_batch(alone, episodes)
-    assert depends_on_batch(together, episodes)
-    with pytest.raises(InputError, match="depend on the other queries"):
-        evaluate(learner=NormalisedByItsBatch(True), name="transductive", family="strokes", tasks=1)
+def test_a_users_object_that_looks_at_the_whole_batch_is_flagged_and_not_refused() -> None:
+    run: dict[str, Any] = {"family": "strokes", "attacks": "fgsm", "eps": 0.05, "queries": 1, "tasks": 1}
+    alone = evaluate(learner=NearestMean(True), name="alone", **run)
+    together = evaluate(learner=NormalisedByItsBatch(True), name="transductive", **run)
+    assert alone["status"].tolist() == ["ok"]
+    assert together["status"].tolist() == ["flagged"]
+    assert "F10" in together["flags"][0]
 
 
 def test_crafting_refuses_an_attack_that_does_not_serve_the_threat() -> None:

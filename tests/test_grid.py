@@ -396,7 +396,9 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
 
 def test_one_call_from_python_gives_a_table(tmp_path: Path) -> None:
     folder = saved(tmp_path / "ckpt")
-    found = evaluate(folder, attacks="fgsm", eps=["8/255", 0.1], shots=[1, 2], queries=3, tasks=2, device="cpu")
+    found = evaluate(
+        folder, attacks="fgsm", eps=["8/255", 0.1], shots=[1, 2], queries=3, tasks=2, device="cpu", audit=False
+    )
     assert found[["checkpoint", "shots", "eps", "tasks", "status"]].values.tolist() == [
         ["ckpt", 1, 8 / 255, 2, "ok"],
         ["ckpt", 1, 0.1, 2, "ok"],
@@ -408,7 +410,15 @@ def test_one_call_from_python_gives_a_table(tmp_path: Path) -> None:
 
 
 def test_an_object_of_ones_own_is_evaluated_from_python(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"family": STROKES, "ways": 3, "shots": 2, "queries": 3, "eps": 0.1, "tasks": 2}
+    options: dict[str, Any] = {
+        "family": STROKES,
+        "ways": 3,
+        "shots": 2,
+        "queries": 3,
+        "eps": 0.1,
+        "tasks": 2,
+        "audit": False,
+    }
     white = evaluate(learner=Centroids(), attacks=["fgsm"], name="mine", out=tmp_path, **options)
     assert white[["checkpoint", "algorithm", "attack"]].values.tolist() == [["mine", "custom", "fgsm"]]
     with pytest.warns(UserWarning, match="not run: fgsm on theirs: needs gradients"):
@@ -419,7 +429,15 @@ def test_an_object_of_ones_own_is_evaluated_from_python(tmp_path: Path) -> None:
 
 def test_a_cell_that_fails_from_python_is_a_row_and_a_warning() -> None:
     attacks: dict[str, Attack] = {"failing": Failing()}
-    options: dict[str, Any] = {"family": STROKES, "ways": 3, "shots": 2, "queries": 3, "eps": 0.1, "tasks": 2}
+    options: dict[str, Any] = {
+        "family": STROKES,
+        "ways": 3,
+        "shots": 2,
+        "queries": 3,
+        "eps": 0.1,
+        "tasks": 2,
+        "audit": False,
+    }
     with pytest.warns(UserWarning, match="RuntimeError: no more patience"):
         found = evaluate(learner=Centroids(), attacks=attacks, **options)
     assert found["status"].tolist() == ["error"]

@@ -12,6 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "robustbench_meta"
 ROOMS = [
     "untrusted",
     "types",
+    "flags",
+    "maskers",
     "threats",
     "losses",
     "kernels",
@@ -32,6 +34,7 @@ ROOMS = [
     "evaluate",
     "executors",
     "grid",
+    "audit",
     "statistics",
     "transfer",
     "verify",

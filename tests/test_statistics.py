@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,7 @@ STANDARD: dict[str, Any] = {
 class Results:
     cells: pd.DataFrame
     tasks: pd.DataFrame
+    audits: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def results(*cells: tuple[dict[str, Any], list[tuple[str, str]]]) -> Results:

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from robustbench_meta.report.figures import Picture
-from robustbench_meta.report.markdown import DIFFERENCES, INTRODUCTION, TRANSFER
+from robustbench_meta.report.markdown import DIFFERENCES, FLAGS, INTRODUCTION, TRANSFER
 from robustbench_meta.report.tables import CONSTANT_MARK, Report, with_n
 
 BROAD = 560  # pixels from which on a drawing is too fine for a phone's width, and scrolls there
@@ -32,6 +32,7 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
         introduction=INTRODUCTION,
         differences=DIFFERENCES,
         transfer=TRANSFER,
+        about_flags=FLAGS,
         with_n=with_n,
         policy=policy,
         style=Markup(style),

@@ -14,6 +14,12 @@ INTRODUCTION = (
 )
 
 BY_ATTACK = "Each attack on all tasks that it ran on (n); clean accuracy on those, at the ε with the most of them."
+FLAGS = (
+    "Signs that an attack was hindered and a number not earned. A red flag takes the rank away, an amber one is shown. "
+    "They are raised from the verdicts above and from an audit: raw runs of FGSM, PGD, Square and noise on at least 20 "
+    "tasks. Counts of queries need at least 3 of them. “not audited”: only the verdicts above were looked at; "
+    "“none”: nothing was found."
+)
 DIFFERENCES = (
     "Percentage points, paired task by task on the n tasks both ran; bold where the 95 % interval leaves out 0. A "
     "constant predictor loses nothing to any attack: its difference between clean and robust is 0."
@@ -48,6 +54,8 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
     if report.episodes:
         rows = [[escape(name), f"`{_code(digest)}`"] for name, digest in report.episodes.items()]
         parts += ["## Episodes", _grid(["Split", "SHA-256 of its reference episodes"], rows)]
+    if report.tables:
+        parts += ["## Flags", FLAGS, _flags(report)]
     if report.missing:
         parts += ["## Missing here", "\n".join(f"- {escape(text)}" for text in report.missing)]
     parts += ["## Notes", "\n".join(f"- **{escape(term)}** {escape(text)}" for term, text in report.footnotes)]
@@ -76,12 +84,12 @@ def _code(text: str) -> str:
 def _board(table: Table) -> list[str]:
     eps = [escape(one) for one in table.eps]
     header = ["Rank", "Checkpoint", f"Worst case, ε {eps[0]}", *(f"ε {one}" for one in eps[1:]), "Clean", "Steps"]
-    header += ["Algorithm", "Defense", "Normalisation", table.n_label(row.n for row in table.rows), "Seed"]
-    rows = [[*_row(row), str(table.seed)] for row in table.rows]
+    header += ["Algorithm", "Defense", "Normalisation", table.n_label(row.n for row in table.rows), "Seed", "Flags"]
+    rows = [[*_row(row), str(table.seed), escape(row.flags)] for row in table.rows]
     parts = [f"### {escape(table.title)}", escape(table.criterion), _grid(header, rows)]
     reasons = [f"- **{escape(row.name)}**: {escape(row.reason)}" for row in table.rows if row.reason]
     if reasons:
-        parts += ["Shown without a rank, or flagged:", "\n".join(reasons)]
+        parts += ["Shown without a rank:", "\n".join(reasons)]
     parts += ["#### By attack", BY_ATTACK, _attacks(table)]
     if table.differences:
         parts += ["#### Paired differences", DIFFERENCES, _differences(table)]
@@ -106,6 +114,18 @@ def _transfers(matrices: Sequence[Transfer]) -> list[str]:
 
 def _own(text: str, *, own: bool) -> str:
     return f"**{text}**" if own and text != NOTHING else text
+
+
+def _flags(report: Report) -> str:
+    rows = []
+    for one in report.flags:
+        about = one.about
+        raised = "; ".join(f"**{escape(name)}**: {escape(found)}" for name, found in one.raised) or "not raised"
+        rows.append(
+            [about.code, escape(about.title), escape(about.colour), escape(about.sentence), escape(about.limit)]
+        )
+        rows[-1].append(raised)
+    return _grid(["Flag", "Name", "Colour", "What it means", "Raised from", "Here"], rows)
 
 
 def _attacks(table: Table) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from robustbench_meta.flags import ABOUT, WIDEST, About, Flag
 from robustbench_meta.statistics import (
     COLUMNS,
     CONSTANT,
@@ -34,7 +35,6 @@ from robustbench_meta.untrusted import printable
 NOTHING = "\N{EN DASH}"
 LACKING, CONSTANT_MARK = "†", "‡"
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
-WIDEST = 0.5  # A half-width above this leaves nothing to quote, as two tasks soon do.
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,9 @@ class Row:
     worst: list[Value]
     clean: Value
     n: str
+    flags: str
     reason: str
+    raised: list[Flag]
     attacks: list[AttackRow]
 
 
@@ -186,6 +188,14 @@ class Table:
 
 
 @dataclass(frozen=True)
+class FlagRow:
+    """A flag explained, with (entry, what was found) wherever it was raised."""
+
+    about: About
+    raised: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything the pages show, figures apart."""
 
@@ -193,6 +203,7 @@ class Report:
     attacks: dict[str, str]
     episodes: dict[str, str]
     footnotes: list[tuple[str, str]]
+    flags: list[FlagRow]
     missing: list[str]
     transfers: dict[str, list[Transfer]] = field(default_factory=dict)  # by slug of the board
 
@@ -213,7 +224,7 @@ def tables(
         hashes = episodes.setdefault(f"{about.family} {about.split}", [])
         hashes += [about.episodes] if about.episodes not in hashes else []
     shown = {name: ", ".join(hashes) for name, hashes in sorted(episodes.items())}
-    return Report(made, attack_fields(results), shown, _footnotes(boards), _missing(results, gallery))
+    return Report(made, attack_fields(results), shown, _footnotes(boards), _flags(made), _missing(results, gallery))
 
 
 def display_names(cells: pd.DataFrame) -> dict[tuple[str, str], str]:
@@ -364,7 +375,8 @@ def rich_rows(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
     The text holds no control characters, but may look like markup: wrap it in rich.text.Text where it is printed.
     """
-    columns = ["checkpoint", "steps", "task", "surface", "attack", "eps", "clean %", "robust %", "n", "seed", "status"]
+    columns = ["checkpoint", "steps", "task", "surface", "attack", "eps", "clean %", "robust %", "n", "seed"]
+    columns += ["status", "flags"]
     rows = []
     for cell in summary.to_dict("records"):
         task = f"{cell['family']} {cell['ways']}w{cell['shots']}s"
@@ -372,13 +384,15 @@ def rich_rows(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         clean = _rough(Value(cell["clean"], cell["clean_ci95"], cell["tasks"]))
         robust = _rough(Value(cell["robust"], cell["robust_ci95"], cell["tasks"]))
         row = [str(cell["checkpoint"]), steps_text(cell["steps"]), task, str(cell["surface"]), str(cell["attack"]), eps]
-        rows.append([*row, clean, robust, str(cell["tasks"]), str(cell["seed"]), str(cell["status"])])
+        row += [clean, robust, str(cell["tasks"]), str(cell["seed"]), str(cell["status"]), str(cell["flags"])]
+        rows.append(row)
     return columns, [[printable(text) for text in row] for row in rows]
 
 
 def rank_rows(leaderboard: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """Return column names and rows of plain text for a terminal, one row per entry of `leaderboard`."""
-    columns = ["rank", "checkpoint", "steps", "task", "surface", "eps", "worst case %", "clean %", "n", "seed", "note"]
+    columns = ["rank", "checkpoint", "steps", "task", "surface", "eps", "worst case %", "clean %", "n", "seed", "flags"]
+    columns += ["note"]
     rows = []
     for one in leaderboard.to_dict("records"):
         reference = one["reason"] == "reference"
@@ -393,7 +407,7 @@ def rank_rows(leaderboard: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
             worst = _rough(Value(one["robust"], one["robust_ci95"], 0))
             clean = _rough(Value(one["clean"], one["clean_ci95"], 0))
         row = [rank, str(one["checkpoint"]), steps_text(one["steps"]), task, str(one["surface"]), eps]
-        rows.append([*row, worst, clean, n, str(one["seed"]), note])
+        rows.append([*row, worst, clean, n, str(one["seed"]), one["flags"] or NOTHING, note])
     return columns, [[printable(text) for text in row] for row in rows]
 
 
@@ -437,6 +451,28 @@ def _table(
     )
 
 
+def _flags(made: list[Table]) -> list[FlagRow]:
+    """Explain every flag, also those that were not raised: that is what "none" means."""
+    rows = [(table, row) for table in made for row in table.rows]
+    return [
+        FlagRow(
+            about,
+            [
+                (_where(table, row, len(made)), f"{flag.colour}: {flag.detail}")
+                for table, row in rows
+                for flag in row.raised
+                if flag.code == about.code
+            ],
+        )
+        for about in ABOUT
+    ]
+
+
+def _where(table: Table, row: Row, boards: int) -> str:
+    steps = "" if row.steps == NOTHING else f", {row.steps} steps"
+    return f"{row.name}{steps}" + (f" ({table.title})" if boards > 1 else "")
+
+
 def _section(board: Board) -> str:
     if board.surface == "support":
         return "Poisoned support"
@@ -468,7 +504,6 @@ def _required(board: list[Standing], eps: float) -> tuple[str, ...]:
 
 def _row(one: Standing, eps: list[float], names: dict[tuple[str, str], str]) -> Row:
     entry = one.entry
-    flags = [flag for outcome in one.outcomes.values() for flag in outcome.flags]
     worst, clean = [robust_value(one.outcomes.get(value)) for value in eps], Value(*one.clean)
     n = counts(worst)
     return Row(
@@ -482,7 +517,9 @@ def _row(one: Standing, eps: list[float], names: dict[tuple[str, str], str]) -> 
         worst=worst,
         clean=clean,
         n=str(clean.n) if n == NOTHING and clean.n else n,
-        reason="; ".join(filter(None, [one.reason, *(f"flagged: {flag}" for flag in flags)])),
+        flags=one.check.text,
+        reason=one.reason,
+        raised=list(one.check.flags),
         attacks=_attack_rows(one, eps),
     )
 
@@ -500,7 +537,9 @@ def _constant_row(board: Board, eps: list[float]) -> Row:
         worst=[value for _ in eps],
         clean=value,
         n=NOTHING,
+        flags=NOTHING,
         reason="",
+        raised=[],
         attacks=[],
     )
 

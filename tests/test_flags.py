@@ -1,0 +1,188 @@
+"""Every flag on a planted case, from literal bits, and not on the honest case beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robustbench_meta import flags
+from robustbench_meta.flags import Measures
+
+RIGHT, WRONG = "1" * 10, "0" * 10
+
+
+@dataclass(frozen=True)
+class Run:
+    tasks: np.ndarray
+    clean: np.ndarray
+    survived: np.ndarray
+
+
+def run(survived: list[str], clean: list[str] | None = None, first: int = 0) -> Run:
+    """Verdicts of tasks `first`, `first` + 1, ... written as bits, one string a task."""
+    clean = [RIGHT] * len(survived) if clean is None else clean
+    bits = [np.array([[bit == "1" for bit in text] for text in texts]) for texts in (clean, survived)]
+    return Run(np.arange(first, first + len(survived)), *bits)
+
+
+def codes(runs: dict[tuple[str, float], Run]) -> str:
+    return flags.codes(flags.of_cells(runs))
+
+
+def bits(text: str) -> tuple[bool, ...]:
+    return tuple(bit == "1" for bit in text)
+
+
+HONEST = Measures(
+    task=0,
+    clean=bits("1111111110"),
+    predictions=(0, 0, 1, 1, 2, 2, 3, 3, 4, 0),
+    survived={
+        name: bits(text)
+        for name, text in {
+            "fgsm": "1111110000",
+            "pgd-half": "1111100000",
+            "pgd": "1110000000",
+            "pgd-twice": "1110000000",
+            "box": "1000000000",
+            "noise": "1111111110",
+            "square": "1111111110",
+        }.items()
+    },
+    flat={"margin": bits(WRONG), "cross entropy": bits(WRONG)},
+    repeat=0.0,
+    alone=1e-6,
+    probabilities=False,
+    autograd=False,
+)
+
+
+def audit(**changes: Any) -> tuple[flags.Flag, ...]:
+    """Flags of one task that is honest but for `changes`; of `survived` and `flat`, only the runs named."""
+    for name in ("survived", "flat"):
+        if name in changes:
+            changes[name] = {**getattr(HONEST, name), **{run: bits(text) for run, text in changes[name].items()}}
+    return flags.of_audit([replace(HONEST, **changes)], ways=5)
+
+
+def test_an_honest_audit_raises_nothing_and_an_empty_one_neither() -> None:
+    assert audit() == ()
+    assert flags.of_audit([], ways=5) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "colour", "value"),
+    [
+        ({"survived": {"fgsm": "0001111110"}}, "F1", "red", 0.3),
+        ({"survived": {"pgd-half": WRONG}}, "F2", "red", 0.3),
+        ({"survived": {"square": "0001111110"}}, "F3", "red", 0.3),
+        ({"survived": {"noise": "0001111110"}}, "F4", "red", 0.3),
+        ({"survived": {"box": "1110000000"}}, "F5", "red", 0.3),
+        ({"flat": {"margin": "1110000000"}}, "F6", "red", 0.3),
+        ({"flat": {"cross entropy": "1110000000"}}, "F6", "red", 0.3),
+        ({"probabilities": True}, "F6", "red", 1.0),
+        ({"survived": {"pgd-twice": WRONG}}, "F7", "amber", 0.3),
+        ({"repeat": 1e-6}, "F8", "red", 1e-6),
+        ({"alone": 2e-4}, "F10", "red", 2e-4),
+        ({"autograd": True}, "F11", "red", 1.0),
+        ({"predictions": (0, 0, 0, 0, 0, 0, 0, 1, 2, 3)}, "F13", "red", 0.7),
+    ],
+)
+def test_an_audit_raises_each_flag_alone(changes: dict[str, Any], code: str, colour: str, value: float) -> None:
+    (flag,) = audit(**changes)
+    assert (flag.code, flag.colour, flag.n) == (code, colour, 10)
+    assert flag.value == pytest.approx(value)
+    assert flag.value > flag.limit
+
+
+@pytest.mark.parametrize("name", ["fgsm", "noise", "square"])
+def test_two_queries_raise_nothing_whatever_their_share(name: str) -> None:
+    assert audit(survived={name: "0011111110"}) == ()
+
+
+def test_what_gradients_found_with_twice_the_iterations_is_no_news() -> None:
+    raised = audit(survived={"pgd-twice": WRONG, "square": "0001111110"})
+    assert flags.codes(raised) == "F7"
+
+
+def test_a_query_that_was_wrong_when_clean_counts_for_no_attack() -> None:
+    assert audit(clean=bits("0000111110"), survived={"fgsm": "0000110000"}) == ()
+
+
+def test_a_learner_without_gradients_is_judged_by_the_rest() -> None:
+    black = replace(HONEST, survived={}, flat={})
+    assert flags.of_audit([black], ways=5) == ()
+    assert flags.codes(flags.of_audit([replace(black, repeat=0.1)], ways=5)) == "F8"
+
+
+def test_the_transductive_track_declares_what_is_red_elsewhere() -> None:
+    (flag,) = flags.of_audit([replace(HONEST, alone=0.5)], ways=5, transductive=True)
+    assert (flag.code, flag.colour) == ("F10", "amber")
+
+
+def test_fgsm_beating_every_pgd_is_found_in_cells_and_not_where_one_pgd_keeps_up() -> None:
+    fgsm, stuck = run(["0001111111"]), run([RIGHT])
+    assert codes({("fgsm", 0.1): fgsm, ("pgd-20", 0.1): stuck}) == "F1"
+    assert codes({("fgsm", 0.1): fgsm, ("pgd-20", 0.1): stuck, ("pgd-mt-50", 0.1): fgsm}) == ""
+    assert codes({("fgsm", 0.1): fgsm, ("pgd-20", 0.2): stuck}) == ""
+    assert codes({("fgsm-rs", 0.1): fgsm, ("pgd-20", 0.1): stuck}) == ""
+
+
+def test_less_success_with_more_budget_is_found_for_attacks_of_many_steps_only() -> None:
+    small, large = run(["0001111111"]), run([RIGHT])
+    assert codes({("pgd-20", 0.05): small, ("pgd-20", 0.1): large}) == "F2"
+    assert codes({("pgd-20", 0.05): large, ("pgd-20", 0.1): small}) == ""
+    assert codes({("fgsm", 0.05): small, ("fgsm", 0.1): large}) == ""
+
+
+def test_square_beating_all_gradients_is_found_on_the_tasks_that_both_met() -> None:
+    square = run([RIGHT, "0001111111"])
+    assert codes({("square", 0.1): square, ("pgd-20", 0.1): run([RIGHT, RIGHT])}) == "F3"
+    assert codes({("square", 0.1): square, ("pgd-20", 0.1): run([RIGHT])}) == ""
+    assert codes({("square-500", 0.1): square, ("noise", 0.1): run([RIGHT, RIGHT])}) == ""
+
+
+def test_a_gap_between_our_attack_and_autoattack_is_amber() -> None:
+    own, reference = run([RIGHT] * 2), run(["0111111111", RIGHT])
+    assert codes({("pgd-mt-50", 0.1): own, ("autoattack", 0.1): reference}) == ""  # exactly 5 points
+    reference = run(["0111111111", "0111111111"])
+    (flag,) = flags.of_cells({("pgd-mt-50", 0.1): own, ("autoattack-reference", 0.1): reference})
+    assert (flag.code, flag.colour, flag.value, flag.n) == ("F9", "amber", 0.1, 20)
+
+
+def test_clean_verdicts_that_change_between_runs_are_found() -> None:
+    first, same = run([WRONG], ["1111100000"]), run([WRONG], ["1111100000"])
+    assert codes({("pgd-20", 0.1): first, ("fgsm", 0.1): same}) == ""
+    moved = run([WRONG], ["1100000000"])
+    assert codes({("pgd-20", 0.1): first, ("fgsm", 0.1): moved}) == "F12"
+    swapped = run([WRONG], ["0011111000"])  # the accuracy alone would not show it
+    assert codes({("pgd-20", 0.1): first, ("fgsm", 0.1): swapped}) == "F12"
+    assert codes({("pgd-20", 0.1): first, ("fgsm", 0.1): run([WRONG], ["0000011111"], first=1)}) == ""
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "raised"),
+    [(0.25, 0.06, True), (0.15, 0.06, True), (0.0, 0.0, False), (0.1, 0.05, False), (0.4, 0.1, False)],
+)
+def test_only_an_interval_that_contains_chance_is_flagged(mean: float, half: float, raised: bool) -> None:
+    found = flags.at_chance(mean, half, 0.2, 50)
+    assert [(flag.code, flag.colour) for flag in found] == [("F13", "amber")] * raised
+
+
+def test_an_interval_that_says_nothing_is_not_flagged() -> None:
+    assert flags.at_chance(0.2, float("nan"), 0.2, 1) == []
+    assert flags.at_chance(0.2, 3.0, 0.2, 2) == []
+
+
+def test_one_flag_of_each_code_and_colour_is_kept_the_worst() -> None:
+    mild, bad = (flags.Flag("F10", "red", value, 0.1, 5, "") for value in (0.2, 0.5))
+    amber, first = flags.Flag("F10", "amber", 0.9, 0.1, 5, ""), flags.Flag("F2", "red", 1.0, 0.0, 5, "")
+    assert flags.merge([mild, amber, bad, first]) == (first, bad, amber)
+
+
+def test_every_code_is_explained_once() -> None:
+    assert [about.code for about in flags.ABOUT] == [f"F{number}" for number in range(1, 14)]
+    assert all(about.sentence.endswith(".") and about.limit for about in flags.ABOUT)
