@@ -1,0 +1,273 @@
+"""Learners, families and attacks with a planted outcome, for `rbm selftest` to find.
+
+Corners are the binarisation test of Zimmermann et al. 2022 (arXiv 2206.13991, section 3) as a few-shot task: the
+support holds random points of the ball and one of its corners, the query is its centre.
+Shapes: T tasks, S support, Q queries, N classes, D entries or features, X = (C, H, W) one input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from robustbench_meta.linear import Blobs
+from robustbench_meta.types import (
+    NORMS,
+    SURFACES,
+    Box,
+    Episodes,
+    MetaGradient,
+    Net,
+    Norm,
+    Params,
+    Spec,
+    Split,
+    Streams,
+    Surface,
+    TaskFamily,
+    Threat,
+    Victim,
+)
+
+GREY = Box((1, 8, 8))
+
+
+@dataclass(frozen=True)
+class Corners:
+    """A random image as query; as support it and `inside` random points of its ball, then one corner of the ball."""
+
+    eps: float = 0.2
+    inside: int = 300
+
+    @property
+    def space(self) -> Box:
+        return GREY
+
+    def sample(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
+        tasks = [self._task(torch.Generator().manual_seed(1000 * seed + index)) for index in indices]
+        query, support = (torch.stack(part) for part in zip(*tasks, strict=True))
+        labels = torch.zeros(support.shape[:2], dtype=torch.int64)
+        labels[:, -1] = 1
+        return Episodes(support, labels, query, torch.zeros(query.shape[:2], dtype=torch.int64))
+
+    def classes(self, split: Split) -> list[str]:
+        return ["inside", "corner"]
+
+    def _task(self, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        x = 0.3 + 0.4 * torch.rand(1, *GREY.shape, generator=rng)
+        inside = x + self.eps * (2 * torch.rand(self.inside, *GREY.shape, generator=rng) - 1)
+        corner = x + self.eps * (torch.rand(1, *GREY.shape, generator=rng) - 0.5).sign()
+        return x, torch.cat([x, inside, corner])
+
+
+@dataclass(frozen=True)
+class Readout:
+    """Separate the last item of the support from all others by a linear discriminant of their features.
+
+    The threshold lies between the last item and the nearest of the others, at `reach` of the way from the former.
+    """
+
+    reach: float = 0.2
+    steps: None = None
+    test_steps: None = None
+    meta_gradient: MetaGradient = "exact"
+
+    def parameters(self, width: int, ways: int, rng: torch.Generator) -> Params:
+        return {}
+
+    def start(self, net: Net, params: Params) -> Params:
+        return {}
+
+    def step(self, net: Net, params: Params, state: Params, x: Tensor, y: Tensor) -> Params:
+        return state
+
+    def finish(self, net: Net, params: Params, x: Tensor, y: Tensor, ways: int) -> Params:
+        features = net(params, x)
+        others = features[:-1] - features[:-1].mean(dim=0)
+        towards = features[-1] - features[:-1].mean(dim=0)
+        spread = others.T @ others / len(others)
+        ridge = 0.01 * spread.diagonal().mean() * torch.eye(len(spread)).to(spread)
+        direction = torch.linalg.solve(spread + ridge, towards)
+        direction = direction / (direction @ towards)
+        along = features @ direction
+        return {"direction": direction, "threshold": along[-1] - self.reach * (along[-1] - along[:-1].amax())}
+
+    def predict(self, net: Net, params: Params, fitted: Params, x: Tensor) -> Tensor:
+        margin = net(params, x) @ fitted["direction"] - fitted["threshold"]
+        return torch.stack([-margin, margin], dim=1)
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Grey images moved along a pattern of signs: class 0 between bands of class 1 that are `period` apart.
+
+    In Linf, images of class 0 are 0.25 to 0.5 periods away from the middle of the nearest band.
+    """
+
+    period: float = 0.18
+
+    @property
+    def space(self) -> Box:
+        return GREY
+
+    def sample(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
+        parts = [self._task(spec, torch.Generator().manual_seed(1000 * seed + index)) for index in indices]
+        support, query = (torch.stack(part) for part in zip(*parts, strict=True))
+        labels = [torch.arange(2).repeat_interleave(each).repeat(len(parts), 1) for each in (spec.shots, spec.queries)]
+        return Episodes(support, labels[0], query, labels[1])
+
+    def classes(self, split: Split) -> list[str]:
+        return ["between", "band"]
+
+    def _task(self, spec: Spec, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        pattern = (torch.rand(GREY.shape, generator=rng) - 0.5).sign()
+        away = self.period * (0.25 + 0.25 * torch.rand(spec.queries, generator=rng))
+        at = [torch.full((spec.shots,), self.period / 2), torch.zeros(spec.shots), away, torch.zeros(spec.queries)]
+        support, query = torch.cat(at[:2]), torch.cat(at[2:])
+        return tuple(0.5 + one.view(-1, 1, 1, 1) * pattern for one in (support, query))  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Tell class 1 by the distance to the nearest band along the pattern: thin bands, slopes that lead to them.
+
+    `half` is half the width of a band; pgd-mt-50 steps over it at an eps of more than 40 times that.
+    """
+
+    half: float = 0.003
+    period: float = 0.18
+
+    def adapt(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the middle of a band [X] and the pattern [X]."""
+        middle = x[y == 1].mean(dim=0)
+        return middle, (x[y == 0].mean(dim=0) - middle).sign()
+
+    def predict(self, fitted: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
+        middle, pattern = fitted
+        along = ((x - middle) * pattern).flatten(1).mean(dim=1) / self.period
+        away = self.period * (along - along.detach().round()).abs()
+        return torch.stack([away, torch.full_like(away, self.half)], dim=1)
+
+
+@dataclass(frozen=True)
+class Stairs:
+    """Recognise each class's mean whatever moves, up to a height along a pattern; stairs without a slope lead there.
+
+    In Linf that height is `share` of the way that `eps` allows.
+    """
+
+    eps: float
+    share: float = 0.5
+
+    def adapt(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([x[y == label].mean(dim=0) for label in range(int(y.max()) + 1)])
+
+    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+        pattern = (torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(0)) - 0.5).sign()
+        moved = x.unsqueeze(1) - fitted
+        nearest = moved.flatten(2).norm(dim=2).argmin(dim=1)
+        along = (moved[torch.arange(len(x)), nearest] * pattern).flatten(1).mean(dim=1)
+        stairs = (10 * (1 - along / (self.share * self.eps))).ceil().detach()
+        scores = torch.zeros(len(x), len(fitted)).scatter(1, nearest.unsqueeze(1), stairs.unsqueeze(1))
+        return scores + 0 * x.flatten(1).sum(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Means:
+    """Score by minus half the squared distance to each class mean, less the part that all classes share: linear."""
+
+    def adapt(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the means [N,D]."""
+        return torch.stack([x[y == label].mean(dim=0) for label in range(int(y.max()) + 1)]).flatten(1)
+
+    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+        # Products summed entry by entry, since small gaps are told apart.
+        return ((x.flatten(1).unsqueeze(1) - fitted / 2) * fitted).sum(dim=2)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same score for every class."""
+
+    ways: int
+
+    def adapt(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.zeros(self.ways)
+
+    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+        return fitted + 0 * x.flatten(1).sum(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Coin:
+    """Class 0 up to a plane through the images that it learned from, class 1 beyond."""
+
+    def adapt(self, x: Tensor, y: Tensor) -> Tensor:
+        return x[0]
+
+    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+        beyond = (x - fitted).flatten(1).sum(dim=1)
+        return torch.stack([torch.full_like(beyond, 1e-6), beyond], dim=1)
+
+
+@dataclass(frozen=True)
+class Rearranged:
+    """A family's tasks with their queries in another order, or with other names for their classes."""
+
+    family: TaskFamily
+    order: tuple[int, ...] | None = None
+    labels: tuple[int, ...] | None = None
+
+    @property
+    def space(self) -> Box:
+        return self.family.space
+
+    def sample(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
+        tasks = self.family.sample(split, spec, indices, seed=seed)
+        support_y, query_x, query_y = tasks.support_y, tasks.query_x, tasks.query_y
+        if self.order is not None:
+            query_x, query_y = query_x[:, self.order], query_y[:, self.order]
+        if self.labels is not None:
+            names = torch.tensor(self.labels)
+            support_y, query_y = names[support_y], names[query_y]
+        return Episodes(tasks.support_x, support_y, query_x, query_y)
+
+    def classes(self, split: Split) -> list[str]:
+        return self.family.classes(split)
+
+
+@dataclass(frozen=True)
+class Misbehaving:
+    """An attack that does something to the victim, or to what it knows, and gives back the clean inputs."""
+
+    name: str
+    deed: Callable[[Victim], None] = field(repr=False, compare=False)
+
+    norms: ClassVar[tuple[Norm, ...]] = NORMS
+    surfaces: ClassVar[tuple[Surface, ...]] = SURFACES
+    needs_gradient: ClassVar[bool] = False
+    needs_single_points: ClassVar[bool] = False
+
+    def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
+        self.deed(victim)
+        return victim.x.clone()
+
+
+def throw(victim: Victim) -> None:
+    raise RuntimeError("planted")
+
+
+def scribble(victim: Victim) -> None:
+    """Write into the inputs under attack."""
+    victim.x[0] += 0.001
+
+
+ALIKE = Blobs((3, 8, 8), spread=0.0)  # classes that nothing tells apart
+FLAT = Blobs(GREY.shape, spread=0.0, noise=0.0)  # one image
+MIDDLES = Blobs(GREY.shape, spread=0.1, noise=0.0)  # one image a class
+EDGES = Blobs((3, 5, 5), spread=0.25, noise=0.1)  # many entries at the edge of the box
+COLOUR = Blobs((3, 8, 8), spread=0.12, noise=0.1)
