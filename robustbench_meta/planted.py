@@ -71,7 +71,7 @@ class Readout:
     The threshold lies between the last item and the nearest of the others, at `reach` of the way from the former.
     """
 
-    reach: float = 0.2
+    reach: float = 0.3
     steps: None = None
     test_steps: None = None
     meta_gradient: MetaGradient = "exact"
@@ -161,7 +161,7 @@ class Stairs:
     """
 
     eps: float
-    share: float = 0.5
+    share: float = 0.3
 
     def adapt(self, x: Tensor, y: Tensor) -> Tensor:
         return torch.stack([x[y == label].mean(dim=0) for label in range(int(y.max()) + 1)])
@@ -171,7 +171,7 @@ class Stairs:
         moved = x.unsqueeze(1) - fitted
         nearest = moved.flatten(2).norm(dim=2).argmin(dim=1)
         along = (moved[torch.arange(len(x)), nearest] * pattern).flatten(1).mean(dim=1)
-        stairs = (10 * (1 - along / (self.share * self.eps))).ceil().detach()
+        stairs = (10 * (1 - along / (self.share * self.eps))).ceil().detach() - 0.5  # never a tie
         scores = torch.zeros(len(x), len(fitted)).scatter(1, nearest.unsqueeze(1), stairs.unsqueeze(1))
         return scores + 0 * x.flatten(1).sum(dim=1, keepdim=True)
 
