@@ -96,8 +96,7 @@ MUTANTS = (
         "            except Exception as error:\n                self.fail(job, error)\n",
         "            except Exception:\n"
         "                right = (True,) * (job.cell.spec.ways * job.cell.spec.queries)\n"
-        "                kind = store.stored.__globals__['Record']\n"
-        "                found = Block([kind(task, right, right, 0.0, 0, 0) for task in block], None)\n",
+        "                found = Block([store.Record(task, right, right, 0.0, 0, 0) for task in block], None)\n",
     ),
 )
 

@@ -1,8 +1,7 @@
 """The command `rbm`. Heavy imports wait inside the commands, so that help answers at once.
 
-Exit status: 0 fine, 1 a negative result (a failed cell, data that is not there, a slower case, a
-known answer missed), 2 input, 3
-environment (a disk that is full or read-only, git that is not there), 4 nothing measured.
+Exit status: 0 fine, 1 a negative result (a failed cell, data that is not there, a slower case, a known answer missed),
+2 input, 3 environment (a disk that is full or read-only, git that is not there), 4 nothing measured.
 """
 
 from __future__ import annotations
