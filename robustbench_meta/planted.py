@@ -105,9 +105,11 @@ class Readout:
 class Lanes:
     """Grey images moved along a pattern of signs: class 0 between bands of class 1 that are `period` apart.
 
-    In Linf, images of class 0 are 0.25 to 0.5 periods away from the middle of the nearest band.
+    In Linf, images of class 0 are an odd number and 0.3 strides of pgd-mt-50 away from the middle of the nearest band:
+    within `eps`, but where it starts from the clean image, the last of its 50 iterates has stepped over the band.
     """
 
+    eps: float = 0.1
     period: float = 0.18
 
     @property
@@ -125,7 +127,7 @@ class Lanes:
 
     def _task(self, spec: Spec, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         pattern = (torch.rand(GREY.shape, generator=rng) - 0.5).sign()
-        away = self.period * (0.25 + 0.25 * torch.rand(spec.queries, generator=rng))
+        away = (2 * torch.randint(4, 9, (spec.queries,), generator=rng) + 1.3) * self.eps / 20
         at = [torch.full((spec.shots,), self.period / 2), torch.zeros(spec.shots), away, torch.zeros(spec.queries)]
         support, query = torch.cat(at[:2]), torch.cat(at[2:])
         return tuple(0.5 + one.view(-1, 1, 1, 1) * pattern for one in (support, query))  # type: ignore[return-value]
