@@ -1,4 +1,5 @@
 # make demo: a leaderboard from a clean clone.  make test, make lint: what CI runs.  make bench: speed beside the peers.
+# make selftest: robust accuracies that are known.  make mutation: 12 planted bugs, each of which it must catch.
 # make agreement: our attacks beside foolbox, torchattacks and cleverhans, in an environment of their own.
 PYTHON ?= python3
 VENV ?= .venv
@@ -6,13 +7,19 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 AGREEMENT := .venv-agreement
 
-.PHONY: demo test bench lint format agreement agreement-tests clean
+.PHONY: demo test selftest mutation bench lint format agreement agreement-tests clean
 
 demo: $(INSTALLED)
 	$(BIN)/rbm demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+selftest: $(INSTALLED)
+	$(BIN)/rbm selftest
+
+mutation: $(INSTALLED)
+	$(BIN)/python benchmarks/mutation.py --out reports/mutation
 
 bench: $(INSTALLED)
 	$(BIN)/rbm bench run

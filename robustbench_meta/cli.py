@@ -1,7 +1,8 @@
 """The command `rbm`. Heavy imports wait inside the commands, so that help answers at once.
 
-Exit status: 0 fine, 1 a negative result (a failed cell, a number that does not hold, data that is not there, a slower
-case), 2 input, 3 environment (a disk that is full or read-only, git that is not there), 4 nothing measured.
+Exit status: 0 fine, 1 a negative result (a failed cell, a number that does not hold, a known answer missed, data that
+is not there, a slower case), 2 input, 3 environment (a disk that is full or read-only, git that is not there), 4
+nothing measured.
 """
 
 from __future__ import annotations
@@ -260,6 +261,37 @@ def doctor(
         _print_table(("", "", ""), [(one.state, one.name, one.text) for one in checks])
     if broken := [one.name for one in checks if one.state == "broken"]:
         raise typer.Exit(_complain(f"doctor: broken: {', '.join(broken)}", ENVIRONMENT))
+
+
+@commands.command()
+def selftest(
+    only: Annotated[str | None, typer.Option(help="As K1,K8. Default: all.")] = None,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first miss.")] = False,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the answers here as JSON.")] = None,
+) -> None:
+    """Check robust accuracies that are known before they are measured; exit 1 on any miss."""
+    import json
+    from dataclasses import asdict
+
+    import torch
+
+    from robustbench_meta import selftest as known
+
+    if json_out is not None:  # a path that cannot be written is told before a minute is spent
+        json_out.open("w", encoding="utf-8").close()
+    torch.set_num_threads(1)  # tiny tensors on several threads only wait for one another
+    console = _console()
+    chosen = () if only is None else _words(only, "only")
+    found = known.answers(chosen, fail_fast=fail_fast, tell=lambda one: console.print(f"{one.name}: {one.verdict}"))
+    if json_out is not None:
+        rows = [asdict(one) for one in found]
+        json_out.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    _print_table(*known.table(found))
+    missed = [one.name for one in found if not one.ok]
+    held = f"{len(found) - len(missed)} of {len(found)} known answers hold"
+    print(f"{held}, {sum(one.seconds for one in found):.0f} s")
+    if missed:
+        raise typer.Exit(_complain(f"selftest: missed {', '.join(missed)}", NEGATIVE))
 
 
 @commands.command("list")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from linear import DUAL, linear
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor
 
 from robustbench_meta import losses, threats
 from robustbench_meta.attacks.apgd import APGD, PRESETS, Loss, checkpoints, phases
+from robustbench_meta.linear import DUAL, linear
 from robustbench_meta.types import NORMS, Box, Cost, InputError, Norm, Streams, Threat, Victim
 
 BOX = Box((2, 6, 6))

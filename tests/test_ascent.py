@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from linear import linear
 from torch import Tensor
 
 from robustbench_meta import catalog
 from robustbench_meta.ascent import Search
 from robustbench_meta.attacks.pgd import PGD
+from robustbench_meta.linear import linear
 from robustbench_meta.types import Box, Cost, InputError, Streams, Threat, Victim
 
 THREAT = Threat("linf", 0.6)

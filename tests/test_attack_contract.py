@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from linear import Linear, linear, of
 from torch import Tensor
 
 from robustbench_meta import catalog, threats
+from robustbench_meta.linear import Linear, linear, of
 from robustbench_meta.types import Attack, Box, Cost, Norm, Streams, Threat, Victim
 
 NAMES = sorted({*catalog.names("attacks"), "noise-5", "pgd-3", "pgd-10-aq", "pgd-mt-20", "fgsm+apgd-ce"})

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from linear import Linear, linear, of
 from torch import Tensor
 
 from robustbench_meta import catalog
 from robustbench_meta.ascent import Member, Search
 from robustbench_meta.attacks.autoattack import AutoAttack
+from robustbench_meta.linear import Linear, linear, of
 from robustbench_meta.types import NORMS, Box, InputError, Norm, Streams, Surface, Threat
 
 MEMBERS = ("ce", "dlr", "targeted", "fab", "square")

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from linear import linear, of
 from pyautoattack.fab_pt import FABAttack_PT
 from scipy.optimize import linprog, minimize
 from test_attack_contract import CONV_EPS, convolutional
@@ -16,6 +15,7 @@ from robustbench_meta import losses, threats
 from robustbench_meta.ascent import Search
 from robustbench_meta.attacks.fab import PRESETS, TargetedFAB, to_plane
 from robustbench_meta.libraries import Classifier
+from robustbench_meta.linear import linear, of
 from robustbench_meta.types import NORMS, Box, InputError, Norm, Streams, Threat, Victim
 
 THEIRS: dict[Norm, str] = {"linf": "Linf", "l2": "L2", "l1": "L1"}

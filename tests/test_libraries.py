@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from linear import linear
 from torch import Tensor
 
 from robustbench_meta import threats
 from robustbench_meta.libraries import Classifier, attack_tasks
+from robustbench_meta.linear import linear
 from robustbench_meta.types import NORMS, Norm, Threat
 
 

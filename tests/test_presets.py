@@ -8,12 +8,12 @@ from typing import Any
 import pyautoattack
 import pytest
 import torch
-from linear import Linear, linear, of
 from torch import Tensor
 
 from robustbench_meta import catalog, threats
 from robustbench_meta.attacks.noise import Noise
 from robustbench_meta.attacks.pgd import PGD, MultiTargetedPGD
+from robustbench_meta.linear import Linear, linear, of
 from robustbench_meta.types import Attack, Norm, Streams, Threat, Victim
 
 POINTS, WAYS = 8, 3

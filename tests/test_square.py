@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
-from linear import linear
 from pyautoattack import AutoAttack
 from pyautoattack.square import L1_projection, SquareAttack
 from test_attack_contract import CONV_EPS, convolutional
@@ -16,6 +15,7 @@ from torch import Tensor
 from robustbench_meta import catalog, losses, threats
 from robustbench_meta.ascent import Search
 from robustbench_meta.attacks.square import PRESETS, Canvas, Square, rounds
+from robustbench_meta.linear import linear
 from robustbench_meta.types import NORMS, Box, Cost, InputError, Norm, Streams, Threat, Victim
 
 THEIRS: dict[Norm, str] = {"linf": "Linf", "l2": "L2", "l1": "L1"}

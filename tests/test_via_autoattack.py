@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from linear import Linear, linear, of
 from pyautoattack import AutoAttack, checks
 from torch import Tensor
 
 from robustbench_meta.attacks.via_autoattack import PRESETS, ReferenceAutoAttack
+from robustbench_meta.linear import Linear, linear, of
 from robustbench_meta.types import Box, InputError, Norm, Streams, Threat
 
 ATTACK = ReferenceAutoAttack()

@@ -9,11 +9,11 @@ import foolbox.attacks
 import pytest
 import torch
 from foolbox.models.pytorch import PyTorchModel
-from linear import linear, of
 from torch import Tensor
 
 from robustbench_meta import catalog
 from robustbench_meta.attacks.via_foolbox import PRESETS, Foolbox
+from robustbench_meta.linear import linear, of
 from robustbench_meta.types import Box, InputError, Streams, Threat
 
 LINF_PGD = catalog.attack("foolbox:LinfPGD")

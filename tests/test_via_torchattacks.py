@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from linear import linear
 from torch import Tensor
 
 from robustbench_meta import catalog
 from robustbench_meta.attacks.via_torchattacks import PRESETS, TorchAttacks
 from robustbench_meta.libraries import missing
+from robustbench_meta.linear import linear
 from robustbench_meta.types import Box, InputError, Streams, Threat
 
 NAMES = sorted(PRESETS)
