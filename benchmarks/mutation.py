@@ -93,10 +93,10 @@ MUTANTS = (
     Mutant(
         "exception counted as robust",
         "grid.py",
-        "            except Exception as error:\n                self.fail(job, error)\n",
-        "            except Exception:\n"
-        "                right = (True,) * (job.cell.spec.ways * job.cell.spec.queries)\n"
-        "                found = Block([store.Record(task, right, right, 0.0, 0, 0) for task in block], None)\n",
+        "        except Exception as error:\n            lacked, reason = out_of_memory(error), reason_of(error)\n",
+        "        except Exception:\n"
+        "            right = (True,) * (job.cell.spec.ways * job.cell.spec.queries)\n"
+        "            found = Block([store.Record(task, right, right, 0.0, 0, 0) for task in tasks], None)\n",
     ),
 )
 

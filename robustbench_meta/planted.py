@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from robustbench_meta.linear import Blobs
@@ -164,9 +165,9 @@ class Bands:
 
 @dataclass(frozen=True)
 class Stairs:
-    """Recognise each class's mean whatever moves, up to a height along a pattern; stairs without a slope lead there.
+    """Recognise class 0 whatever moves, up to a height along a pattern; stairs without a slope lead there.
 
-    In Linf that height is `share` of the way that `eps` allows.
+    In Linf that height is `share` of the way that `eps` allows. Near another class's mean all scores are alike.
     """
 
     eps: float
@@ -184,7 +185,7 @@ class Stairs:
             nearest = torch.cdist(rows, means).argmin(dim=1)
             along = (rows - means[nearest]) @ pattern / len(pattern)
             stairs = (10 * (1 - along / (self.share * self.eps))).ceil() - 0.5  # never a tie
-            scores = torch.zeros(len(x), len(means)).scatter_(1, nearest.unsqueeze(1), stairs.unsqueeze(1))
+            scores = F.pad(torch.where(nearest == 0, stairs, 0.0).unsqueeze(1), (0, len(means) - 1))
         return scores + 0 * rows[:, :1]  # a gradient of 0
 
 

@@ -398,7 +398,7 @@ def robust_learners_pass_through_autoattack_with_any_number_of_classes() -> Find
         trial = Trial(ObjectLearner(Stairs(eps), GREY, ways), MIDDLES, Spec(ways, 1, 1))
         done = _through_the_grid(trial, ("apgd-ce", *names), (eps,))
         failed += done.failures
-        stood += bool(done.survived("apgd-ce").all())
+        stood += done.survived("apgd-ce").sum() == 1  # the query of class 0; the others are wrong when clean
         fallen += sum(not done.survived(name).any() for name in names)
     robust = _through_the_grid(Trial(_prototypes(2), BLOBS, Spec(2, 5, 1)), names[1:], (0.001,))
     stays = bool(robust.survived(names[1]).all())
