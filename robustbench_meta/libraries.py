@@ -99,7 +99,8 @@ class _Isolated(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
         # Retained because FAB goes backward through one forward once per class.
         (gradient,) = torch.autograd.grad(ctx.scores, ctx.x, upstream[0], retain_graph=True)
-        return gradient, None
+        # Our learners compute in channels-last order; torchattacks and others take views of a gradient.
+        return gradient.contiguous(), None
 
 
 @contextmanager

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 
 from robustbench_meta import threats
+from robustbench_meta.algorithms.protonet import ProtoNet
+from robustbench_meta.engine import Learner, start_params
 from robustbench_meta.libraries import Classifier, attack_tasks
 from robustbench_meta.linear import linear
-from robustbench_meta.types import NORMS, Norm, Threat
+from robustbench_meta.networks import Conv4
+from robustbench_meta.types import NORMS, Box, Norm, Threat
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -49,3 +52,15 @@ def test_backward_through_a_classifier_reaches_the_image_and_not_the_weights() -
     assert victims.weights.grad is None
     assert victims.victim.cost.forwards.tolist() == [0, 1]
     assert victims.victim.cost.backwards.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_libraries_may_take_views_of_a_gradient(channels: int) -> None:
+    space = Box((channels, 8, 8))
+    params = start_params(ProtoNet(), Conv4(width=4, depth=2), space, 2, torch.Generator().manual_seed(0))
+    learner = Learner(ProtoNet(), Conv4(width=4, depth=2), params, space, 2)
+    x, y = torch.rand(1, 4, *space.shape), torch.tensor([[0, 0, 1, 1]])
+    victim = learner.query_victim(learner.adapt(x, y), x, y)
+    images = victim.x.squeeze(1).clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(Classifier(victim, 0)(images).sum(), images)
+    assert gradient.is_contiguous()
