@@ -20,11 +20,11 @@ import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -35,6 +35,9 @@ from safetensors.numpy import save as save_arrays
 from robustbench_meta import untrusted
 from robustbench_meta.flags import Measures
 from robustbench_meta.types import NORMS, SPLITS, SURFACES, Audit, Cell, InputError, Record, Spec, Threat
+
+_About = TypeVar("_About", Cell, Audit)
+_Row = TypeVar("_Row", Record, Measures)
 
 SCHEMA = 1
 IMAGES = ("clean", "adversarial")
@@ -459,29 +462,25 @@ def _record(line: dict[str, Any]) -> Record:
 
 
 def _read_cell(path: Path) -> tuple[Cell, list[Record]]:
-    lines, records = _parsed(path), []
-    _, header = next(lines, (1, {}))
-    with _naming(path, 1):
-        cell = _cell(header, path)
-    for number, line in lines:
-        with _naming(path, number):
-            records.append(_record(line))
-    if [r.task for r in records] != sorted({r.task for r in records}):
-        raise InputError(f"results: {path} does not hold each task once and in order; remove it and run again")
-    return cell, records
+    return _read(path, _cell, _record)
 
 
 def _read_audit(path: Path) -> tuple[Audit, list[Measures]]:
+    return _read(path, _audit, _measures)
+
+
+def _read(path: Path, about: Callable[[Any, Path], _About], row: Callable[[Any], _Row]) -> tuple[_About, list[_Row]]:
+    """Read a header, then a line for each task in order."""
     lines, found = _parsed(path), []
-    _, header = next(lines, (1, {}))
+    _, first = next(lines, (1, {}))
     with _naming(path, 1):
-        audit = _audit(header, path)
+        header = about(first, path)
     for number, line in lines:
         with _naming(path, number):
-            found.append(_measures(line))
+            found.append(row(line))
     if [one.task for one in found] != sorted({one.task for one in found}):
         raise InputError(f"results: {path} does not hold each task once and in order; remove it and run again")
-    return audit, found
+    return header, found
 
 
 def _audit(line: dict[str, Any], path: Path) -> Audit:
