@@ -270,8 +270,12 @@ def test_four_workers_in_another_order_and_more_tasks_later_give_the_bytes_of_on
     assert len(content(tmp_path / "four")) == 6
 
 
-def pid_and(cargo: grid.Kit, value: int) -> tuple[int, int, int]:
-    time.sleep(0.05)
+def pid_and(cargo: grid.Kit, value: int, meeting: Path) -> tuple[int, int, int]:
+    """Wait until two processes have met in a folder, so that neither does all the work before the other has begun."""
+    (meeting / str(os.getpid())).touch()
+    until = time.monotonic() + 60
+    while len(list(meeting.iterdir())) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
     return os.getpid(), value, len(cargo.jobs)
 
 
@@ -288,9 +292,10 @@ def answers(executor: Executor, count: int) -> dict[int, executors.Outcome]:
 
 
 def test_any_function_can_be_sent_and_what_it_raises_comes_back_as_a_line(tmp_path: Path) -> None:
-    plan = plan_of({"logged": Logged()}, tmp_path)
+    plan, meeting = plan_of({"logged": Logged()}, tmp_path), tmp_path / "meeting"
+    meeting.mkdir()
     with Processes(2).open(grid.kit(plan)) as executor:
-        tickets = [executor.submit(pid_and, value) for value in range(8)]
+        tickets = [executor.submit(pid_and, value, meeting) for value in range(8)]
         found = answers(executor, 8)
         assert [found[ticket].value[1:] for ticket in tickets] == [(value, 2) for value in range(8)]
         assert len({found[ticket].value[0] for ticket in tickets} - {os.getpid()}) == 2
@@ -431,7 +436,8 @@ def test_a_full_disk_is_status_three_in_one_line_and_keeps_what_was_stored(
     (path,) = (tmp_path / "r" / "cells").iterdir()
     (tmp_path / "r" / folder / f".{path.name}.new").symlink_to("/dev/full")  # a write there fails as on a full disk
     assert status(started(tmp_path, *command, "4", *FIXED)) == 3
-    assert said(tmp_path).splitlines()[-1] == "rbm: environment: [Errno 28] No space left on device"
+    line = f"rbm: environment: [Errno 28] No space left on device: 'r/{folder}/{path.name}'"
+    assert said(tmp_path).splitlines()[-1] == line
     assert "Traceback" not in said(tmp_path)
     if folder == "cells":
         assert content(tmp_path / "r") == before
