@@ -97,8 +97,9 @@ def evaluate(
         for line in plan.refused:
             warnings.warn(f"not run: {line}", stacklevel=2)
         with place.open(grid.kit(plan)) as units:
-            failures = grid.execute(plan, results, tasks=tasks, budget=seconds, watcher=watcher, executor=units)
-            lost = audits.run_audits(plan, results, watcher=watcher, executor=units) if audit else []
+            given: Any = {"tasks": tasks, "budget": seconds, "watcher": watcher, "executor": units}
+            ran = audits.execute(plan, results, **given) if audit else (grid.execute(plan, results, **given), [])
+        failures, lost = ran
         for failure in failures:
             warnings.warn(f"{grid.label(failure.cell)} failed: {failure.reason}", stacklevel=2)
         for one in lost:

@@ -33,15 +33,15 @@ from robustbench_meta.flags import Flag, Measures
 from robustbench_meta.types import Audit, Cell, Spec, Streams, TaskFamily, Threat, Victim
 
 VERSION = 2
-SHARE, LEAST_TASKS = 0.05, 20  # of a run's tasks
 STEPS, DRAWS = 40, 1000
 TARGETED_STEPS = 20
 SEARCHED = 8  # queries of a task that Square and noise meet: those that gradients left with the least margin
 COPIES = 8  # of each of these that noise meets at once, with DRAWS / COPIES draws each
 FORWARDS = 5
+AUDIT_SHARE = 0.2  # of a budget
 ALONE = 5  # queries of a task that are also scored without the others
 GPU_NOISE = 1e-5  # of the scores' range: what the order of sums on a GPU may change between two forwards
-BLOCK_SECONDS = 15.0  # a kill loses one block of tasks
+BLOCK_SECONDS, FIRST_BLOCK, LARGEST_BLOCK = 15.0, 2, 20  # a kill loses one block of tasks
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,26 @@ class Examined:
     timing: store.Timing
 
 
+def execute(
+    plan: grid.Plan,
+    results: Path,
+    *,
+    tasks: int | None = None,
+    budget: float | None = None,
+    watcher: grid.Watcher | None = None,
+    executor: Executor | None = None,
+) -> tuple[list[grid.Failure], list[AuditFailure]]:
+    """Run a plan as `grid.execute` does, then its audits, which get a fifth of a budget (seconds)."""
+    if budget is None:
+        failures = grid.execute(plan, results, tasks=tasks, watcher=watcher, executor=executor)
+        return failures, run_audits(plan, results, watcher=watcher, executor=executor)
+    grid.check_count(tasks, budget)
+    until = time.monotonic() + budget
+    failures = grid.execute(plan, results, budget=(1 - AUDIT_SHARE) * budget, watcher=watcher, executor=executor)
+    left = until - time.monotonic()
+    return failures, run_audits(plan, results, watcher=watcher, executor=executor, budget=left)
+
+
 def audits(plan: grid.Plan) -> tuple[AuditJob, ...]:
     """List the audits of a plan: one for each row of a board whose queries it attacks, at the largest eps."""
     together: dict[Audit, list[int]] = {}
@@ -91,17 +111,20 @@ def run_audits(
     tasks: Sequence[int] | None = None,
     watcher: grid.Watcher | None = None,
     executor: Executor | None = None,
+    budget: float | None = None,
 ) -> list[AuditFailure]:
     """Run what is missing of every audit and store it; one that fails is recorded with its reason.
 
     Unless given, tasks are the first of those that the audit's cells hold: 5 % of them and at least 20, if there are
-    so many. Blocks run where `executor` runs them, opened with `grid.kit(plan)`.
+    so many. Blocks run where `executor` runs them, opened with `grid.kit(plan)`; after `budget` seconds none begins
+    but the first of each audit.
     """
     jobs, watcher = audits(plan), watcher or grid.Watcher()
-    work = _Work(results, {job.key: job for job in jobs}, executor or InProcess(grid.kit(plan)))
+    until = math.inf if budget is None else time.monotonic() + budget
+    work = _Work(results, {job.key: job for job in jobs}, executor or InProcess(grid.kit(plan)), watcher, until)
     for job in jobs:
         ran = sorted({record.task for cell in job.cells for record in store.stored(results, cell)})
-        wanted = ran[: audited_tasks(len(ran))] if tasks is None else list(tasks)
+        wanted = ran[: flags.audited_tasks(len(ran))] if tasks is None else list(tasks)
         work.waiting[job.key] = sorted({*wanted} - {one.task for one in store.audited(results, job.audit)})
         if work.waiting[job.key]:
             watcher.tell(f"audit of {label(job.audit)}: {len(wanted)} tasks")
@@ -121,6 +144,8 @@ class _Work:
     results: Path
     jobs: dict[str, AuditJob]
     executor: Executor
+    watcher: grid.Watcher
+    until: float  # on the monotonic clock
     waiting: dict[str, list[int]] = field(default_factory=dict)  # tasks
     size: dict[str, int] = field(default_factory=dict)  # of the next block
     failures: dict[str, AuditFailure] = field(default_factory=dict)
@@ -129,7 +154,7 @@ class _Work:
         flying: dict[int, tuple[str, list[int]]] = {}
         while True:
             while len(flying) < self.executor.slots and (key := self.next_key()):
-                size = self.size.setdefault(key, 2)
+                size = self.size.setdefault(key, FIRST_BLOCK)
                 block, self.waiting[key] = self.waiting[key][:size], self.waiting[key][size:]
                 job = self.jobs[key]
                 flying[self.executor.submit(examine_block, job.index, job.audit, block)] = (key, block)
@@ -140,7 +165,9 @@ class _Work:
             self.settle(key, block, outcome)
 
     def next_key(self) -> str | None:
-        return next((key for key, tasks in self.waiting.items() if tasks and key not in self.failures), None)
+        late = time.monotonic() > self.until
+        keys = (key for key, tasks in self.waiting.items() if tasks and key not in self.failures)
+        return next((key for key in keys if not (late and key in self.size)), None)
 
     def settle(self, key: str, block: list[int], outcome: Outcome) -> None:
         """Store what came of a block; where memory lacked, put its tasks back for smaller ones."""
@@ -148,7 +175,10 @@ class _Work:
         if found is not None and found.measures:
             store.append_audit(self.results, self.jobs[key].audit, found.measures, found.timing)
             each = max(found.timing.seconds, 1e-3) / len(block)
-            self.size[key] = max(1, min(LEAST_TASKS, int(BLOCK_SECONDS / each), 4 * len(block)))
+            left = each * len(self.waiting[key])
+            if len(block) == FIRST_BLOCK and left > 2:
+                self.watcher.tell(f"audit of {label(self.jobs[key].audit)}: about {grid.duration(left)} more")
+            self.size[key] = max(1, min(LARGEST_BLOCK, int(BLOCK_SECONDS / each), 4 * len(block)))
         elif found is not None and found.out_of_memory and len(block) > 1:
             self.size[key] = len(block) // 2
             self.waiting[key] = sorted(block + self.waiting[key])
@@ -166,11 +196,6 @@ def examine_block(kit: grid.Kit, index: int, audit: Audit, tasks: Sequence[int])
     except Exception as error:
         lacked, reason = grid.out_of_memory(error), grid.reason_of(error)
     return Examined(found, reason, lacked, grid.timed(job.learner, tasks, started))
-
-
-def audited_tasks(ran: int) -> int:
-    """Say how many tasks of a run are audited."""
-    return min(ran, max(math.ceil(SHARE * ran), LEAST_TASKS))
 
 
 def examine(audit: Audit, learner: AnyLearner, family: TaskFamily, tasks: Sequence[int]) -> list[Measures]:

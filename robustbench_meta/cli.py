@@ -547,8 +547,9 @@ def _measure(
             if (seconds := grids.estimate(plan, out, count)) is not None and done < len(plan.jobs):
                 console.print(f"estimated by earlier runs: {grids.duration(seconds)}")
         with _evaluation_bar(console) as watcher:
-            failures = grids.execute(plan, out, tasks=tasks, budget=budget, watcher=watcher, executor=executor)
-            lost = audits.run_audits(plan, out, watcher=watcher, executor=executor) if audit else []
+            given: Any = {"tasks": tasks, "budget": budget, "watcher": watcher, "executor": executor}
+            ran = audits.execute(plan, out, **given) if audit else (grids.execute(plan, out, **given), [])
+    failures, lost = ran
     _print_summary(statistics.summarise(grids.results_of(plan, out)))
     if lost:
         _complain(f"{len(lost)} audits failed; their reasons are in {out}/audits", NEGATIVE)

@@ -22,6 +22,7 @@ Runs = Mapping[tuple[str, float], "Verdicts"]  # by attack and eps
 
 # A share alone would flag two queries of a run of ten; nothing is concluded from fewer than this.
 LEAST = 3
+SHARE, LEAST_TASKS = 0.05, 20  # of a run's tasks that are audited
 FGSM_ONLY, MONOTONE, NEW, FLAT, TWICE = 0.01, 0.005, 0.002, 0.01, 0.005
 WIDEST = 0.5  # A half-width above this says nothing, as two tasks soon have.
 ABOVE_CHANCE, REFERENCE, ALONE, MOVED, DISAGREE, ONE_CLASS = 0.02, 0.05, 1e-4, 0.002, 0.01, 0.6
@@ -242,6 +243,11 @@ def at_chance(mean: float, half: float, constant: float, n: int) -> list[Flag]:
     return [Flag("F13", "amber", mean, constant, n, detail)]
 
 
+def audited_tasks(ran: int) -> int:
+    """Say how many tasks of a run are audited: 5 % and at least 20, or all of a shorter run."""
+    return min(ran, max(math.ceil(SHARE * ran), LEAST_TASKS))
+
+
 def of_audit(tasks: Sequence[Measures], *, ways: int, transductive: bool = False) -> tuple[Flag, ...]:
     """Raise what an audit shows; `transductive` says that queries are judged together by declaration."""
     if not tasks:
@@ -250,8 +256,12 @@ def of_audit(tasks: Sequence[Measures], *, ways: int, transductive: bool = False
     most = float(np.mean([np.bincount(task.predictions).max() / len(task.predictions) for task in tasks]))
     if most > ONE_CLASS:
         n = sum(len(task.predictions) for task in tasks)
+        # Of two classes a poor but honest learner may prefer one; it has learned something if it beats a constant.
+        each = [float(np.mean(task.clean)) for task in tasks]
+        error = float(np.std(each, ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else math.inf
+        learned = float(np.mean(each)) - 2 * error > 1 / ways
         detail = f"one class takes {_percent(most)} of a task's clean predictions"
-        found.append(Flag("F13", "red", most, ONE_CLASS, n, detail))
+        found.append(Flag("F13", "amber" if learned else "red", most, ONE_CLASS, n, detail))
     return merge(found)
 
 

@@ -302,6 +302,7 @@ def execute(
     count = check_count(tasks, budget)
     most = _most_tasks(plan, count if budget is None else PROBE_TASKS)
     store.prepare(results)
+    _check_objects(plan, results)
     have = {job.key: _stored(results, job) for job in plan.jobs}
     probed = count if budget is None else PROBE_TASKS
     pace = store.seconds_per_task(results)
@@ -319,6 +320,25 @@ def execute(
     for job in work.alive():
         store.clear_failure(results, job.cell)
     return list(work.failures.values())
+
+
+def _check_objects(plan: Plan, results: Path) -> None:
+    """Refuse an object whose verdicts are not those that were stored under its name: one task of each is run again."""
+    seen: set[int] = set()
+    for job in plan.jobs:
+        known = store.stored(results, job.cell)[:1]
+        if not known or not isinstance(job.learner, ObjectLearner) or id(job.learner) in seen:
+            continue
+        seen.add(id(job.learner))
+        try:
+            found = run(job.cell, job.learner, job.family, job.attack, [known[0].task]).records
+        except Exception:  # which the cell itself will say
+            continue
+        if (found[0].clean, found[0].survived) != (known[0].clean, known[0].survived):
+            raise InputError(
+                f"learner: {job.cell.checkpoint} gives other verdicts on task {known[0].task} than those stored under"
+                f" this name in {results}; give a learner that was changed another name, or another folder"
+            )
 
 
 def measure(kit: Kit, index: int, tasks: Sequence[int]) -> Measured:

@@ -103,12 +103,13 @@ class Bits:
 class Check:
     """What speaks against an entry's numbers, and whether it was looked for: an audit of `audited` tasks, 0 for none.
 
-    `failure` says why an audit could not run.
+    `failure` says why an audit could not run, `lacks` what the audit has not seen of what was run.
     """
 
     flags: tuple[Flag, ...] = ()
     audited: int = 0
     failure: str = ""
+    lacks: str = ""
 
     @property
     def red(self) -> list[Flag]:
@@ -116,9 +117,12 @@ class Check:
 
     @property
     def text(self) -> str:
-        """Write the codes, and that there was no audit: "F3 F6", "none", "F9, not audited"."""
-        state = AUDIT_FAILED if self.failure else "" if self.audited else NOT_AUDITED
-        return ", ".join(filter(None, [signs.codes(self.flags), state])) or CLEAR
+        """Write the codes, and what an audit lacks: "F3 F6", "none", "none in 3 tasks", "F9, not audited"."""
+        state = AUDIT_FAILED if self.failure else self.lacks if self.audited else NOT_AUDITED
+        if not self.flags and self.audited and not state:
+            few = f"{CLEAR} in {self.audited} task{'s' if self.audited > 1 else ''}"
+            return CLEAR if self.audited >= signs.LEAST_TASKS else few
+        return ", ".join(filter(None, [signs.codes(self.flags), state]))
 
     @property
     def reason(self) -> str:
@@ -134,7 +138,7 @@ class Outcome:
     `clean` and `robust` are accuracies per task [n]; `robust` is the worst case. `required` is what any
     white-box entry of the board met at this eps; `runs` holds the verdicts by attack, `errors` (attack, reason).
     `check` is the entry's flags, with what this eps adds. `transferred` names the attacks that are adversarial test
-    sets: they count where they ran, and nobody needs them.
+    sets: nobody needs them, and they are no part of the worst case, or whoever met more of them would rank lower.
     """
 
     board: Board
@@ -382,12 +386,12 @@ def _outcome(
     errors = tuple((cell["attack"], str(cell["reason"])) for cell in here if cell["status"] == "error")
     tasks, clean, robust = np.empty(0, int), np.empty(0), np.empty(0)
     if ran:
-        # A test set of few tasks must not leave an entry with as few.
         whole = [cell for cell in ran if not is_set(cell["attack_fields"])] or ran
         tasks = bits[whole[0]["key"]].tasks
         for cell in whole[1:]:
             tasks = np.intersect1d(tasks, bits[cell["key"]].tasks)
-        lower = [bits[cell["key"]] for cell in mine if cell["eps"] <= eps and cell["key"] in bits]
+        own = [cell for cell in mine if not is_set(cell["attack_fields"]) or cell in whole]
+        lower = [bits[cell["key"]] for cell in own if cell["eps"] <= eps and cell["key"] in bits]
         survived = _stand(lower, tasks)
         first = bits[whole[0]["key"]]
         clean, robust = first.clean[first.at(tasks)].mean(1), survived.mean(1)
@@ -414,7 +418,12 @@ def _check(
     if measures:
         audited = _Audited(*(np.array([getattr(one, name) for one in measures]) for name in ("task", "clean")))
         found += [flag for run in runs.values() for flag in signs.reproduced(run, audited)]
-    return Check(signs.merge(found), len(measures), failure)
+        eps, seen = max(cell["eps"] for cell in mine), set().union(*(run.tasks.tolist() for run in runs.values()))
+        lacks = f"audited at {eps_text(rows[0]['eps'])} alone" if round(max(r["eps"] for r in rows), 9) < eps else ""
+        if len(measures) < signs.audited_tasks(len(seen)):
+            lacks = f"{len(measures)} of {signs.audited_tasks(len(seen))} tasks audited"
+        return Check(signs.merge(found), len(measures), failure, lacks)
+    return Check(signs.merge(found), 0, failure)
 
 
 @dataclass(frozen=True, eq=False)

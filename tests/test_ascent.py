@@ -14,7 +14,7 @@ from robustbench_meta import catalog
 from robustbench_meta.ascent import Search
 from robustbench_meta.attacks.pgd import PGD
 from robustbench_meta.linear import linear
-from robustbench_meta.types import Box, Cost, InputError, Streams, Threat, Victim
+from robustbench_meta.types import NORMS, Box, Cost, InputError, Norm, Streams, Threat, Victim
 
 THREAT = Threat("linf", 0.6)
 START = 0.1
@@ -114,3 +114,12 @@ def test_ensembles_are_refused_whose_members_cannot_go_on_or_share_no_norm() -> 
         catalog.attack("pgd-20+foolbox:FGSM")
     with pytest.raises(InputError, match=r"^attack: 'pdg-20' is unknown"):
         catalog.attack("fgsm+pdg-20")
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_noise_moves_what_it_attacks(norm: Norm) -> None:
+    made = linear(ways=5, tasks=2, queries=10)
+    threat = Threat(norm, 1.5 * float(made.distances(norm).max()))
+    x_adv = catalog.attack("noise")(made.victim, threat, made.streams())
+    moved = (x_adv != made.victim.x).flatten(1).any(dim=1)
+    assert moved.double().mean() > 0.5

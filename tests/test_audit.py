@@ -87,7 +87,7 @@ def test_an_audit_vouches_for_all_cells_of_a_row_at_the_largest_eps_and_can_be_s
 
 @pytest.mark.parametrize(("tasks", "audited"), [(0, 0), (3, 3), (20, 20), (100, 20), (401, 21), (1000, 50)])
 def test_a_twentieth_of_the_tasks_is_audited_and_at_least_twenty(tasks: int, audited: int) -> None:
-    assert audit.audited_tasks(tasks) == audited
+    assert flags.audited_tasks(tasks) == audited
 
 
 def test_an_audit_repeats_byte_for_byte_is_not_run_again_and_only_grows(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_an_audit_that_fails_is_shown_and_takes_the_rank_away_until_it_runs(tmp_
     assert row["reason"] == "audit failed: RuntimeError: one is not enough"
     honest = (replace(job, learner=replace(job.learner, subject=maskers.Honest())) for job in plan.jobs)  # type: ignore[arg-type]
     assert audit.run_audits(replace(plan, jobs=tuple(honest)), tmp_path) == []
-    assert set(statistics.summarise(store.read(tmp_path))["flags"].astype(str)) == {"none"}
+    assert set(statistics.summarise(store.read(tmp_path))["flags"].astype(str)) == {"none in 1 task"}
 
 
 def test_a_red_flag_takes_the_rank_away_and_every_table_says_so(tmp_path: Path) -> None:

@@ -314,3 +314,17 @@ def test_an_algorithm_that_makes_weights_of_its_own_is_neither_frozen_nor_embedd
     torch.testing.assert_close(victim.forward(victim.x, victim.points).view_as(scores), scores)
     with pytest.raises(InputError, match=r"^backend: 'flat' embeds by the network's own weights"):
         flat.predict(flat.adapt(episodes.support_x, episodes.support_y), episodes.query_x)
+
+
+def test_poisoning_climbs_what_the_learner_says_of_the_proxies_once_it_has_adapted_to_the_poison() -> None:
+    made, tasks = learner("protonet"), blobs()
+    assert tasks.proxy_x is not None
+    assert tasks.proxy_y is not None
+    order = torch.randperm(len(tasks.proxy_y[0]), generator=torch.Generator().manual_seed(0))
+    tasks = replace(tasks, proxy_x=tasks.proxy_x[:, order], proxy_y=tasks.proxy_y[:, order])
+    victim = made.support_victim(tasks)
+    poison = (tasks.support_x + 0.1 * torch.rand_like(tasks.support_x)).clamp(0, 1)
+    assert tasks.proxy_x is not None
+    expected = made.predict(made.adapt(poison, tasks.support_y), tasks.proxy_x)
+    assert torch.equal(victim.y, torch.arange(3).repeat_interleave(3)[order].expand(2, -1))
+    torch.testing.assert_close(victim.forward(poison, victim.points), expected)

@@ -157,9 +157,25 @@ def test_a_failed_cell_is_recorded_and_the_rest_goes_on(subject: Subject, tmp_pa
     assert any("failing linf 0.1 failed: RuntimeError" in line for line in told)
 
 
+def test_a_changed_object_under_an_old_name_is_refused(subject: Subject, tmp_path: Path) -> None:
+    class Other(Centroids):
+        def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+            return super().predict(fitted, x).roll(1, dims=1)
+
+    plan = grid.make_plan(axes("fgsm"), [subject], tmp_path)
+    grid.execute(plan, tmp_path, tasks=2)
+    grid.execute(plan, tmp_path, tasks=3)  # the same one goes on
+    before = content(tmp_path)
+    other = grid.object_subject(Other(), "centroids", STROKES, device="cpu", ways=3)
+    changed = grid.make_plan(axes("fgsm"), [other], tmp_path)
+    with pytest.raises(InputError, match="gives other verdicts on task 0 than those stored under this name"):
+        grid.execute(changed, tmp_path, tasks=4)
+    assert content(tmp_path) == before
+
+
 def test_a_failure_is_forgotten_once_the_cell_has_run(subject: Subject, tmp_path: Path) -> None:
     Failing.met.clear()
-    plan = grid.make_plan(replace(axes(eps=(0.1,)), attacks={"failing": Failing(good=3)}), [subject], tmp_path)
+    plan = grid.make_plan(replace(axes(eps=(0.1,)), attacks={"failing": Failing(good=4)}), [subject], tmp_path)
     assert len(grid.execute(plan, tmp_path, tasks=5)) == 1
     assert store.read(tmp_path).cells["status"].tolist() == ["error"]
     assert len(store.stored(tmp_path, plan.jobs[0].cell)) == 2  # the block that was whole

@@ -629,8 +629,8 @@ def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
         notes.append(("transductive", text))
     if any(outcome.transferred for board in boards for one in board for outcome in one.outcomes.values()):
         text = (
-            "Adversarial examples kept of an attack on the learner it names. They count in the worst case of every "
-            "entry that met them, on the tasks of the set, and no entry needs them for a rank."
+            "Adversarial examples kept of an attack on the learner it names. They are no part of the worst case, "
+            "or whoever was scored on more of them would rank lower; no entry needs them for a rank."
         )
         notes.append(("file:", text))
     if any(one[0].board.surface == "support" for one in boards):
