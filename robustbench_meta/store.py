@@ -149,6 +149,16 @@ def audited(results: Path, audit: Audit) -> list[Measures]:
     return _read_audit(path)[1] if path.exists() else []
 
 
+def audits(results: Path) -> dict[str, Audit]:
+    """Return every audit that has a file of measures, by key."""
+    found = {}
+    for path in sorted((results / "audits").glob("*.jsonl")):
+        _, header = next(_parsed(path), (1, {}))
+        with _naming(path, 1):
+            found[path.stem] = _audit(header, path)
+    return found
+
+
 def fail_audit(results: Path, audit: Audit, reason: str) -> None:
     """Record that an audit failed, and why; tasks that ran before stay."""
     with _locked(results, audit):
@@ -330,8 +340,8 @@ def seconds_per_task(results: Path) -> dict[str, float]:
     return found
 
 
-def timings(results: Path, cell: Cell) -> dict[int, Timing]:
-    """Say how each task of a cell ran, by task; nothing of tasks that were not timed."""
+def timings(results: Path, cell: Cell | Audit) -> dict[int, Timing]:
+    """Say how each task of a cell or an audit ran, by task; nothing of tasks that were not timed."""
     path = _path(results, "timings", cell)
     found: dict[int, Timing] = {}
     for line in _timings(path) if path.exists() else []:

@@ -2,7 +2,8 @@
 
 On the device, backend and thread count that a task was measured with, alone, its record must come again bit for bit.
 Elsewhere at least 99 % of the verdicts agree and the mean moves by at most 0.2 percentage points; a sample is too
-small to tell such shares from a single query, so one query may always differ.
+small to tell such shares from a single query, so one query may always differ. Of every audit one task is run again too,
+or flags could be removed by editing its file.
 """
 
 from __future__ import annotations
@@ -15,23 +16,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from robustbench_meta import catalog, checkpoint, grid, store
+from robustbench_meta import audit, catalog, checkpoint, flags, grid, store
 from robustbench_meta.episodes import fingerprint
-from robustbench_meta.evaluate import run
+from robustbench_meta.evaluate import AnyLearner, run
+from robustbench_meta.flags import Measures
 from robustbench_meta.libraries import missing
 from robustbench_meta.threats import ABSOLUTE_SLACK, RELATIVE_SLACK
 from robustbench_meta.train import validation
 from robustbench_meta.transfer import source_of
-from robustbench_meta.types import Attack, Cell, InputError, Record, TaskFamily, Threat
+from robustbench_meta.types import Attack, Audit, Cell, InputError, Record, TaskFamily, Threat
 
 AGREE, MOVED = 0.99, 0.002  # of verdicts, and of the mean: what holds on another device
 SAME = 1e-9  # means closer than this are the same number, written down
 UNKNOWN_RATE = 2.0  # the same for a learner none of whose tasks was run yet
 MARGIN = 1.5  # a task must fit in the time left this many times over, for others may use the machine too
+AUDITS = 0.2  # of the time is kept for audits
 OVERHEAD = 0.1  # seconds a task takes besides the rows it sends through the network
 
 Status = Literal["holds", "fails", "not verified"]
@@ -71,6 +74,22 @@ class _Ready:
     job: grid.Job
     records: dict[int, Record]
     timings: dict[int, store.Timing]
+
+
+@dataclass(frozen=True)
+class _Audited:
+    """An audit that can be run again, with the measures of the task that was drawn, and how that task ran."""
+
+    audit: Audit
+    learner: AnyLearner
+    family: TaskFamily
+    then: Measures
+    timing: store.Timing | None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the task took then."""
+        return None if self.timing is None else self.timing.seconds / len(self.timing.tasks)
 
 
 @dataclass
@@ -126,11 +145,14 @@ def verify_results(
     cells = store.cells(results)
     if not cells:
         raise InputError(f"results: {results} holds no cells (no folder cells/, or an empty one)")
-    ready, findings = _prepared(results, cells, checkpoints, root)
+    shelf, rng = _Shelf(_learners(checkpoints), root), random.Random(seed)
+    ready, findings = _prepared(results, cells, shelf)
+    order = _order(ready, rng)
+    audited, unlike = _audits(results, shelf, rng)
+    share = seconds * (1 - AUDITS if audited else 1)
     pace, tallies = _Pace(), {one.job.key: _Tally() for one in ready}
-    order = _order(ready, random.Random(seed))
     for one, task in order:
-        expected, left = pace.expected(one, task), seconds - (time.monotonic() - started)
+        expected, left = pace.expected(one, task), share - (time.monotonic() - started)
         first = not any(tally.tasks for tally in tallies.values())
         if not first and (expected is None or MARGIN * expected > left):
             continue
@@ -140,15 +162,23 @@ def verify_results(
         tell(f"{grid.label(one.job.cell)}, task {task}")
     findings += [_judged(one, tallies[one.job.key]) for one in ready if tallies[one.job.key].tasks]
     findings += _together([tally for tally in tallies.values() if tally.tasks and not tally.exact])
-    looked, tasks = (sum(bool(tally.tasks) for tally in tallies.values()), sum(t.tasks for t in tallies.values()))
-    whole = sum(len(one.records) for one in ready)
-    coverage = f"{looked} of {len(cells)} cells and {tasks} of {whole} tasks of those that can be run here were run"
-    coverage += f" again, drawn by seed {seed}, in {time.monotonic() - started:.0f} s"
+    examined = _examined(audited, lambda: seconds - (time.monotonic() - started), pace.slowdown, tell)
+    findings += [*examined, *unlike]
+    coverage = f"{_coverage(len(cells), ready, tallies)}, drawn by seed {seed}, in {time.monotonic() - started:.0f} s"
     out = Counter(one.job.cell.attack for one in ready if not tallies[one.job.key].tasks)
     if out:
         listed = ", ".join(f"{name} {count}" for name, count in sorted(out.items()))
         coverage += f"; no time for {out.total()} cells ({listed}): give more --seconds"
+    again = sum(one.measured for one in examined)
+    coverage += f"; {again} of {len(audited) + len(unlike)} audits were looked at, one task of each; not checked are"
+    coverage += " errors/, audits that failed, and rows that say “not audited”"
     return Verification(tuple(findings), coverage)
+
+
+def _coverage(cells: int, ready: Sequence[_Ready], tallies: dict[str, _Tally]) -> str:
+    looked, tasks = (sum(bool(tally.tasks) for tally in tallies.values()), sum(t.tasks for t in tallies.values()))
+    whole = sum(len(one.records) for one in ready)
+    return f"{looked} of {cells} cells and {tasks} of {whole} tasks of those that can be run here were run again"
 
 
 def verify_card(path: Path, *, seconds: float = 45.0, root: Path | None = None) -> Verification:
@@ -220,11 +250,8 @@ def _validated(loaded: checkpoint.Checkpoint, family: TaskFamily, seconds: float
     return findings, coverage
 
 
-def _prepared(
-    results: Path, cells: dict[str, Cell], checkpoints: Sequence[Path], root: Path | None
-) -> tuple[list[_Ready], list[Finding]]:
+def _prepared(results: Path, cells: dict[str, Cell], shelf: _Shelf) -> tuple[list[_Ready], list[Finding]]:
     """Part the cells into those that can run again, and findings about the others, one for each reason."""
-    learners, subjects = _learners(checkpoints), {}
     ready: list[_Ready] = []
     problems: dict[tuple[str, str, Status], int] = {}
     for key, cell in cells.items():
@@ -235,14 +262,10 @@ def _prepared(
         device = _device(next(iter(timings.values())).device if timings else "cpu")
         try:
             attack = _attack(results, cell)
-            folder = _known(learners, cell)
-            about = (folder, cell.family, cell.split, cell.episodes, device)
-            if about not in subjects:
-                subjects[about] = _subject(folder, cell, root, device)
+            subject = shelf.subject(cell, device)
         except _Unlike as no:
             problems[no.what, no.why, no.status] = problems.get((no.what, no.why, no.status), 0) + 1
             continue
-        subject = subjects[about]
         made = grid.with_ways(subject, cell.spec.ways)
         ready.append(_Ready(grid.Job(cell, key, made, subject.family, attack), records, timings))
     findings = [
@@ -268,7 +291,24 @@ def _learners(checkpoints: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _known(learners: dict[str, Path], cell: Cell) -> Path:
+@dataclass
+class _Shelf:
+    """The checkpoints at hand by their hash, and what was loaded of them so far."""
+
+    learners: dict[str, Path]
+    root: Path | None
+    loaded: dict[tuple[Any, ...], grid.Subject] = field(default_factory=dict)
+
+    def subject(self, about: Cell | Audit, device: str) -> grid.Subject:
+        """Find the learner and the family of a cell or an audit; raise _Unlike where they are not here."""
+        folder = _known(self.learners, about)
+        key = (folder, about.family, about.split, about.episodes, device)
+        if key not in self.loaded:
+            self.loaded[key] = _subject(folder, about, self.root, device)
+        return self.loaded[key]
+
+
+def _known(learners: dict[str, Path], cell: Cell | Audit) -> Path:
     if cell.weights in learners:
         return learners[cell.weights]
     why = "is no checkpoint, but an object of somebody's program"
@@ -308,7 +348,7 @@ def _set(results: Path, cell: Cell) -> Attack:
     return attack
 
 
-def _subject(folder: Path, cell: Cell, root: Path | None, device: str) -> grid.Subject:
+def _subject(folder: Path, cell: Cell | Audit, root: Path | None, device: str) -> grid.Subject:
     """Load a learner, and the family whose episodes a cell met."""
     try:
         own = checkpoint.read_card(folder / checkpoint.CARD).recipe.family == cell.family
@@ -400,6 +440,112 @@ def _together(tallies: Sequence[_Tally]) -> list[Finding]:
     detail += f" by {100 * moved / queries:.3f} points (at most {100 * MOVED:g})"
     what = "all tasks without timings of this device"
     return [Finding(what, "holds" if holds else "fails", detail, True)]
+
+
+def _audits(results: Path, shelf: _Shelf, rng: random.Random) -> tuple[list[_Audited], list[Finding]]:
+    """Draw a task of every audit that can run again, the cheapest first, then by chance; say why others cannot."""
+    drawn: list[_Audited] = []
+    findings = []
+    for about in store.audits(results).values():
+        held, timings = store.audited(results, about), store.timings(results, about)
+        try:
+            if about.version != audit.VERSION:
+                raise _Unlike("", f"version {about.version} of the audit, this is {audit.VERSION}")
+            if not held:
+                raise _Unlike("", "holds no tasks")
+            then = rng.choice(held)
+            timing = timings.get(then.task)
+            subject = shelf.subject(about, _device(timing.device if timing else "cpu"))
+            made = _same_learner(about, subject)
+        except _Unlike as no:
+            findings.append(Finding(_named(about), no.status, no.why))
+            continue
+        drawn.append(_Audited(about, made, subject.family, then, timing))
+    rng.shuffle(drawn)
+    if timed := [one for one in drawn if one.seconds is not None]:
+        cheap = min(timed, key=lambda one: one.seconds or 0.0)
+        drawn.sort(key=lambda one: one is not cheap)
+    return drawn, findings
+
+
+def _same_learner(about: Audit, subject: grid.Subject) -> AnyLearner:
+    """Let a learner tell the classes of an audit apart, if it is described there as it is."""
+    try:
+        made = grid.with_ways(subject, about.spec.ways)
+    except InputError as error:
+        raise _Unlike("", str(error), "fails") from None
+    here = {"algorithm": subject.algorithm, "defense": subject.defense, "norm_mode": made.norm_mode}
+    for name, value in here.items():
+        if getattr(about, name) != value:
+            why = f"cannot hold: {name} is {getattr(about, name)} there, and these weights have {value}"
+            raise _Unlike("", why, "fails")
+    return made
+
+
+def _examined(
+    audited: Sequence[_Audited], left: Callable[[], float], slowdown: float, tell: Callable[[str], None]
+) -> list[Finding]:
+    """Run audits again, at least one and those others that fit in the seconds left."""
+    findings: list[Finding] = []
+    longest = 0.0
+    for one in audited:
+        expected = longest if one.seconds is None else one.seconds * (slowdown or 1.0)
+        if any(found.measured for found in findings) and MARGIN * expected > left():
+            findings.append(Finding(_named(one.audit), "not verified", "no time for it: give more --seconds"))
+            continue
+        begun = time.monotonic()
+        findings.append(_examine(one))
+        took = time.monotonic() - begun
+        longest = max(longest, took)
+        if one.seconds is not None:
+            slowdown = max(slowdown, took / max(one.seconds, 1e-6))
+        tell(f"{_named(one.audit)}, task {one.then.task}")
+    return findings
+
+
+def _examine(one: _Audited) -> Finding:
+    """Run one task of an audit again and compare all that it measured."""
+    then, timing, what = one.then, one.timing, _named(one.audit)
+    here = (str(one.learner.device), one.learner.backend, 1)
+    same = timing is not None and (timing.device, timing.backend, timing.chunk) == here
+    count = f"task {then.task}, {len(then.clean)} queries"
+    try:
+        with _threads(timing.threads if timing else torch.get_num_threads()):
+            (now,) = audit.examine(one.audit, one.learner, one.family, [then.task])
+    except Exception as error:
+        return Finding(what, "fails", f"{count}: failed: {grid.reason_of(error)}", True)
+    wrong, agree = _compared(now, then, exact=same)
+    if wrong:
+        return Finding(what, "fails", f"{count}: {', '.join(wrong[:4])}", True)
+    return Finding(what, "holds", f"{count}: {'bit for bit' if same else agree}", True)
+
+
+def _compared(now: Measures, then: Measures, *, exact: bool) -> tuple[list[str], str]:
+    """Say what of a task's measures does not hold, and which share of verdicts agrees."""
+    a, b = _verdicts(now), _verdicts(then)
+    if {name: len(row) for name, row in a.items()} != {name: len(row) for name, row in b.items()}:
+        return ["it holds other runs or queries than are measured here"], ""
+    differ = {name: sum(map(operator.ne, a[name], b[name])) for name in a}
+    total, every = sum(differ.values()), sum(map(len, a.values()))
+    allowed = 0.0 if exact else max(1.0, (1 - AGREE) * every)
+    wrong = [f"{number} of {name} differ" for name, number in differ.items() if number and total > allowed]
+    # Elsewhere rounding makes other differences of scores, but none that raises a flag or takes one back.
+    for name, limit in (("repeat", 0.0), ("alone", flags.ALONE)):
+        here, there = getattr(now, name), getattr(then, name)
+        if (repr(here) != repr(there)) if exact else ((here > limit) != (there > limit)):
+            wrong.append(f"{name} is {here:.3g}, stored is {there:.3g}")
+    wrong += [f"{name} differs" for name in ("probabilities", "autograd") if getattr(now, name) != getattr(then, name)]
+    return wrong, f"{100 * (1 - total / every):.2f} % of {every} verdicts agree"
+
+
+def _verdicts(one: Measures) -> dict[str, tuple[int, ...]]:
+    """All that a task of an audit says of its queries, by name."""
+    nested = {f"{part} {run}": bits for part in ("survived", "flat") for run, bits in getattr(one, part).items()}
+    return {"clean": one.clean, "predictions": one.predictions, **nested}
+
+
+def _named(about: Audit) -> str:
+    return f"audit of {audit.label(about)}"
 
 
 def _device(recorded: str) -> str:

@@ -15,7 +15,7 @@ import pytest
 from test_cli import rbm  # noqa: F401
 from test_grid import FAMILY, axes, saved
 
-from robustbench_meta import catalog, checkpoint, grid, store, train, verify
+from robustbench_meta import audit, catalog, checkpoint, grid, store, train, verify
 from robustbench_meta.checkpoint import Recipe
 from robustbench_meta.types import InputError, Record
 
@@ -59,6 +59,10 @@ def change(path: Path, task: int, field: str, into: Callable[[Any], Any]) -> Non
 def flipped(bits: str) -> str:
     at = bits.index("1")
     return f"{bits[:at]}0{bits[at + 1 :]}"
+
+
+def flipped_first(bits: str) -> str:
+    return f"{1 - int(bits[0])}{bits[1:]}"
 
 
 def by_name(found: verify.Verification) -> dict[str, verify.Finding]:
@@ -140,7 +144,8 @@ def test_at_least_one_task_is_tried_and_what_was_left_out_is_said(results: Path,
 
 
 def test_the_seed_draws_the_sample(results: Path, ckpt: Path) -> None:
-    ready, _ = verify._prepared(results, store.cells(results), [ckpt], None)
+    shelf = verify._Shelf(verify._learners([ckpt]), None)
+    ready, _ = verify._prepared(results, store.cells(results), shelf)
 
     def drawn(seed: int) -> list[tuple[str, int]]:
         return [(one.job.cell.attack, task) for one, task in verify._order(ready, random.Random(seed))]
@@ -207,6 +212,108 @@ def test_scores_on_an_adversarial_set_are_verified_with_the_set_that_was_kept(ck
         assert sorted(one.status for one in found.findings) == ["holds", "not verified"]
         assert says in found.findings[0].detail
         shutil.rmtree(tmp_path / "adversarial", ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def audited_here(measured: Path, ckpt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The two cells, and the audit of two of their tasks."""
+    results = Path(shutil.copytree(measured, tmp_path_factory.mktemp("audited") / "results"))
+    plan = grid.make_plan(axes("pgd-3", "noise-2", eps=(0.1,)), [grid.load_subject(ckpt, device="cpu")], results)
+    assert audit.run_audits(plan, results, tasks=[0, 1]) == []
+    return results
+
+
+@pytest.fixture
+def audited(audited_here: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(audited_here, tmp_path / "audited"))
+
+
+def audit_file(results: Path) -> Path:
+    (path,) = (results / "audits").glob("*.jsonl")
+    return path
+
+
+def of_audit(results: Path, ckpt: Path, seconds: float = 0) -> verify.Finding:
+    found = verify.verify_results(results, [ckpt], seconds=seconds)
+    (one,) = (one for one in found.findings if one.what.startswith("audit of "))
+    return one
+
+
+def test_an_honest_audit_comes_again_even_without_time_and_what_is_not_checked_is_said(
+    audited: Path, ckpt: Path
+) -> None:
+    before = {path: path.read_bytes() for path in audited.rglob("*") if path.is_file()}
+    found = verify.verify_results(audited, [ckpt], seconds=0)
+    one = found.findings[-1]
+    assert (one.what, one.status, one.measured) == ("audit of net, 2-shot: linf 0.1", "holds", True)
+    assert re.fullmatch(r"task [01], 9 queries: bit for bit", one.detail)
+    assert "1 of 1 audits were looked at, one task of each; not checked are errors/" in found.coverage
+    assert found.coverage.endswith("audits that failed, and rows that say “not audited”")
+    assert {path: path.read_bytes() for path in audited.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("field", "into", "says"),
+    [
+        ("survived", lambda runs: {**runs, "pgd": flipped_first(runs["pgd"])}, "1 of survived pgd differ"),
+        ("survived", lambda runs: {name: runs[name] for name in runs if name != "noise"}, "it holds other runs"),
+        ("flat", lambda runs: {**runs, "margin": flipped_first(runs["margin"])}, "1 of flat margin differ"),
+        ("predictions", lambda classes: [(classes[0] + 1) % 3, *classes[1:]], "1 of predictions differ"),
+        ("alone", lambda value: value + 1e-9, "alone is"),
+        ("repeat", lambda value: value + 0.5, "repeat is 0, stored is 0.5"),
+        ("autograd", lambda value: not value, "autograd differs"),
+    ],
+)
+def test_an_audit_whose_measures_were_edited_is_noticed(
+    audited: Path, ckpt: Path, field: str, into: Callable[[Any], Any], says: str
+) -> None:
+    for task in (0, 1):
+        change(audit_file(audited), task, field, into)
+    one = of_audit(audited, ckpt)
+    assert (one.status, says in one.detail) == ("fails", True), one.detail
+
+
+def test_elsewhere_an_audit_holds_within_a_stated_tolerance(audited: Path, ckpt: Path) -> None:
+    """One verdict may differ and scores by rounding; whatever raises a flag, or two verdicts, may not."""
+    (audited / "timings" / audit_file(audited).name).unlink()
+    for task in (0, 1):
+        change(audit_file(audited), task, "clean", flipped_first)
+        change(audit_file(audited), task, "alone", lambda value: value + 1e-7)
+    one = of_audit(audited, ckpt)
+    assert (one.status, "9 queries: 98.99 % of 99 verdicts agree" in one.detail) == ("holds", True), one.detail
+    for task in (0, 1):
+        change(audit_file(audited), task, "alone", lambda value: value + 1e-3)
+    assert "alone is" in of_audit(audited, ckpt).detail
+    for task in (0, 1):
+        change(audit_file(audited), task, "alone", lambda value: 0.0)
+        change(audit_file(audited), task, "survived", lambda runs: {**runs, "pgd": flipped_first(runs["pgd"])})
+    one = of_audit(audited, ckpt)
+    assert (one.status, "1 of clean differ, 1 of survived pgd differ" in one.detail) == ("fails", True)
+
+
+def test_an_audit_of_another_version_or_learner_is_not_verified_and_one_of_another_norm_mode_fails(
+    audited: Path, ckpt: Path
+) -> None:
+    (about,) = store.audits(audited).values()
+    held = store.audited(audited, about)
+    for other, status, says in (
+        (replace(about, version=1), "not verified", f"version 1 of the audit, this is {audit.VERSION}"),
+        (replace(about, weights="ab" * 32), "not verified", "no checkpoint with these weights"),
+        (replace(about, norm_mode="own"), "fails", "cannot hold: norm_mode is own there"),
+    ):
+        shutil.rmtree(audited / "audits")
+        (audited / "audits").mkdir()
+        store.append_audit(audited, other, held)
+        one = of_audit(audited, ckpt)
+        assert (one.status, says in one.detail, one.measured) == (status, True, False), one.detail
+
+
+def test_one_audit_is_run_again_whatever_the_time_and_others_are_named(audited: Path, ckpt: Path) -> None:
+    (about,) = store.audits(audited).values()
+    store.append_audit(audited, replace(about, eps=0.05), store.audited(audited, about))
+    found = [one for one in verify.verify_results(audited, [ckpt], seconds=0).findings if "audit of" in one.what]
+    assert [(one.status, one.measured) for one in found] == [("holds", True), ("not verified", False)]
+    assert found[1].detail == "no time for it: give more --seconds"
 
 
 def test_results_that_hold_nothing_are_an_input_error(tmp_path: Path) -> None:
