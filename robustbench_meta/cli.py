@@ -530,6 +530,7 @@ def _measure(
     from robustbench_meta import audit as audits
     from robustbench_meta import grid as grids
     from robustbench_meta import statistics
+    from robustbench_meta.untrusted import printable
 
     count = grids.check_count(tasks, budget)
     plan = grids.make_plan(axes, subjects, out)
@@ -550,7 +551,11 @@ def _measure(
             given: Any = {"tasks": tasks, "budget": budget, "watcher": watcher, "executor": executor}
             ran = audits.execute(plan, out, **given) if audit else (grids.execute(plan, out, **given), [])
     failures, lost = ran
-    _print_summary(statistics.summarise(grids.results_of(plan, out)))
+    found = grids.results_of(plan, out)
+    _print_summary(statistics.summarise(found))
+    for one in (one for board in statistics.standings(found) for one in board):
+        for flag in one.check.flags:
+            console.print(f"{printable(one.entry.checkpoint)}: {flag.colour} flag {printable(flag.text)}")
     if lost:
         _complain(f"{len(lost)} audits failed; their reasons are in {out}/audits", NEGATIVE)
     if failures:

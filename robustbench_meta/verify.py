@@ -144,7 +144,8 @@ def verify_results(
     started = time.monotonic()
     cells = store.cells(results)
     if not cells:
-        raise InputError(f"results: {results} holds no cells (no folder cells/, or an empty one)")
+        what = "holds no cells (no folder cells/, or an empty one)" if results.is_dir() else "is not a folder"
+        raise InputError(f"results: {results} {what}")
     shelf, rng = _Shelf(_learners(checkpoints), root), random.Random(seed)
     ready, findings = _prepared(results, cells, shelf)
     order = _order(ready, rng)
