@@ -88,7 +88,7 @@ def page(lines: list[Line], cells: Path) -> str:
         *_section("Honest models", [one for one in lines if one.honest], "raised no red flag"),
         *_section("Maskers", [one for one in lines if not one.honest], "raised no red flag and so escaped"),
         "## From stored cells",
-        f"The verdicts of `{cells.parent.name}/{cells.name}`, whose attacks ran as a user runs them (not audited):",
+        f"The verdicts of `{cells.parent.name}/{cells.name}`, whose attacks ran as a user runs them, with the audits there (30 tasks of 75 queries each), held out from the above:",
         _cells(cells),
     ]
     return "\n\n".join(parts) + "\n"
