@@ -88,8 +88,8 @@ def page(lines: list[Line], cells: Path) -> str:
         *_section("Honest models", [one for one in lines if one.honest], "raised no red flag"),
         *_section("Maskers", [one for one in lines if not one.honest], "raised no red flag and so escaped"),
         "## From stored cells",
-        f"The verdicts of `{cells.parent.name}/{cells.name}`, whose attacks ran as a user runs them, with the audits there: "
-        "30 tasks of 75 queries, on which nothing was tuned, though 20 are the tasks above with more queries.",
+        f"The verdicts of `{cells.parent.name}/{cells.name}`, whose attacks ran as a user runs them, with the audits "
+        "there: 30 tasks of 75 queries, on which nothing was tuned, though 20 are the tasks above with more queries.",
         _cells(cells),
     ]
     return "\n\n".join(parts) + "\n"
