@@ -386,7 +386,7 @@ def stronger_attacks_leave_no_more_standing() -> Finding:
 
 
 def robust_learners_pass_through_autoattack_with_any_number_of_classes() -> Finding:
-    """K14: 2 to 10 classes, through both AutoAttacks and the grid; an attack that throws is an error, not robustness.
+    """K14: 2 to 10 classes through the reference, ours where its members change; what throws is an error, not robust.
 
     Steps without a slope withstand every target of the gradient attacks, where the reference would fail on fewer than
     10 classes, and fall to Square; at a budget beyond all reach a learner withstands Square too.
@@ -396,19 +396,20 @@ def robust_learners_pass_through_autoattack_with_any_number_of_classes() -> Find
     fallen = stood = 0
     for ways in range(2, 11):
         trial = Trial(ObjectLearner(Stairs(eps), GREY, ways), MIDDLES, Spec(ways, 1, 1))
-        done = _through_the_grid(trial, ("apgd-ce", *names), (eps,))
+        both = names if ways in (2, 3, 4, 10) else names[1:]
+        done = _through_the_grid(trial, ("apgd-ce", *both), (eps,))
         failed += done.failures
         stood += done.survived("apgd-ce").sum() == 1  # the query of class 0; the others are wrong when clean
-        fallen += sum(not done.survived(name).any() for name in names)
+        fallen += sum(not done.survived(name).any() for name in both)
     robust = _through_the_grid(Trial(_prototypes(2), BLOBS, Spec(2, 5, 1)), names[1:], (0.001,))
     stays = bool(robust.survived(names[1]).all())
     thrown = _through_the_grid(Trial(_prototypes(2), BLOBS, Spec(2, 5, 1)), (Misbehaving("throwing", throw),), (0.001,))
     counted = len(thrown.results.tasks)
     failed += robust.failures
     text = f"{len(failed)} failed{''.join(f' ({one})' for one in failed[:1])}, {stood} of 9 withstand gradients,"
-    text += f" {fallen} of 18 fall to Square, robust {'stays' if stays else 'falls'}, thrown counted {counted} times"
-    ok = not failed and stood == 9 and fallen == 18 and stays and len(thrown.failures) == 1 and counted == 0
-    return Finding("0 failed, 9 of 9, 18 of 18, stays, counted 0 times", text, 29, ok)
+    text += f" {fallen} of 13 fall to Square, robust {'stays' if stays else 'falls'}, thrown counted {counted} times"
+    ok = not failed and stood == 9 and fallen == 13 and stays and len(thrown.failures) == 1 and counted == 0
+    return Finding("0 failed, 9 of 9, 13 of 13, stays, counted 0 times", text, 24, ok)
 
 
 def attacks_leave_learners_as_they_were() -> Finding:
