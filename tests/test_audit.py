@@ -157,3 +157,22 @@ def test_results_without_audits_are_read_and_ranked_as_before() -> None:
     table = statistics.leaderboard(store.read(folder))
     assert table["flags"].str.contains("not audited").sum() == len(table) - 1
     assert table["rank"].notna().sum() == len(table) - 1
+
+
+def test_an_audit_that_saw_less_than_what_is_ranked_says_so(tmp_path: Path) -> None:
+    plan, _ = ran(maskers.Honest(), tmp_path, tasks=2)
+    audit.run_audits(plan, tmp_path, tasks=[0])
+    table = statistics.leaderboard(store.read(tmp_path))
+    assert table[table.checkpoint == "Honest"].iloc[0]["flags"] == "1 of 2 tasks audited"
+    audit.run_audits(plan, tmp_path)
+    made = grid.object_subject(maskers.Honest(), "Honest", STROKES, device="cpu", ways=5)
+    wider = grid.make_plan(grid.Grid(grid.named_attacks(["fgsm"]), eps=(0.2,), queries=2), [made], tmp_path)
+    assert not grid.execute(wider, tmp_path, tasks=2)
+    table = statistics.leaderboard(store.read(tmp_path))
+    assert table[table.checkpoint == "Honest"].iloc[0]["flags"] == "audited at 0.1 alone"
+
+
+def test_a_budget_that_is_spent_leaves_the_first_block_of_an_audit(tmp_path: Path) -> None:
+    plan, (job,) = ran(maskers.Honest(), tmp_path, tasks=3)
+    assert audit.run_audits(plan, tmp_path, budget=0.0) == []
+    assert [one.task for one in store.audited(tmp_path, job.audit)] == [0, 1]
