@@ -187,7 +187,7 @@ ABOUT: tuple[About, ...] = (
         "red where one class takes the predictions and nothing was learned; amber otherwise",
         "One class takes most clean predictions; or the interval of robust accuracy holds 1/K, what a constant "
         "predictor has. An accuracy wholly below 1/K is an honest result, marked ‡ and not flagged.",
-        "more than 60 % of predictions, red where clean accuracy is within 2 standard errors of 1/K; an interval with 1/K",
+        "more than 60 % of predictions (red if clean accuracy is within 2 standard errors of 1/K); or 1/K inside",
     ),
 )
 
