@@ -411,7 +411,8 @@ def _check(
     rows = [row for row in _records(audits) if board.surface == "query" and _is_of(row, board, entry)]
     if not rows:
         return Check(tuple(found))
-    last = max(rows, key=lambda row: (row["eps"], row["version"], row["key"]))["key"]
+    latest = max(rows, key=lambda row: (row["eps"], row["version"], row["key"]))
+    last = latest["key"]
     measures = [row["measures"] for row in rows if row["key"] == last and row["measures"] is not None]
     failure = next((str(row["reason"]) for row in rows if row["key"] == last and row["status"] == "error"), "")
     found += signs.of_audit(measures, ways=board.ways, transductive=entry.norm_mode == "batch")
@@ -419,7 +420,7 @@ def _check(
         audited = _Audited(*(np.array([getattr(one, name) for one in measures]) for name in ("task", "clean")))
         found += [flag for run in runs.values() for flag in signs.reproduced(run, audited)]
         eps, seen = max(cell["eps"] for cell in mine), set().union(*(run.tasks.tolist() for run in runs.values()))
-        lacks = f"audited at {eps_text(rows[0]['eps'])} alone" if round(max(r["eps"] for r in rows), 9) < eps else ""
+        lacks = f"audited up to {eps_text(latest['eps'])}" if round(latest["eps"], 9) < eps else ""
         if len(measures) < signs.audited_tasks(len(seen)):
             lacks = f"{len(measures)} of {signs.audited_tasks(len(seen))} tasks audited"
         return Check(signs.merge(found), len(measures), failure, lacks)

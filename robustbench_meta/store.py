@@ -151,12 +151,7 @@ def audited(results: Path, audit: Audit) -> list[Measures]:
 
 def audits(results: Path) -> dict[str, Audit]:
     """Return every audit that has a file of measures, by key."""
-    found = {}
-    for path in sorted((results / "audits").glob("*.jsonl")):
-        _, header = next(_parsed(path), (1, {}))
-        with _naming(path, 1):
-            found[path.stem] = _audit(header, path)
-    return found
+    return _headers(results / "audits", _audit)
 
 
 def fail_audit(results: Path, audit: Audit, reason: str) -> None:
@@ -168,10 +163,7 @@ def fail_audit(results: Path, audit: Audit, reason: str) -> None:
 
 def clear_audit_failure(results: Path, audit: Audit) -> None:
     """Forget an earlier failure of an audit that has now run."""
-    path = _path(results, "audits", audit).with_suffix(".json")
-    if path.exists():
-        with _locked(results, audit):
-            path.unlink(missing_ok=True)
+    _forget(results, audit, _path(results, "audits", audit).with_suffix(".json"))
 
 
 def stored(results: Path, cell: Cell) -> list[Record]:
@@ -182,12 +174,7 @@ def stored(results: Path, cell: Cell) -> list[Record]:
 
 def cells(results: Path) -> dict[str, Cell]:
     """Return every cell that has a file, by key; none where there is no store yet."""
-    found = {}
-    for path in sorted((results / "cells").glob("*.jsonl")):
-        _, header = next(_parsed(path), (1, {}))
-        with _naming(path, 1):
-            found[path.stem] = _cell(header, path)
-    return found
+    return _headers(results / "cells", _cell)
 
 
 def fail(results: Path, cell: Cell, reason: str) -> None:
@@ -199,9 +186,7 @@ def fail(results: Path, cell: Cell, reason: str) -> None:
 
 def clear_failure(results: Path, cell: Cell) -> None:
     """Forget an earlier failure of a cell that has now run."""
-    if _path(results, "errors", cell).exists():
-        with _locked(results, cell):
-            _path(results, "errors", cell).unlink(missing_ok=True)
+    _forget(results, cell, _path(results, "errors", cell))
 
 
 def save_gallery(results: Path, cell: Cell, arrays: dict[str, np.ndarray]) -> None:
@@ -469,6 +454,22 @@ def _record(line: dict[str, Any]) -> Record:
         raise ValueError("distance is not a number")
     bits = {"clean": tuple(bit == "1" for bit in clean), "survived": tuple(bit == "1" for bit in survived)}
     return Record(**{**line, **bits})
+
+
+def _headers(folder: Path, about: Callable[[Any, Path], _About]) -> dict[str, _About]:
+    """Read the first line of every file, by key."""
+    found = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        _, header = next(_parsed(path), (1, {}))
+        with _naming(path, 1):
+            found[path.stem] = about(header, path)
+    return found
+
+
+def _forget(results: Path, about: Cell | Audit, path: Path) -> None:
+    if path.exists():
+        with _locked(results, about):
+            path.unlink(missing_ok=True)
 
 
 def _read_cell(path: Path) -> tuple[Cell, list[Record]]:

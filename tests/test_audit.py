@@ -170,7 +170,7 @@ def test_an_audit_that_saw_less_than_what_is_ranked_says_so(tmp_path: Path) -> N
     wider = grid.make_plan(grid.Grid(grid.named_attacks(["fgsm"]), eps=(0.2,), queries=2), [made], tmp_path)
     assert not grid.execute(wider, tmp_path, tasks=2)
     table = statistics.leaderboard(store.read(tmp_path))
-    assert table[table.checkpoint == "Honest"].iloc[0]["flags"] == "audited at 0.1 alone"
+    assert table[table.checkpoint == "Honest"].iloc[0]["flags"] == "audited up to 0.1"
 
 
 def test_a_budget_that_is_spent_leaves_the_first_block_of_an_audit(tmp_path: Path) -> None:
