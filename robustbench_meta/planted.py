@@ -137,8 +137,8 @@ class Lanes:
         pattern = (torch.rand(GREY.shape, generator=rng) - 0.5).sign()
         away = (2 * torch.randint(4, 9, (spec.queries,), generator=rng) + 1.3) * self.eps / 20
         at = [torch.full((spec.shots,), self.period / 2), torch.zeros(spec.shots), away, torch.zeros(spec.queries)]
-        support, query = torch.cat(at[:2]), torch.cat(at[2:])
-        return tuple(0.5 + one.view(-1, 1, 1, 1) * pattern for one in (support, query))  # type: ignore[return-value]
+        support, query = (0.5 + torch.cat(part).view(-1, 1, 1, 1) * pattern for part in (at[:2], at[2:]))
+        return support, query
 
 
 @dataclass(frozen=True)
