@@ -277,8 +277,11 @@ def outcomes(results: Results) -> list[Outcome]:
         for cell in here:
             if not _entry(cell).black_box and not is_set(cell["attack_fields"]):
                 required.setdefault(cell["eps"], set()).add(cell["attack"])
-        for entry in sorted({_entry(cell) for cell in here}, key=_entry_order):
-            mine = [cell for cell in here if _entry(cell) == entry]
+        by_entry: dict[Entry, list[dict[str, Any]]] = {}
+        for cell in here:
+            by_entry.setdefault(_entry(cell), []).append(cell)
+        for entry in sorted(by_entry, key=_entry_order):
+            mine = by_entry[entry]
             check = _check(board, entry, mine, bits, results.audits)
             for eps in sorted({cell["eps"] for cell in mine}):
                 needed = tuple(sorted(required.get(eps, set())))
@@ -369,6 +372,12 @@ def attack_fields(results: Results) -> dict[str, str]:
     """Say how every attack was configured, by the name it has on the boards."""
     cells = _name_attacks(_records(results.cells))
     return dict(sorted({(cell["attack"], cell["attack_fields"]) for cell in cells}))
+
+
+def cells_behind(results: Results) -> dict[tuple[Board, Entry, float, str], dict[str, Any]]:
+    """Return the cell of every run, by board, entry, eps and the name that its attack has on the boards."""
+    cells = _name_attacks(_records(results.cells))
+    return {(_board(cell), _entry(cell), round(cell["eps"], 9), cell["attack"]): cell for cell in cells}
 
 
 def _outcome(

@@ -290,7 +290,7 @@ def read(results: Path) -> Results:
         cells[path.stem], records = _read_cell(path)
         rows += [_task_row(path.stem, record) for record in records]
     table = [
-        _cell_row(name, cell, failures[name][1] if name in failures else "", _seconds(results, name))
+        _cell_row(name, cell, failures[name][1] if name in failures else "", *_spent(results, name))
         for name, cell in sorted(cells.items(), key=lambda item: (_order(item[1]), item[0]))
     ]
     frame = pd.DataFrame(table, columns=list(_CELL_COLUMNS)).astype(_CELL_COLUMNS)
@@ -349,6 +349,7 @@ _CELL_COLUMNS = {
     "status": "object",
     "reason": "object",
     "seconds": "float64",
+    "device": "object",
 }
 _TASK_COLUMNS = {
     "key": "object",
@@ -365,7 +366,7 @@ _AUDIT_COLUMNS = {
     "task": "Int64",
     "measures": "object",
 }
-del _AUDIT_COLUMNS["seconds"]
+del _AUDIT_COLUMNS["seconds"], _AUDIT_COLUMNS["device"]
 
 
 def _audit_rows(results: Path) -> list[dict[str, Any]]:
@@ -392,10 +393,10 @@ def _audit_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_AUDIT_COLUMNS)).astype(_AUDIT_COLUMNS)
 
 
-def _cell_row(name: str, cell: Cell, reason: str, seconds: float) -> dict[str, Any]:
+def _cell_row(name: str, cell: Cell, reason: str, seconds: float, device: str) -> dict[str, Any]:
     rest = asdict(cell)
     spec, threat = rest.pop("spec"), rest.pop("threat")
-    row = {"key": name, **rest, **spec, **threat, "seconds": seconds}
+    row = {"key": name, **rest, **spec, **threat, "seconds": seconds, "device": device}
     row["steps"] = pd.NA if cell.steps is None else cell.steps
     row["status"], row["reason"] = ("error", reason) if reason else ("ok", "")
     return {column: row[column] for column in _CELL_COLUMNS}
@@ -605,9 +606,12 @@ def _pictures(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _seconds(results: Path, name: str) -> float:
+def _spent(results: Path, name: str) -> tuple[float, str]:
+    """Return the seconds that a cell took and the devices it ran on; NaN and "" where nothing was timed."""
     path = results / "timings" / f"{name}.jsonl"
-    return sum(line["seconds"] for line in _timings(path)) if path.exists() else float("nan")
+    timed = _timings(path) if path.exists() else []
+    devices = sorted({str(line.get("device", "")) for line in timed} - {""})
+    return sum(line["seconds"] for line in timed) if timed else float("nan"), ", ".join(devices)
 
 
 @contextmanager

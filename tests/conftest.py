@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
+from playwright.sync_api import Browser, sync_playwright
 
 from robustbench_meta.libraries import missing
 
@@ -71,3 +73,41 @@ def cleverhans(optional: Callable[[str], None]) -> Any:
     """The library's attacks by name, where it is there."""
     optional("cleverhans")
     return lambda name: getattr(import_module(f"cleverhans.torch.attacks.{name}"), name)
+
+
+BROWSERS = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
+SWITCHES = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+    *("--disable-background-networking", "--disable-component-update", "--no-first-run"),
+)
+AXE = Path(__file__).resolve().parents[1] / "node_modules" / "axe-core" / "axe.min.js"
+
+
+def _not_here(reason: str) -> NoReturn:
+    if os.environ.get("RBM_REQUIRE_BROWSER") == "1":
+        pytest.fail(f"{reason}; RBM_REQUIRE_BROWSER=1 forbids to skip", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of a browser, where there is one; else skips, or fails where RBM_REQUIRE_BROWSER=1."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None) or _not_here(
+        f"needs a browser: one of {', '.join(BROWSERS)}"
+    )
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str) -> Iterator[Browser]:
+    """One browser for all tests that drive a page; each opens a context of its own."""
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=SWITCHES)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The script of axe-core: RBM_AXE, or what `make node_modules` installs; skips or fails as `chromium` does."""
+    path = Path(os.environ.get("RBM_AXE") or AXE)
+    return path.read_text(encoding="utf-8") if path.is_file() else _not_here(f"needs axe-core at {path}")

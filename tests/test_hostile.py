@@ -6,9 +6,7 @@ import csv
 import html
 import io
 import json
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import SWITCHES
 from hostile import EVIL, HOSTILE, MARK
 from markdown_it import MarkdownIt
 from test_grid import saved
@@ -41,9 +40,9 @@ ELEMENTS = (
     "th td b span svg g path rect line defs use clippath image circle polygon text details summary figure "
     "figcaption dl dt dd code footer script "
     "h4 strong em small sup sub abbr caption ol hr br time "
+    "img desc fieldset legend label input button dialog "
 )
 TAGS = set(re.findall(r"\w+", ELEMENTS))
-BROWSERS = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
 
 
 class Page(HTMLParser):
@@ -54,14 +53,20 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.seen: list[str] = []
+        self.scripted = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.scripted = tag in ("script", "style")
 
     def handle_data(self, data: str) -> None:
-        self.seen.append(data)
+        if not self.scripted:
+            self.seen.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.scripted = False
 
     @property
     def text(self) -> str:
@@ -84,8 +89,10 @@ def with_texts(field: str, texts: Sequence[str] = TEXTS) -> Results:
     """One cell for each text, which stands in `field`; what is only shown of failures stands in one."""
     cell, tasks = base()
     rows = [cell.assign(key=f"{field}{i}", **{field: text}) for i, text in enumerate(texts)]
+    if field in ("reason", "device"):  # neither makes a row of its own
+        rows = [row.assign(attack=f"a{i}") for i, row in enumerate(rows)]
     if field == "reason":
-        rows = [row.assign(status="error", attack=f"a{i}") for i, row in enumerate(rows)]
+        rows = [row.assign(status="error") for row in rows]
     return Results(pd.concat(rows), pd.concat([tasks.assign(key=row.key.iloc[0]) for row in rows]))
 
 
@@ -118,7 +125,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check_page(page: Page) -> None:
     assert set(page.tags) <= TAGS
-    assert (page.tags.count("script"), page.tags.count("style")) == (1, 1)
+    assert (page.tags.count("script"), page.tags.count("style")) == (2, 1)
+    assert ("script", "type", "application/json") in page.attributes
     for tag, name, value in page.attributes:
         assert not name.startswith("on")
         assert name not in {"style", "srcdoc", "action", "formaction", "background"}, tag
@@ -226,23 +234,11 @@ def test_a_terminal_gets_no_sequence_of_its_own(
     assert r"\x1b]0;pwned\x07" in (tmp_path / "pages" / "leaderboard.html").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def browser() -> str:
-    """A browser, where there is one; else skips, or fails where RBM_REQUIRE_BROWSER=1."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        reason = f"needs a browser: one of {', '.join(BROWSERS)}"
-        if os.environ.get("RBM_REQUIRE_BROWSER") == "1":
-            pytest.fail(f"{reason}; RBM_REQUIRE_BROWSER=1 forbids to skip", pytrace=False)
-        pytest.skip(reason)
-    return found
-
-
-def marks(browser: str, text: str, folder: Path) -> set[int]:
+def marks(chromium: str, text: str, folder: Path) -> set[int]:
     """Load a page as a file, and say which texts ran in it."""
     (folder / "page.html").write_text(text, encoding="utf-8")
-    switches = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--virtual-time-budget=4000")
-    command = [browser, *switches, f"--user-data-dir={folder / 'profile'}", "--dump-dom", f"file://{folder}/page.html"]
+    quick, profile = "--virtual-time-budget=4000", f"--user-data-dir={folder / 'profile'}"
+    command = [chromium, *SWITCHES, quick, profile, "--dump-dom", f"file://{folder}/page.html"]
     done = subprocess.run(command, capture_output=True, timeout=120)
     dom = done.stdout.decode("utf-8", "replace")
     # A page that was left, as by a refresh, or that did not load is no page on which nothing ran.
@@ -264,22 +260,22 @@ TITLE = "Few-shot robustness leaderboard"
 
 
 def test_a_browser_runs_none_of_the_texts_with_the_policy_or_without_it(
-    browser: str, written: Path, tmp_path: Path
+    chromium: str, written: Path, tmp_path: Path
 ) -> None:
     text = (written / "leaderboard.html").read_text(encoding="utf-8")
-    assert marks(browser, text, tmp_path) == set()
+    assert marks(chromium, text, tmp_path) == set()
     bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
     assert len(bare) < len(text) - 100
     source = (written / "leaderboard.md").read_text(encoding="utf-8")
     rendered = MarkdownIt("commonmark", {"html": True}).enable("table").render(source)
-    assert marks(browser, bare.replace("</body>", f"{rendered}{POKE}</body>"), tmp_path) == {POKED}
+    assert marks(chromium, bare.replace("</body>", f"{rendered}{POKE}</body>"), tmp_path) == {POKED}
 
 
-def test_the_browser_runs_the_same_texts_where_nothing_escapes_them(browser: str, tmp_path: Path) -> None:
+def test_the_browser_runs_the_same_texts_where_nothing_escapes_them(chromium: str, tmp_path: Path) -> None:
     quoted = [f"<div title=\"{text}\"></div><div title='{text}'></div>" for text in TEXTS]
     frames = [f'<iframe srcdoc="{html.escape(text + POKE)}"></iframe>' for text in (*TEXTS, *quoted)]
     page = f"<!DOCTYPE html><html><head><title>{TITLE}</title></head><body>{''.join(frames)}</body></html>"
-    found = marks(browser, page.encode("utf-8", "replace").decode(), tmp_path)
+    found = marks(chromium, page.encode("utf-8", "replace").decode(), tmp_path)
     assert POKED in found
     assert len(found) > 20, sorted(found)
     assert {1, 3, 4, 15, 24, 25, 26} <= found

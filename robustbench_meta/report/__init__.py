@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from robustbench_meta.report import figures, html, markdown, tables, transfer
+from robustbench_meta.report import album, figures, html, lines, markdown, page, tables, transfer
 from robustbench_meta.statistics import Results, standings, summarise
 
 
@@ -19,6 +19,7 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     gives the title instead. The same input gives the same bytes.
     """
     out.mkdir(parents=True, exist_ok=True)
+    known = lines.learners(results)  # before texts are made printable, for a card is JSON
     results, gallery = tables.shown(results, gallery)
     boards = standings(results)
     report = tables.tables(results, boards, gallery)
@@ -26,9 +27,10 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     pictured = tables.titled(gallery, results.cells)
     pictures = figures.draw(boards, tables.display_names(results.cells), pictured, out / "figures")
     pictures += transfer.draw(report, out / "figures")
+    whole = page.make(results, boards, report, known, album.album(pictured))
     texts = {
         "leaderboard.md": markdown.render(report, pictures),
-        "leaderboard.html": html.render(report, pictures),
+        "leaderboard.html": html.render(report, whole),
         "cells.csv": tables.csv_text(summarise(results)),
     }
     for name, text in texts.items():

@@ -1,0 +1,202 @@
+"""What the page says of an entry beyond its row of the table: its cost, where it is from, how to run it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from robustbench_meta import untrusted
+from robustbench_meta.report.tables import NONE, NOTHING, Value, columns_of_eps
+from robustbench_meta.statistics import Board, Entry, Results, Standing, interval, is_set
+from robustbench_meta.untrusted import printable
+
+LONGEST, MOST = 300, 80  # characters of a fact of a card, and facts of it, that are shown
+Cells = dict[tuple[Board, Entry, float, str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What is known of how weights came about: facts and recipe as (name, value), and where they were published."""
+
+    facts: tuple[tuple[str, str], ...] = ()
+    recipe: tuple[tuple[str, str], ...] = ()
+    family: str = ""
+    published: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """One attack at one eps: what was left, passes, seconds (NaN if not timed) and the start of the cell's key."""
+
+    attack: str
+    eps: float
+    left: Value
+    forwards: int
+    backwards: int
+    seconds: float
+    device: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """What the page says of an entry beyond its row in the table; `id` names it in links.
+
+    `places` is the 95 % interval of its rank, `source` who holds the best known attack on it if not we,
+    `commands` run its numbers again, and `left_out` says which attacks they cannot name.
+    """
+
+    id: str
+    weights: str
+    places: str
+    area: Value
+    gain: Value
+    source: str
+    runs: tuple[Run, ...]
+    commands: tuple[str, ...]
+    left_out: str
+
+    def spent(self, attack: str) -> str:
+        """Write what one attack took at all eps together."""
+        return spent_text([run for run in self.runs if run.attack == attack])
+
+
+def learners(results: Results) -> dict[str, Learner]:
+    """Read what the results say of each learner, by weights; a card that is no JSON object has nothing to say."""
+    table = getattr(results, "learners", None)
+    rows = [] if table is None else table.to_dict("records")
+    return {printable(row["weights"]): _learner(row) for row in rows}
+
+
+def entry_id(entry: Entry) -> str:
+    """Name an entry in links, the same on every board and in every report."""
+    return hashlib.sha256(json.dumps(asdict(entry), sort_keys=True).encode()).hexdigest()[:10]
+
+
+def spent_text(runs: Sequence[Run]) -> str:
+    """Write what runs took, and where: GPU-seconds on a GPU; a dash if none was timed."""
+    timed = [run for run in runs if not math.isnan(run.seconds)]
+    if not timed:
+        return NOTHING
+    devices = sorted({run.device for run in timed} - {""})
+    unit = "GPU-s" if devices and all(device.startswith("cuda") for device in devices) else "s"
+    on = f" on {', '.join(devices)}" if devices else ""
+    total = sum(run.seconds for run in timed)
+    shown = f"{total:,.0f}" if total >= 100 else f"{total:.3g}"
+    return f"{shown} {unit}{on}"
+
+
+def commands(one: Standing, cells: Cells, known: Learner | None) -> tuple[tuple[str, ...], str]:
+    """Return the commands that run an entry's numbers again, and which attacks no command can name.
+
+    One command runs the attacks that met the same budgets on the same number of tasks.
+    """
+    ran: dict[str, dict[int, list[float]]] = {}
+    lost: list[str] = []
+    for eps, outcome in sorted(one.outcomes.items()):
+        for attack, bits in outcome.runs.items():
+            cell = cells[one.board, one.entry, eps, attack]
+            if is_set(cell["attack_fields"]) or attack != cell["attack"]:
+                lost += [attack] if attack not in lost else []
+            else:
+                ran.setdefault(attack, {}).setdefault(len(bits.tasks), []).append(eps)
+    grouped: dict[tuple[int, tuple[float, ...]], list[str]] = {}
+    for attack, by_n in sorted(ran.items()):
+        for n, budgets in by_n.items():
+            grouped.setdefault((n, tuple(budgets)), []).append(attack)
+    made = [_command(one, attacks, budgets, n, known) for (n, budgets), attacks in sorted(grouped.items())]
+    return tuple(made), ", ".join(lost)
+
+
+def _command(one: Standing, attacks: list[str], budgets: Sequence[float], n: int, known: Learner | None) -> str:
+    board, entry = one.board, one.entry
+    words = ["rbm", "evaluate", "--ckpt", f"checkpoints/{entry.checkpoint}"]
+    if known is None or known.family != board.family:
+        words += ["--family", board.family]
+    words += ["--split", board.split] if board.split != "test" else []
+    words += ["--ways", str(board.ways), "--shots", str(board.shots), "--queries", str(board.queries)]
+    words += ["--steps", str(entry.steps)] if entry.steps is not None else []
+    words += ["--attacks", ",".join(attacks), "--eps", ",".join(map(_exact, budgets)), "--norm", board.norm]
+    words += ["--surface", board.surface] if board.surface != "query" else []
+    return shlex.join([*words, "--tasks", str(n), "--seed", str(board.seed)])
+
+
+def _exact(eps: float) -> str:
+    """Write a budget so that it is read back as the same number."""
+    levels = round(eps * 255)
+    return f"{levels}/255" if levels and round(levels / 255, 9) == eps else f"{eps:.9g}"
+
+
+def line_of_standing(one: Standing, cells: Cells, known: dict[str, Learner]) -> Line:
+    """Read everything that a standing says beyond its row of the table."""
+    made, left_out = commands(one, cells, known.get(one.entry.weights))
+    return Line(
+        id=entry_id(one.entry),
+        weights=one.entry.weights,
+        places=_places(getattr(one, "rank_low", None), getattr(one, "rank_high", None)),
+        area=_value(getattr(one, "area", None)),
+        gain=replace(_value(getattr(one, "gain", None)), signed=True),
+        source=", ".join(getattr(one.outcomes.get(one.rank_eps), "external", ())),
+        runs=tuple(_runs(one, cells)),
+        commands=made,
+        left_out=left_out,
+    )
+
+
+def _places(low: int | None, high: int | None) -> str:
+    if low is None or high is None:
+        return ""
+    return str(low) if low == high else f"{low}{NOTHING}{high}"
+
+
+def _value(triple: tuple[float, float, int] | None) -> Value:
+    return NONE if triple is None else Value(*triple)
+
+
+def _runs(one: Standing, cells: Cells) -> Iterable[Run]:
+    for eps in columns_of_eps([one]):
+        for attack, bits in sorted(one.outcomes[eps].runs.items() if eps in one.outcomes else ()):
+            cell = cells[one.board, one.entry, eps, attack]
+            left = Value(*interval(bits.survived.mean(1)), len(bits.tasks))
+            passes = int(bits.forwards.sum()), int(bits.backwards.sum())
+            seconds, device = float(cell.get("seconds", math.nan)), str(cell.get("device", ""))
+            yield Run(attack, eps, left, *passes, seconds, device, str(cell["key"])[:8])
+
+
+def _learner(row: dict[Any, Any]) -> Learner:
+    card = _card(row.get("card", ""))
+    recipe, rest = card.pop("recipe", {}), {name: card[name] for name in card if name not in ("history", "recipe")}
+    recipe = recipe if isinstance(recipe, dict) else {}
+    named = ("authors", "paper", "code", "license")
+    published = [(name, printable(row[name])[:LONGEST]) for name in named if isinstance(row.get(name), str)]
+    return Learner(
+        facts=tuple(_flat(rest))[:MOST],
+        recipe=tuple(_flat(recipe))[:MOST],
+        family=printable(recipe.get("family", "")),
+        published=tuple((name, text) for name, text in published if text),
+    )
+
+
+def _card(text: object) -> dict[str, Any]:
+    try:
+        found = untrusted.parse(text) if isinstance(text, str) and text else {}
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _flat(values: dict[str, Any], above: str = "") -> Iterable[tuple[str, str]]:
+    """Give every value of nested tables as (dotted name, text); nothing of an empty one."""
+    for name, value in values.items():
+        here = f"{above}{printable(name)[:LONGEST]}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{here}.")
+        elif isinstance(value, list):
+            yield here, ", ".join(printable(one) for one in value)[:LONGEST] or NOTHING
+        else:
+            yield here, NOTHING if value is None else printable(value)[:LONGEST]
