@@ -9,26 +9,27 @@ Shapes: n tasks, Q judged queries in a task.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from robustbench_meta import flags as signs
 from robustbench_meta.flags import Flag
+from robustbench_meta.intervals import interval
+
+_Key = TypeVar("_Key", bound=Hashable)
 
 COLUMNS = (
     *("checkpoint", "algorithm", "defense", "family", "split", "ways", "shots", "queries", "steps", "norm_mode"),
     *("surface", "norm", "eps", "attack", "tasks", "seed", "clean", "clean_ci95", "robust", "robust_ci95"),
     *("status", "flags", "seconds"),
 )
-WORST_CASE = "worst case"
+WORST_CASE, ALL_OTHERS = "worst case", "all others"
 CONSTANT = "constant predictor"
 SET = "FromFile(sha256="  # how the fields of an attack begin that gives back another learner's adversarial examples
 CLEAR, NOT_AUDITED, AUDIT_FAILED = "none", "not audited", "audit failed"
@@ -135,10 +136,12 @@ class Check:
 class Outcome:
     """What one entry withstood at one eps, on the tasks on which every attack of `runs` ran.
 
-    `clean` and `robust` are accuracies per task [n]; `robust` is the worst case. `required` is what any
-    white-box entry of the board met at this eps; `runs` holds the verdicts by attack, `errors` (attack, reason).
-    `check` is the entry's flags, with what this eps adds. `transferred` names the attacks that are adversarial test
-    sets: nobody needs them, and they are no part of the worst case, or whoever met more of them would rank lower.
+    `clean`, `robust` and `known` are accuracies per task [n]: `robust` is the worst case of our own attacks, `known`
+    the best known one, which counts the examples of others, too, on the tasks that they cover; `external` says whose.
+    `required` is what any white-box entry of the board met at this eps; `runs` holds the verdicts by attack, `errors`
+    (attack, reason). `check` is the entry's flags, with what this eps adds. `transferred` names the attacks that are
+    adversarial test sets and of no such claim: nobody needs them, and they are no part of either worst case, or
+    whoever met more of them would rank lower.
     """
 
     board: Board
@@ -151,16 +154,24 @@ class Outcome:
     tasks: np.ndarray
     clean: np.ndarray
     robust: np.ndarray
+    known: np.ndarray
     transferred: tuple[str, ...] = ()
+    external: tuple[str, ...] = ()
+    claimed: tuple[str, ...] = ()
 
     @property
     def attacked(self) -> bool:
-        """Whether an attack of its own was run, not another learner's examples alone."""
-        return bool({*self.ran, *(attack for attack, _ in self.errors)} - {*self.transferred})
+        """Whether an attack of its own was run, not examples that were brought along alone."""
+        return bool({*self.own, *(attack for attack, _ in self.errors)} - {*self.transferred})
 
     @property
     def ran(self) -> tuple[str, ...]:
         return tuple(sorted(self.runs))
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The attacks that ran on this entry itself: neither transferred nor brought from outside."""
+        return tuple(attack for attack in self.ran if attack not in {*self.transferred, *self.claimed})
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -208,28 +219,6 @@ class Standing:
         return (*interval(values), len(values))
 
 
-def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Return the mean and the half-width of its 95 % t interval; NaN where too few values give none."""
-    n = len(values)
-    if n == 0:
-        return math.nan, math.nan
-    mean = float(np.mean(values))
-    if n == 1:
-        return mean, math.nan
-    return mean, float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(n))
-
-
-def mann_whitney(
-    x: Sequence[float], y: Sequence[float], alternative: Literal["greater", "two-sided"] = "two-sided"
-) -> float:
-    """Return the p-value of a Mann-Whitney test that x is greater, or other, than y: exact, but for ties."""
-    from scipy.stats import mannwhitneyu
-
-    tied = len({*x, *y}) < len(x) + len(y)
-    found = mannwhitneyu(x, y, alternative=alternative, method="asymptotic" if tied else "exact")
-    return float(found.pvalue)
-
-
 def better_than_constant(mean: float, half: float, constant: float) -> bool:
     """Say whether an accuracy's whole interval lies above what a constant predictor reaches."""
     return mean - half > constant
@@ -271,15 +260,15 @@ def outcomes(results: Results) -> list[Outcome]:
     bits, found = _bits(results.tasks), []
     # 8/255 and what a division elsewhere made of it are one budget.
     cells = [{**cell, "eps": round(cell["eps"], 9)} for cell in _name_attacks(_records(results.cells))]
-    for board in sorted({_board(cell) for cell in cells}, key=_board_order):
-        here = [cell for cell in cells if _board(cell) == board]
+    audits = _grouped(_records(results.audits), _audit_identity)
+    for board, here in sorted(_grouped(cells, _board).items(), key=lambda item: _board_order(item[0])):
         required: dict[float, set[str]] = {}
         for cell in here:
-            if not _entry(cell).black_box and not is_set(cell["attack_fields"]):
+            if not _entry(cell).black_box and _is_own(cell):
                 required.setdefault(cell["eps"], set()).add(cell["attack"])
-        for entry in sorted({_entry(cell) for cell in here}, key=_entry_order):
-            mine = [cell for cell in here if _entry(cell) == entry]
-            check = _check(board, entry, mine, bits, results.audits)
+        for entry, mine in sorted(_grouped(here, _entry).items(), key=lambda item: _entry_order(item[0])):
+            rows = audits.get(_identity(board, entry), []) if board.surface == "query" else []
+            check = _check(board, entry, mine, bits, rows)
             for eps in sorted({cell["eps"] for cell in mine}):
                 needed = tuple(sorted(required.get(eps, set())))
                 found.append(_outcome(board, entry, eps, needed, mine, bits, check))
@@ -360,6 +349,62 @@ def paired_difference(results: Results, a: str, b: str) -> pd.DataFrame:
     return _difference_table(rows)
 
 
+def per_task(results: Results) -> pd.DataFrame:
+    """Return one row per entry, eps, attack and task: `clean` and `robust`, the shares of its queries in [0, 1].
+
+    The attack "worst case" is the best known one, on the tasks on which every attack of the eps ran; it is there
+    only where nothing that the board requires is lacking or failed.
+    """
+    heads, parts = [], []
+    for one in outcomes(results):
+        named = {**_named(one.board), **_named(one.entry), "eps": one.eps}
+        worst = [(WORST_CASE, one.tasks, one.clean, one.known)] if one.complete else []
+        every = [(attack, run.tasks, run.clean.mean(1), run.survived.mean(1)) for attack, run in one.runs.items()]
+        for attack, *columns in (*worst, *sorted(every, key=lambda row: row[0])):
+            heads.append({**named, "attack": attack})
+            parts.append(columns)
+    table = pd.DataFrame(heads, columns=[*_names(Board), *_names(Entry), "eps", "attack"])
+    table = table.loc[np.repeat(table.index, [len(tasks) for tasks, _, _ in parts])].reset_index(drop=True)
+    tasks, clean, robust = (np.concatenate([part[i] for part in parts] or [np.empty(0)]) for i in range(3))
+    return table.assign(task=tasks.astype(int), clean=clean, robust=robust).astype({"steps": "Int64"})
+
+
+def agreement(results: Results) -> pd.DataFrame:
+    """Return which attack fools what another misses, as counts of queries, for every entry and eps.
+
+    One row per attack and `other` attack, also "all others": `queries` are right when clean and were met by both;
+    `fooled` by the attack, `fooled_by_other` by the other or any of them, `only` by the attack and not by the other.
+    Other learners' examples are left out, those of an external evaluation are not.
+    """
+    rows = []
+    for one in outcomes(results):
+        names = [attack for attack in one.ran if attack not in one.transferred]
+        named = {**_named(one.board), **_named(one.entry), "eps": one.eps}
+        for attack in names if len(names) > 1 else ():
+            others = [name for name in names if name != attack]
+            for label, group in (*((name, [name]) for name in others), (ALL_OTHERS, others)):
+                counted = _overlap(one.runs[attack], [one.runs[name] for name in group])
+                rows.append({**named, "attack": attack, "other": label, **counted})
+    columns = [*_names(Board), *_names(Entry), "eps", "attack", "other", "queries", "fooled", "fooled_by_other", "only"]
+    return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
+
+
+def _overlap(run: Bits, others: list[Bits]) -> dict[str, int]:
+    """Count the clean-correct queries that all met, and those fooled by `run`, by any other, and by `run` alone."""
+    tasks = run.tasks
+    for one in others:
+        tasks = np.intersect1d(tasks, one.tasks)
+    right = np.logical_and.reduce([one.clean[one.at(tasks)] for one in (run, *others)])
+    mine = right & ~run.survived[run.at(tasks)]
+    theirs = right & ~_stand(others, tasks)
+    return {
+        "queries": int(right.sum()),
+        "fooled": int(mine.sum()),
+        "fooled_by_other": int(theirs.sum()),
+        "only": int((mine & ~theirs).sum()),
+    }
+
+
 def is_set(attack_fields: str) -> bool:
     """Say whether an attack, by its configuration, gives back an adversarial test set."""
     return attack_fields.startswith(SET)
@@ -383,32 +428,51 @@ def _outcome(
     here = [cell for cell in mine if cell["eps"] == eps]
     ran = [cell for cell in here if cell["status"] != "error" and cell["key"] in bits]
     # A cell without a single record has not run: it neither counts as an attack survived nor as an error.
-    errors = tuple((cell["attack"], str(cell["reason"])) for cell in here if cell["status"] == "error")
-    tasks, clean, robust = np.empty(0, int), np.empty(0), np.empty(0)
+    errors = tuple(
+        (cell["attack"], str(cell["reason"])) for cell in here if cell["status"] == "error" and not cell["external"]
+    )
+    tasks = np.empty(0, int)
+    clean = robust = known = np.empty(0)
+    claims: list[dict[str, Any]] = []
     if ran:
-        whole = [cell for cell in ran if not is_set(cell["attack_fields"])] or ran
+        whole = [cell for cell in ran if _is_own(cell)] or [cell for cell in ran if not cell["external"]] or ran
         tasks = bits[whole[0]["key"]].tasks
         for cell in whole[1:]:
             tasks = np.intersect1d(tasks, bits[cell["key"]].tasks)
-        own = [cell for cell in mine if not is_set(cell["attack_fields"]) or cell in whole]
-        lower = [bits[cell["key"]] for cell in own if cell["eps"] <= eps and cell["key"] in bits]
-        survived = _stand(lower, tasks)
+        lower = [cell for cell in mine if cell["eps"] <= eps and cell["key"] in bits]
+        own = [bits[c["key"]] for c in lower if _is_own(c) or (c in whole and not c["external"])]
+        claims = [c for c in lower if c["external"] and np.isin(tasks, bits[c["key"]].tasks).any()]
         first = bits[whole[0]["key"]]
-        clean, robust = first.clean[first.at(tasks)].mean(1), survived.mean(1)
+        clean = first.clean[first.at(tasks)].mean(1)
+        robust = _stand(own, tasks).mean(1) if own else np.full(len(tasks), np.nan)
+        known = _stand([*own, *(bits[cell["key"]] for cell in claims)], tasks).mean(1)
     runs = {cell["attack"]: bits[cell["key"]] for cell in ran}
-    collapsed = signs.at_chance(*interval(robust), board.constant, len(robust))
+    collapsed = signs.at_chance(*interval(known), board.constant, len(known))
     check = replace(check, flags=signs.merge([*check.flags, *collapsed]))
-    transferred = tuple(sorted(cell["attack"] for cell in here if is_set(cell["attack_fields"])))
-    return Outcome(board, entry, eps, required, runs, errors, check, tasks, clean, robust, transferred)
+    return Outcome(
+        board=board,
+        entry=entry,
+        eps=eps,
+        required=required,
+        runs=runs,
+        errors=errors,
+        check=check,
+        tasks=tasks,
+        clean=clean,
+        robust=robust,
+        known=known,
+        transferred=tuple(sorted(c["attack"] for c in here if is_set(c["attack_fields"]) and not c["external"])),
+        external=tuple(sorted({cell["external"] for cell in claims})),
+        claimed=tuple(sorted(cell["attack"] for cell in here if cell["external"])),
+    )
 
 
 def _check(
-    board: Board, entry: Entry, mine: list[dict[str, Any]], bits: dict[str, Bits], audits: pd.DataFrame
+    board: Board, entry: Entry, mine: list[dict[str, Any]], bits: dict[str, Bits], rows: list[dict[str, Any]]
 ) -> Check:
     """Gather the flags of an entry's cells and of its audit, the one at the largest eps if there are several."""
     runs = {(cell["attack"], cell["eps"]): bits[cell["key"]] for cell in mine if cell["key"] in bits}
     found = list(signs.of_cells(runs))
-    rows = [row for row in _records(audits) if board.surface == "query" and _is_of(row, board, entry)]
     if not rows:
         return Check(tuple(found))
     latest = max(rows, key=lambda row: (row["eps"], row["version"], row["key"]))
@@ -439,10 +503,27 @@ class _Audited:
         return self.clean
 
 
-def _is_of(row: dict[str, Any], board: Board, entry: Entry) -> bool:
-    """Say whether an audit is one of this entry, whatever the display name was."""
+def _identity(board: Board, entry: Entry) -> tuple[Any, ...]:
+    """Say what an audit and its entry share, whatever the display name was."""
     here = {**_named(board), **_named(entry)}
-    return all(row[name] == value for name, value in here.items() if name not in ("surface", "checkpoint"))
+    return tuple(value for name, value in here.items() if name not in ("surface", "checkpoint"))
+
+
+def _audit_identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    names = [*_names(Board), *_names(Entry)]
+    return tuple(row[name] for name in names if name not in ("surface", "checkpoint"))
+
+
+def _grouped(rows: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], _Key]) -> dict[_Key, list[dict[str, Any]]]:
+    found: dict[_Key, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
+def _is_own(cell: dict[str, Any]) -> bool:
+    """Say whether a cell is an attack on its own learner by us, one that every entry of a board has to meet."""
+    return not cell["external"] and not is_set(cell["attack_fields"])
 
 
 def _stand(runs: Iterable[Bits], tasks: np.ndarray) -> np.ndarray:
@@ -597,6 +678,8 @@ def _records(cells: pd.DataFrame) -> list[dict[str, Any]]:
     for row in cells.to_dict("records"):
         cell = {str(name): value for name, value in row.items()}
         cell["steps"] = None if pd.isna(cell["steps"]) else int(cell["steps"])
+        claim = cell.get("external")  # whose examples these are; a store that knows of none has no such column
+        cell["external"] = claim if isinstance(claim, str) else ""
         cell["track"] = "transductive" if cell["norm_mode"] == "batch" else "inductive"
         rows.append(cell)
     return rows

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from robustbench_meta import statistics
-from robustbench_meta.statistics import interval, leaderboard, paired_difference, paired_differences, worst_case
+from robustbench_meta.statistics import leaderboard, paired_difference, paired_differences, worst_case
 
 STANDARD: dict[str, Any] = {
     "checkpoint": "a",
@@ -58,18 +58,6 @@ def results(*cells: tuple[dict[str, Any], list[tuple[str, str]]]) -> Results:
             tasks.append({**row, "forwards": 8, "backwards": 4})
     columns = ["key", "task", "clean", "survived", "distance", "forwards", "backwards"]
     return Results(pd.DataFrame(rows).astype({"steps": "Int64"}), pd.DataFrame(tasks, columns=columns))
-
-
-def test_the_interval_is_students_t_over_tasks() -> None:
-    # Mean 2, standard deviation 1, n = 3: t(2, 0.975) = 4.302653.
-    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.302653 / math.sqrt(3)), rel=1e-6)
-
-
-def test_one_task_has_no_interval_and_none_has_no_mean() -> None:
-    mean, half = interval([0.5])
-    assert mean == 0.5
-    assert math.isnan(half)
-    assert all(math.isnan(value) for value in interval([]))
 
 
 @pytest.mark.parametrize(
@@ -259,10 +247,99 @@ def test_differences_use_only_the_tasks_that_both_ran() -> None:
     assert (worst.tasks, worst.difference) == (2, 0.25)
 
 
+def test_per_task_rows_hold_every_attack_and_the_worst_case() -> None:
+    a = ({"attack": "a"}, [("1111", "1100"), ("1110", "1110")])
+    b = ({"attack": "b"}, [("1111", "1010")])
+    table = statistics.per_task(results(a, b))
+    rows = table[["attack", "eps", "task", "clean", "robust"]].to_numpy().tolist()
+    assert rows == [
+        ["worst case", 0.1, 0, 1.0, 0.25],
+        ["a", 0.1, 0, 1.0, 0.5],
+        ["a", 0.1, 1, 0.75, 0.75],
+        ["b", 0.1, 0, 1.0, 0.5],
+    ]
+    names = ["surface", "track", "family", "episodes", "split", "ways", "shots", "queries", "norm", "seed"]
+    names += ["checkpoint", "weights", "algorithm", "defense", "norm_mode", "steps", "eps", "attack", "task"]
+    assert table.columns.tolist() == [*names, "clean", "robust"]
+
+
+def test_per_task_rows_give_no_worst_case_where_an_attack_is_lacking() -> None:
+    bits = [("1111", "1100")]
+    table = statistics.per_task(results(({}, bits), ({"checkpoint": "b"}, bits), ({"attack": "x"}, bits)))
+    assert set(table.checkpoint[table.attack == statistics.WORST_CASE]) == {"a"}
+
+
+def test_agreement_counts_what_one_attack_fools_and_another_does_not() -> None:
+    """Of four clean-correct queries x fools the first two, y the second and third, z the last; x alone: the first."""
+    found = statistics.agreement(
+        results(
+            ({"attack": "x"}, [("11110", "00111"), ("11111", "00000")]),
+            ({"attack": "y"}, [("11110", "10011")]),
+            ({"attack": "z"}, [("11110", "11101")]),
+        )
+    )
+    counts = {
+        (row.attack, row.other): (row.queries, row.fooled, row.fooled_by_other, row.only) for row in found.itertuples()
+    }
+    assert counts["x", "y"] == (4, 2, 2, 1)
+    assert counts["y", "x"] == (4, 2, 2, 1)
+    assert counts["z", "x"] == (4, 1, 2, 1)
+    assert counts["x", "all others"] == (4, 2, 3, 1)
+    assert counts["y", "all others"] == (4, 2, 3, 1)
+    assert len(counts) == 3 * 3
+
+
+def test_agreement_leaves_out_other_learners_examples() -> None:
+    theirs = {"attack": "file:x", "attack_fields": "FromFile(sha256='0')"}
+    assert not len(statistics.agreement(results(({}, [("11", "10")]), (theirs, [("11", "01")]))))
+
+
+EXTERNAL = {"attack": "file:adaptive", "attack_fields": "FromFile(sha256='1')", "external": "A. Author 2027"}
+
+
+def test_an_external_evaluation_that_fools_more_is_the_best_known_on_the_tasks_it_covers() -> None:
+    ours = [("1111", "1110"), ("1111", "1100"), ("1111", "1000")]
+    one = statistics.outcomes(results(({}, ours), (EXTERNAL, [("1111", "0011"), ("1111", "1100")])))[0]
+    assert one.robust.tolist() == [0.75, 0.5, 0.25]
+    assert one.known.tolist() == [0.25, 0.5, 0.25]
+    assert (one.external, one.required, one.transferred) == (("A. Author 2027",), ("pgd",), ())
+
+
+def test_an_external_evaluation_that_fools_fewer_or_met_no_task_changes_no_number() -> None:
+    ours = [("1111", "1110"), ("1111", "1100")]
+    for bits in ([("1111", "1111")] * 2, [("1111", "1110"), ("1111", "1101")], []):
+        one = statistics.outcomes(results(({}, ours), (EXTERNAL, bits)))[0]
+        assert one.known.tolist() == one.robust.tolist() == [0.75, 0.5]
+        assert one.complete
+        assert one.external == (("A. Author 2027",) if bits else ())
+
+
+def test_an_external_evaluation_that_failed_costs_no_rank() -> None:
+    failed: tuple[dict[str, Any], list[tuple[str, str]]]
+    failed = ({**EXTERNAL, "status": "error", "reason": "no such file"}, [])
+    table = leaderboard(results(({}, [("11", "10"), ("11", "11")]), failed)).set_index("checkpoint")
+    assert table["rank"]["a"] == 1
+
+
+def test_examples_from_outside_without_attacks_of_ours_are_not_ranked_nor_ours() -> None:
+    bits = [("11", "10"), ("11", "11")]
+    (one,) = statistics.outcomes(results((EXTERNAL, bits)))
+    assert not one.attacked
+    assert np.isnan(one.robust).all()
+    assert one.known.tolist() == [0.5, 1.0]
+
+
+def test_an_external_evaluation_at_a_smaller_eps_counts_at_a_larger() -> None:
+    ours = [({"eps": eps}, [("11", "11")]) for eps in (0.1, 0.2)]
+    small, large = statistics.outcomes(results(*ours, ({**EXTERNAL, "eps": 0.1}, [("11", "01")])))
+    assert (small.known.tolist(), large.known.tolist(), large.robust.tolist()) == ([0.5], [0.5], [1.0])
+
+
 def test_no_results_give_empty_tables_with_their_columns() -> None:
     empty = results(({}, []))
     empty = Results(empty.cells.iloc[:0], empty.tasks)
-    for table in (statistics.summarise(empty), worst_case(empty), leaderboard(empty), paired_differences(empty)):
+    made = [statistics.summarise, worst_case, leaderboard, paired_differences, statistics.per_task]
+    for table in (one(empty) for one in (*made, statistics.agreement)):
         assert len(table) == 0
         assert "checkpoint" in table.columns
 

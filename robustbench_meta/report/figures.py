@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+from robustbench_meta.intervals import interval
 from robustbench_meta.report.tables import (
     CONSTANT_MARK,
     LACKING,
@@ -33,7 +34,7 @@ from robustbench_meta.report.tables import (
     steps_text,
     titles,
 )
-from robustbench_meta.statistics import Entry, Outcome, Standing, eps_text, interval
+from robustbench_meta.statistics import Entry, Outcome, Standing, eps_text
 
 INK, MUTED, RULE, SHADE = "#1b1f24", "#626b75", "#d5d9de", "#ececea"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#a8508a", "#8c6d00", "#3a9bd9", "#5b5b5b", "#b3002d")

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from robustbench_meta.flags import ABOUT, WIDEST, About, Flag
+from robustbench_meta.intervals import interval
 from robustbench_meta.statistics import (
     COLUMNS,
     CONSTANT,
@@ -26,7 +27,6 @@ from robustbench_meta.statistics import (
     attack_fields,
     better_than_constant,
     eps_text,
-    interval,
     paired_differences,
     standings,
 )
