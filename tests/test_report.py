@@ -18,8 +18,9 @@ import pandas as pd
 import pytest
 
 from robustbench_meta import report
+from robustbench_meta.intervals import interval
 from robustbench_meta.report import figures, markdown, tables
-from robustbench_meta.statistics import COLUMNS, interval, leaderboard, standings, summarise
+from robustbench_meta.statistics import COLUMNS, leaderboard, standings, summarise
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -12,9 +12,10 @@ from os.path import commonprefix
 
 from markupsafe import Markup
 
+from robustbench_meta.intervals import interval
 from robustbench_meta.report.figures import short
 from robustbench_meta.report.tables import Value, columns_of_eps, entry_label, norm_text
-from robustbench_meta.statistics import Entry, Standing, eps_text, interval
+from robustbench_meta.statistics import Entry, Standing, eps_text
 
 WIDTH, HEIGHT = 560, 380
 LEFT, TOP, FLOOR = 44, 16, HEIGHT - 46
@@ -278,9 +279,9 @@ def _beside(ends: list[tuple[float, float, str, str]], edge: float) -> list[Mark
 def _by_eps(one: Standing) -> dict[float, Value]:
     values = {0.0: Value(*one.clean)} if one.clean[2] else {}
     for eps, outcome in one.outcomes.items():
-        if len(outcome.robust) and eps > 0:
-            mean, half = interval(outcome.robust)
-            values[eps] = Value(mean, half, len(outcome.robust), "" if outcome.complete else "†")
+        if len(outcome.known) and eps > 0:
+            mean, half = interval(outcome.known)
+            values[eps] = Value(mean, half, len(outcome.known), "" if outcome.complete else "†")
     return values
 
 

@@ -99,7 +99,7 @@ def _run(run: Run, keys: Keys) -> list[Any]:
 def _outcome(place: int, outcome: Outcome, *, ranked: bool) -> dict[str, Any]:
     queries = next(iter(outcome.runs.values())).survived.shape[1]
     made: dict[str, Any] = {"eps": place, "complete": outcome.complete, "queries": queries}
-    made |= {"tasks": _ranges(outcome.tasks), "worst": _counts(outcome.robust, queries)}
+    made |= {"tasks": _ranges(outcome.tasks), "worst": _counts(outcome.known, queries)}
     return made | ({"clean": _counts(outcome.clean, queries)} if ranked else {})
 
 

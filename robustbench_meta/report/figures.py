@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+from robustbench_meta.intervals import interval
 from robustbench_meta.report.tables import (
     CONSTANT_MARK,
     LACKING,
@@ -33,7 +34,7 @@ from robustbench_meta.report.tables import (
     steps_text,
     titles,
 )
-from robustbench_meta.statistics import Entry, Outcome, Standing, eps_text, interval
+from robustbench_meta.statistics import Entry, Outcome, Standing, eps_text
 
 INK, MUTED, RULE, SHADE = "#1b1f24", "#626b75", "#d5d9de", "#ececea"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#a8508a", "#8c6d00", "#3a9bd9", "#5b5b5b", "#b3002d")
@@ -149,7 +150,7 @@ _READING = (
 
 def _on_tasks(board: list[Standing]) -> str:
     """Say whether the points of a line rest on the same tasks."""
-    seen = {len(o.robust) for one in board for o in one.outcomes.values() if len(o.robust)}
+    seen = {len(o.known) for one in board for o in one.outcomes.values() if len(o.known)}
     seen |= {one.clean[2] for one in board if one.clean[2]}
     if len(seen) > 1:
         return "Where n differs, points rest on different tasks, so a line may bend for that alone."
@@ -177,14 +178,14 @@ def _against_eps(board: list[Standing], names: dict[tuple[str, str], str], title
     axes = figure.add_subplot()
     looks, ends = _looks(board), []
     for one in board:
-        values = {eps: (*interval(o.robust), o.complete) for eps, o in one.outcomes.items() if len(o.robust)}
+        values = {eps: (*interval(o.known), o.complete) for eps, o in one.outcomes.items() if len(o.known)}
         end = _line(axes, one.clean, values, looks[one.entry])
         if end is not None:
             ends.append((end[0], end[1], entry_label(one.entry, names), looks[one.entry].colour))
     n: dict[float, list[int]] = {0.0: [one.clean[2] for one in board]}
     for eps in columns_of_eps(board):
         if eps > 0:
-            n[eps] = [len(one.outcomes[eps].robust) for one in board if eps in one.outcomes]
+            n[eps] = [len(one.outcomes[eps].known) for one in board if eps in one.outcomes]
     _eps_axes(axes, board, {eps: f"{eps_text(eps)}\n{_range_of_n(counts)}" for eps, counts in n.items()})
     axes.set_xlabel(f"ε ({norm_text(board[0].board)}), n tasks")
     axes.set_ylabel("worst-case accuracy, %")
@@ -495,7 +496,7 @@ def _steps_shots(group: list[list[Standing]], names: dict[tuple[str, str], str],
     rows = [len(strip) for strip in squares.values()]
     height, gap = 0.4 * sum(rows), 0.13 * (len(rows) - 1)
     figure = Figure(figsize=(1.35 * len(shots) + 0.4, height + gap))
-    known = [o.robust for s in squares.values() for r in s.values() for o in r.values() if o is not None]
+    known = [o.known for s in squares.values() for r in s.values() for o in r.values() if o is not None]
     top = max([0.3, *(float(np.mean(robust)) for robust in known if len(robust))])
     space = gap / (len(rows) - 1) / (height / len(rows)) if len(rows) > 1 else 0
     shape = {"height_ratios": rows, "hspace": space}

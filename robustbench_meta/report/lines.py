@@ -7,12 +7,13 @@ import json
 import math
 import shlex
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from robustbench_meta import untrusted
-from robustbench_meta.report.tables import NONE, NOTHING, Value, columns_of_eps
-from robustbench_meta.statistics import Board, Entry, Results, Standing, interval, is_set
+from robustbench_meta.intervals import interval
+from robustbench_meta.report.tables import NOTHING, Value, columns_of_eps
+from robustbench_meta.statistics import Board, Entry, Results, Standing, is_set
 from robustbench_meta.untrusted import printable
 
 LONGEST, MOST = 300, 80  # characters of a fact of a card, and facts of it, that are shown
@@ -138,10 +139,10 @@ def line_of_standing(one: Standing, cells: Cells, known: dict[str, Learner]) -> 
     return Line(
         id=entry_id(one.entry),
         weights=one.entry.weights,
-        places=_places(getattr(one, "rank_low", None), getattr(one, "rank_high", None)),
-        area=_value(getattr(one, "area", None)),
-        gain=replace(_value(getattr(one, "gain", None)), signed=True),
-        source=", ".join(getattr(one.outcomes.get(one.rank_eps), "external", ())),
+        places=_places(one.rank_low, one.rank_high),
+        area=Value(*one.area),
+        gain=Value(*one.gain),
+        source=", ".join(one.external),
         runs=tuple(_runs(one, cells)),
         commands=made,
         left_out=left_out,
@@ -152,10 +153,6 @@ def _places(low: int | None, high: int | None) -> str:
     if low is None or high is None:
         return ""
     return str(low) if low == high else f"{low}{NOTHING}{high}"
-
-
-def _value(triple: tuple[float, float, int] | None) -> Value:
-    return NONE if triple is None else Value(*triple)
 
 
 def _runs(one: Standing, cells: Cells) -> Iterable[Run]:

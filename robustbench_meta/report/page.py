@@ -51,7 +51,6 @@ class Leaf:
     """One board of the page: a line for each row of its table (None for a reference), charts, and a surface."""
 
     lines: tuple[Line | None, ...]
-    separation: str
     charts: tuple[Chart, ...]
     surface: Surface | None
 
@@ -83,13 +82,9 @@ def make(
         rows = iter(lines)
         aligned = tuple(None if row.kind == "reference" else next(rows) for row in table.rows)
         drawn = charts.of_board(board, ids, names)
-        leaves.append(Leaf(aligned, _separation(board), drawn, surfaces.get(table.slug)))
+        leaves.append(Leaf(aligned, drawn, surfaces.get(table.slug)))
         made.append((board, table, lines))
     return Page(tuple(leaves), album, data.block(made, report, known))
-
-
-def _separation(board: list[Standing]) -> str:
-    return ""
 
 
 def _surfaces(boards: list[list[Standing]], names: dict[tuple[str, str], str]) -> dict[str, Surface]:

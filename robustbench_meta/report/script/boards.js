@@ -1,7 +1,7 @@
 // Tables: sorting, columns, search and the selection of tracks. `state` is what a link restores.
 const COLUMN_NAMES = {
   worst: "Worst case", eps: "Other ε", clean: "Clean", area: "Area under the curve",
-  gain: "Over 1/K", steps: "Steps", n: "n", seed: "Seed", flags: "Flags",
+  gain: "Over chance", steps: "Steps", n: "n", seed: "Seed", flags: "Flags",
 };
 const FACETS = {
   surface: "Surface", setting: "Setting", norm: "Norm", family: "Dataset", split: "Split", ways: "Ways", shots: "Shots",
