@@ -102,6 +102,11 @@ class Card(_Strict):
     criterion: str
     history: tuple[Validation, ...]
 
+    @property
+    def learner(self) -> str:
+        """Identify what is evaluated: the recipe too says what adaptation does with the weights (step size, ridge)."""
+        return digest([self.weights_sha256, self.recipe.sha256])
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -149,16 +154,29 @@ def read_card(path: Path) -> Card:
     if not path.is_file():
         raise InputError(f"ckpt: {path} is missing")
     try:
-        content = untrusted.content(path, LARGEST_CARD)
+        return parse_card(untrusted.content(path, LARGEST_CARD))
+    except ValueError as error:
+        raise InputError(f"ckpt: {path}: {error}") from None
+
+
+def parse_card(content: bytes) -> Card:
+    """Read a card from JSON; raise ValueError in one line that goes on from where it lay."""
+    try:
         card = Card.model_validate_json(content)
         untrusted.parse(content)  # pydantic's parser takes the last of two values under one name
     except ValidationError as error:
-        raise InputError(f"ckpt: {path}: {first_problem(error)}") from None
+        raise ValueError(first_problem(error)) from None
     except ValueError as error:
-        raise InputError(f"ckpt: {path}: not a card in JSON ({error})") from None
+        raise ValueError(f"not a card in JSON ({error})") from None
     if card.recipe.sha256 != card.recipe_sha256:
-        raise InputError(f"ckpt: {path}: the recipe is not the one whose SHA-256 is {card.recipe_sha256[:12]}…")
+        raise ValueError(f"the recipe is not the one whose SHA-256 is {card.recipe_sha256[:12]}…")
     return card
+
+
+def card_line(card: Card) -> str:
+    """Write a card as one line of JSON in printable ASCII; what is parsed from it may hold anything."""
+    text = json.dumps(card.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("\x7f", "\\u007f")  # the one control character that JSON lets stand
 
 
 def first_problem(error: ValidationError) -> str:

@@ -83,6 +83,7 @@ class Subject:
     family_name: str
     shots: int
     test_steps: int | None
+    card: str = ""  # as one line of JSON; an object has none
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a grid; `refused` says in one line each which combinations no attack can serve."""
+    """The cells of a grid; `refused` says in one line each which combinations no attack can serve.
+
+    `cards` holds what is kept beside the results of every checkpoint, by its weights.
+    """
 
     jobs: tuple[Job, ...]
     refused: tuple[str, ...]
+    cards: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,8 +190,7 @@ def load_subject(
     made = catalog.learner(loaded, device=choose_device(device))
     return Subject(
         name=untrusted.printable(loaded.name),
-        # The recipe holds what adaptation does with the weights (step size, ridge), so both identify a learner.
-        weights=checkpoint.digest([card.weights_sha256, recipe.sha256]),
+        weights=card.learner,
         algorithm=recipe.algorithm,
         defense=recipe.defense,
         learner=made,
@@ -194,6 +198,7 @@ def load_subject(
         family_name=getattr(family, "name", type(family).__name__) if family else recipe.family,
         shots=recipe.shots,
         test_steps=made.algorithm.test_steps,
+        card=checkpoint.card_line(card),
     )
 
 
@@ -256,7 +261,8 @@ def make_plan(grid: Grid, subjects: Sequence[Subject], results: Path) -> Plan:
                 jobs[job.key] = job
     if not jobs:
         raise InputError(f"attacks: nothing is left to run: {refused[0]}")
-    return Plan(tuple(jobs.values()), tuple(dict.fromkeys(refused)))
+    cards = {subject.weights: subject.card for subject in subjects if subject.card}
+    return Plan(tuple(jobs.values()), tuple(dict.fromkeys(refused)), cards)
 
 
 def estimate(plan: Plan, results: Path, tasks: int) -> float | None:
@@ -303,6 +309,8 @@ def execute(
     most = _most_tasks(plan, count if budget is None else PROBE_TASKS)
     store.prepare(results)
     _check_objects(plan, results)
+    for weights, card in plan.cards.items():
+        store.save_card(results, weights, card)
     have = {job.key: _stored(results, job) for job in plan.jobs}
     probed = count if budget is None else PROBE_TASKS
     pace = store.seconds_per_task(results)
@@ -405,10 +413,10 @@ def results_of(plan: Plan, results: Path) -> store.Results:
     keys = [job.key for job in plan.jobs]
     found = store.read(results)
     cells, tasks = found.cells, found.tasks
-    return store.Results(
-        cells[cells["key"].isin(keys)].reset_index(drop=True),
-        tasks[tasks["key"].isin(keys)].reset_index(drop=True),
-        found.audits,
+    return replace(
+        found,
+        cells=cells[cells["key"].isin(keys)].reset_index(drop=True),
+        tasks=tasks[tasks["key"].isin(keys)].reset_index(drop=True),
     )
 
 

@@ -5,6 +5,7 @@ RESULTS/timings/<key>.jsonl   seconds, device and threads of each block: apart, 
 RESULTS/errors/<key>.json     a cell that failed, with its reason; removed when a later run succeeds
 RESULTS/gallery/<key>.npz     a few attacked queries to look at
 RESULTS/adversarial/<key>/    every attacked query of a cell, where they were asked for: set.json and a file per task
+RESULTS/learners/<weights>.json   the card of a checkpoint that was evaluated, as one line
 RESULTS/audits/<key>.jsonl    an audit and the schema version, then one line per audited task; .json: why it failed
 RESULTS/locks/<key>.lock      held while a cell's files are replaced
 """
@@ -22,7 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +33,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from robustbench_meta import untrusted
+from robustbench_meta import checkpoint, untrusted
 from robustbench_meta.flags import Measures
 from robustbench_meta.types import NORMS, SPLITS, SURFACES, Audit, Cell, InputError, Record, Spec, Threat
 
@@ -42,7 +43,8 @@ _Row = TypeVar("_Row", Record, Measures)
 SCHEMA = 1
 IMAGES = ("clean", "adversarial")
 PICTURES = (*IMAGES, "labels", "clean_predictions", "adversarial_predictions")  # of a gallery file
-FOLDERS = ("cells", "timings", "errors", "gallery", "audits", "locks")
+FOLDERS = ("cells", "timings", "errors", "gallery", "audits", "learners", "locks")
+LEARNER_COLUMNS = ("weights", "card", "authors", "paper", "code", "license")
 ADVERSARIAL, SET = "adversarial", "set.json"
 LARGEST_INDEX, LARGEST_TASK = 2**24, 2**28  # bytes that set.json and the examples of one task may have
 LARGEST_FAILURE = 2**20
@@ -68,11 +70,36 @@ class Timing:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a results folder holds: one row per cell, per cell and task, and per audit and task."""
+    """Everything a results folder holds: one row per cell, per cell and task, per audit and task, and per learner.
+
+    A learner's `card` is one line of JSON, or nothing; its authors, paper, code and license are told by submissions.
+    """
 
     cells: pd.DataFrame
     tasks: pd.DataFrame
     audits: pd.DataFrame = field(default_factory=lambda: _audit_table([]))
+    learners: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(LEARNER_COLUMNS), dtype="object"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A cell and what came of it; `reason` says why it failed, `external` who claims it where we do not."""
+
+    cell: Cell
+    records: tuple[Record, ...] = ()
+    reason: str = ""
+    ran: tuple[Timing, ...] = ()
+    external: str = ""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """An audit and what came of it; `reason` says why it failed."""
+
+    audit: Audit
+    measures: tuple[Measures, ...] = ()
+    reason: str = ""
+    ran: tuple[Timing, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,25 +304,75 @@ def query_digests(x: np.ndarray) -> np.ndarray:
 
 
 def read(results: Path) -> Results:
-    """Read a whole results folder into three tables, ordered by what the cells are; one without audits has none.
+    """Read a whole results folder into its tables, ordered by what the cells are; one without audits has none.
 
     Raises InputError naming the file and line that cannot be read, NewerSchema for a later version's store.
     """
+    cards = [{"weights": weights, "card": card} for weights, card in cards_of(results).items()]
+    return tables(runs(results), examinations(results), cards)
+
+
+def tables(
+    runs: Iterable[Run], examinations: Iterable[Examination], learners: Iterable[dict[str, str]] = ()
+) -> Results:
+    """Put what was measured into tables, ordered by what the cells are; learners are rows of LEARNER_COLUMNS."""
+    made = {key(run.cell): run for run in runs}
+    order = sorted(made, key=lambda name: (_order(made[name].cell), name))
+    frame = pd.DataFrame([_cell_row(name, made[name]) for name in order], columns=list(_CELL_COLUMNS))
+    rows = [{"key": name, **_line(record)} for name in sorted(made) for record in made[name].records]
+    tasks = pd.DataFrame(rows, columns=list(_TASK_COLUMNS)).astype(_TASK_COLUMNS)
+    about = sorted((dict.fromkeys(LEARNER_COLUMNS, "") | one for one in learners), key=lambda one: one["weights"])
+    learned = pd.DataFrame(about, columns=list(LEARNER_COLUMNS), dtype="object")
+    return Results(frame.astype(_CELL_COLUMNS), tasks, _audit_table(_audit_rows(examinations)), learned)
+
+
+def runs(results: Path) -> list[Run]:
+    """Read every cell of a results folder with all that became of it."""
     if not (results / "cells").is_dir():
         raise InputError(f"results: {results} holds no results (no folder cells/); `rbm evaluate --out` makes one")
     failures = {path.stem: _read_failure(path) for path in sorted((results / "errors").glob("*.json"))}
-    cells = {name: cell for name, (cell, _) in failures.items()}
-    rows: list[dict[str, Any]] = []
-    for path in sorted((results / "cells").glob("*.jsonl")):
-        cells[path.stem], records = _read_cell(path)
-        rows += [_task_row(path.stem, record) for record in records]
-    table = [
-        _cell_row(name, cell, failures[name][1] if name in failures else "", *_spent(results, name))
-        for name, cell in sorted(cells.items(), key=lambda item: (_order(item[1]), item[0]))
-    ]
-    frame = pd.DataFrame(table, columns=list(_CELL_COLUMNS)).astype(_CELL_COLUMNS)
-    tasks = pd.DataFrame(rows, columns=list(_TASK_COLUMNS)).astype(_TASK_COLUMNS)
-    return Results(frame, tasks, _audit_table(_audit_rows(results)))
+    found = {path.stem: _read_cell(path) for path in sorted((results / "cells").glob("*.jsonl"))}
+    made = []
+    for name in sorted(failures.keys() | found.keys()):
+        cell, records = found[name] if name in found else (failures[name][0], [])
+        reason = failures[name][1] if name in failures else ""
+        made.append(Run(cell, tuple(records), reason, _ran(results, name)))
+    return made
+
+
+def examinations(results: Path) -> list[Examination]:
+    """Read every audit of a results folder with all that became of it."""
+    made = {}
+    for path in sorted((results / "audits").glob("*.jsonl")):
+        audit, found = _read_audit(path)
+        made[path.stem] = Examination(audit, tuple(found), "", _ran(results, path.stem))
+    for path in sorted((results / "audits").glob("*.json")):
+        with _naming(path, 1):
+            failure = untrusted.parse(untrusted.content(path, LARGEST_FAILURE))
+            audit, reason = _audit(failure, path), str(failure["reason"])
+            made[path.stem] = replace(made.get(path.stem, Examination(audit)), reason=reason)
+    return [made[name] for name in sorted(made)]
+
+
+def cards_of(results: Path) -> dict[str, str]:
+    """Read the cards of the checkpoints that were evaluated, by their weights; an older store keeps none."""
+    found = {}
+    for path in sorted((results / "learners").glob("*.json")):
+        with _naming(path, 1):
+            card = checkpoint.parse_card(untrusted.content(path, checkpoint.LARGEST_CARD))
+            if card.learner != path.stem:
+                raise ValueError("the card in it does not belong to the file's name")
+            found[path.stem] = checkpoint.card_line(card)
+    return found
+
+
+def save_card(results: Path, weights: str, card: str) -> None:
+    """Keep the card of a checkpoint, once: it belongs to these weights and cannot change."""
+    path = results / "learners" / f"{weights}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _named(path):
+            checkpoint.write(path, f"{card}\n".encode())
 
 
 def read_gallery(results: Path) -> list[dict[str, Any]]:
@@ -350,6 +427,7 @@ _CELL_COLUMNS = {
     "reason": "object",
     "seconds": "float64",
     "device": "object",
+    "external": "object",
 }
 _TASK_COLUMNS = {
     "key": "object",
@@ -366,20 +444,16 @@ _AUDIT_COLUMNS = {
     "task": "Int64",
     "measures": "object",
 }
-del _AUDIT_COLUMNS["seconds"], _AUDIT_COLUMNS["device"]
+for _name in ("seconds", "device", "external"):
+    del _AUDIT_COLUMNS[_name]
 
 
-def _audit_rows(results: Path) -> list[dict[str, Any]]:
-    """Give a row for every audited task, and one without a task for every audit that failed."""
-    rows = []
-    for path in sorted((results / "audits").glob("*.jsonl")):
-        audit, found = _read_audit(path)
-        rows += [_audit_row(path.stem, audit) | {"task": one.task, "measures": one} for one in found]
-    for path in sorted((results / "audits").glob("*.json")):
-        with _naming(path, 1):
-            line = untrusted.parse(untrusted.content(path, LARGEST_FAILURE))
-            rows.append(_audit_row(path.stem, _audit(line, path)) | {"status": "error", "reason": str(line["reason"])})
-    return rows
+def _audit_rows(examinations: Iterable[Examination]) -> list[dict[str, Any]]:
+    """Give a row for every audited task, and after them all one without a task for every audit that failed."""
+    each = sorted(((key(one.audit), one) for one in examinations), key=lambda pair: pair[0])
+    rows = [_audit_row(name, one.audit) | {"task": m.task, "measures": m} for name, one in each for m in one.measures]
+    failed = [(name, one) for name, one in each if one.reason]
+    return rows + [_audit_row(name, one.audit) | {"status": "error", "reason": one.reason} for name, one in failed]
 
 
 def _audit_row(name: str, audit: Audit) -> dict[str, Any]:
@@ -393,12 +467,14 @@ def _audit_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_AUDIT_COLUMNS)).astype(_AUDIT_COLUMNS)
 
 
-def _cell_row(name: str, cell: Cell, reason: str, seconds: float, device: str) -> dict[str, Any]:
-    rest = asdict(cell)
+def _cell_row(name: str, run: Run) -> dict[str, Any]:
+    rest = asdict(run.cell)
     spec, threat = rest.pop("spec"), rest.pop("threat")
-    row = {"key": name, **rest, **spec, **threat, "seconds": seconds, "device": device}
-    row["steps"] = pd.NA if cell.steps is None else cell.steps
-    row["status"], row["reason"] = ("error", reason) if reason else ("ok", "")
+    seconds = sum(timing.seconds for timing in run.ran) if run.ran else float("nan")
+    device = ", ".join(sorted({timing.device for timing in run.ran}))
+    row = {"key": name, **rest, **spec, **threat, "seconds": seconds, "device": device, "external": run.external}
+    row["steps"] = pd.NA if run.cell.steps is None else run.cell.steps
+    row["status"], row["reason"] = ("error", run.reason) if run.reason else ("ok", "")
     return {column: row[column] for column in _CELL_COLUMNS}
 
 
@@ -406,10 +482,6 @@ def _order(cell: Cell) -> tuple[Any, ...]:
     steps = -1 if cell.steps is None else cell.steps
     place = (cell.family, cell.split, cell.spec.ways, cell.spec.shots, cell.spec.queries, steps)
     return (cell.checkpoint, *place, cell.threat.surface, cell.threat.norm, cell.threat.eps, cell.attack, cell.seed)
-
-
-def _task_row(name: str, record: Record) -> dict[str, Any]:
-    return {"key": name, **_line(record)}
 
 
 def _line(record: Record) -> dict[str, Any]:
@@ -606,12 +678,13 @@ def _pictures(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _spent(results: Path, name: str) -> tuple[float, str]:
-    """Return the seconds that a cell took and the devices it ran on; NaN and "" where nothing was timed."""
+def _ran(results: Path, name: str) -> tuple[Timing, ...]:
+    """Say how the blocks of a cell or an audit ran, as they were timed."""
     path = results / "timings" / f"{name}.jsonl"
-    timed = _timings(path) if path.exists() else []
-    devices = sorted({str(line.get("device", "")) for line in timed} - {""})
-    return sum(line["seconds"] for line in timed) if timed else float("nan"), ", ".join(devices)
+    if not path.exists():
+        return ()
+    with _naming(path, 1):
+        return tuple(Timing(**{**line, "tasks": tuple(line["tasks"])}) for line in _timings(path))
 
 
 @contextmanager

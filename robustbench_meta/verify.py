@@ -146,7 +146,7 @@ def verify_results(
     if not cells:
         what = "holds no cells (no folder cells/, or an empty one)" if results.is_dir() else "is not a folder"
         raise InputError(f"results: {results} {what}")
-    shelf, rng = _Shelf(_learners(checkpoints), root), random.Random(seed)
+    shelf, rng = _Shelf(learners(checkpoints), root), random.Random(seed)
     ready, findings = _prepared(results, cells, shelf)
     order = _order(ready, rng)
     audited, unlike = _audits(results, shelf, rng)
@@ -283,12 +283,11 @@ class _Unlike(Exception):
         self.what, self.why, self.status = what, why, status
 
 
-def _learners(checkpoints: Sequence[Path]) -> dict[str, Path]:
+def learners(checkpoints: Sequence[Path]) -> dict[str, Path]:
     """Find checkpoint folders by the hash that cells know them by."""
     found = {}
     for folder in (*checkpoint.shipped(), *checkpoints):
-        card = checkpoint.read_card(folder / checkpoint.CARD)
-        found[checkpoint.digest([card.weights_sha256, card.recipe.sha256])] = folder
+        found[checkpoint.read_card(folder / checkpoint.CARD).learner] = folder
     return found
 
 

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_grid import Centroids, axes, saved
 
-from robustbench_meta import store
+from robustbench_meta import checkpoint, grid, store
+from robustbench_meta.report import tables
+from robustbench_meta.tasks.strokes import Strokes
 from robustbench_meta.types import Cell, InputError, Record, Spec, Threat
 
 FORK = multiprocessing.get_context("fork")
@@ -238,3 +241,64 @@ def test_many_runs_may_begin_on_one_store_at_the_same_moment(tmp_path: Path) -> 
         for _ in range(10):
             list(pool.map(store.prepare, [tmp_path] * 8))
     assert not list((tmp_path / "locks").iterdir())
+
+
+def evaluated(results: Path, *subjects: grid.Subject) -> None:
+    plan = grid.make_plan(axes("noise-2", eps=(0.1,)), subjects, results)
+    assert grid.execute(plan, results, tasks=1) == []
+
+
+def test_the_card_of_a_checkpoint_is_kept_beside_its_results_and_an_object_has_none(tmp_path: Path) -> None:
+    ckpt, out = saved(tmp_path / "net"), tmp_path / "r"
+    loaded = grid.load_subject(ckpt, device="cpu")
+    objects = Strokes(train=4, val=4, test=6, samples=10)
+    evaluated(out, loaded, grid.object_subject(Centroids(), "mine", objects, device="cpu", ways=3))
+    (path,) = (out / "learners").iterdir()
+    assert path.name == f"{loaded.weights}.json"
+    assert checkpoint.read_card(path) == checkpoint.read_card(ckpt / "card.json")
+    found = store.read(out).learners
+    assert list(found.columns) == ["weights", "card", "authors", "paper", "code", "license"]
+    assert found.to_dict("records") == [
+        {"weights": loaded.weights, "card": path.read_text().strip(), "authors": "", "paper": "", "code": ""}
+        | {"license": ""}
+    ]
+
+
+def test_a_card_is_written_once(tmp_path: Path) -> None:
+    loaded = grid.load_subject(saved(tmp_path / "net"), device="cpu")
+    evaluated(tmp_path / "r", loaded)
+    (path,) = (tmp_path / "r" / "learners").iterdir()
+    before = path.stat().st_mtime_ns
+    evaluated(tmp_path / "r", loaded)
+    assert path.stat().st_mtime_ns == before
+
+
+def test_a_store_without_cards_has_none(tmp_path: Path) -> None:
+    store.append(tmp_path, CELL, [record(0)])
+    (tmp_path / "learners").rmdir()
+    assert store.read(tmp_path).learners.empty
+
+
+def test_a_card_under_another_name_or_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated(tmp_path / "r", grid.load_subject(saved(tmp_path / "net"), device="cpu"))
+    (path,) = (tmp_path / "r" / "learners").iterdir()
+    monkeypatch.setattr(checkpoint, "LARGEST_CARD", 10)
+    with pytest.raises(InputError, match="more than 10"):
+        store.read(tmp_path / "r")
+    monkeypatch.undo()
+    path.rename(path.with_name(f"{'0' * 64}.json"))
+    with pytest.raises(InputError, match="the card in it does not belong to the file's name"):
+        store.read(tmp_path / "r")
+
+
+def test_a_card_stays_json_where_texts_are_made_printable(tmp_path: Path) -> None:
+    ckpt = saved(tmp_path / "net")
+    card = checkpoint.read_card(ckpt / "card.json").model_copy(update={"criterion": "\x1b[2J\x7f\u202e\n漢"})
+    line = checkpoint.card_line(card)
+    assert line.isprintable()
+    assert line.isascii()
+    store.append(tmp_path / "r", CELL, [record(0)])
+    store.save_card(tmp_path / "r", card.learner, line)
+    shown, _ = tables.shown(store.read(tmp_path / "r"), [])
+    (found,) = shown.learners["card"]  # type: ignore[attr-defined]
+    assert checkpoint.parse_card(found.encode()) == card

@@ -144,7 +144,7 @@ def test_at_least_one_task_is_tried_and_what_was_left_out_is_said(results: Path,
 
 
 def test_the_seed_draws_the_sample(results: Path, ckpt: Path) -> None:
-    shelf = verify._Shelf(verify._learners([ckpt]), None)
+    shelf = verify._Shelf(verify.learners([ckpt]), None)
     ready, _ = verify._prepared(results, store.cells(results), shelf)
 
     def drawn(seed: int) -> list[tuple[str, int]]:

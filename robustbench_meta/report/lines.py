@@ -69,7 +69,7 @@ class Line:
 
 def learners(results: Results) -> dict[str, Learner]:
     """Read what the results say of each learner, by weights; a card that is no JSON object has nothing to say."""
-    table = getattr(results, "learners", None)
+    table = getattr(results, "learners", None)  # what was made by hand may have none
     rows = [] if table is None else table.to_dict("records")
     return {printable(row["weights"]): _learner(row) for row in rows}
 
