@@ -660,8 +660,11 @@ def attack_fields(results: Results) -> dict[str, str]:
 
 def cells_behind(results: Results) -> dict[tuple[Board, Entry, float, str], dict[str, Any]]:
     """Return the cell of every run, by board, entry, eps and the name that its attack has on the boards."""
-    cells = _name_attacks(_records(results.cells))
-    return {(_board(cell), _entry(cell), round(cell["eps"], 9), cell["attack"]): cell for cell in cells}
+    cells = _records(results.cells)
+    return {
+        (_board(cell), _entry(cell), round(cell["eps"], 9), named["attack"]): cell
+        for cell, named in zip(cells, _name_attacks(cells), strict=True)
+    }
 
 
 def _outcome(

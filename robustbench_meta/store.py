@@ -438,14 +438,13 @@ _TASK_COLUMNS = {
     "forwards": "int64",
     "backwards": "int64",
 }
+_OF_ATTACKS = ("attack", "attack_fields", "surface", "seconds", "device", "external")
 _AUDIT_COLUMNS = {
-    **{name: kind for name, kind in _CELL_COLUMNS.items() if name not in ("attack", "attack_fields", "surface")},
+    **{name: kind for name, kind in _CELL_COLUMNS.items() if name not in _OF_ATTACKS},
     "version": "int64",
     "task": "Int64",
     "measures": "object",
 }
-for _name in ("seconds", "device", "external"):
-    del _AUDIT_COLUMNS[_name]
 
 
 def _audit_rows(examinations: Iterable[Examination]) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ from robustbench_meta.report.tables import NOTHING, Value, columns_of_eps
 from robustbench_meta.statistics import Board, Entry, Results, Standing, is_set
 from robustbench_meta.untrusted import printable
 
-LONGEST, MOST = 300, 80  # characters of a fact of a card, and facts of it, that are shown
+LONGEST, MOST = 300, 80  # characters of a fact of a card, and fields of its recipe, that are shown
+PUBLISHED = ("authors", "paper", "code", "license")
 Cells = dict[tuple[Board, Entry, float, str], dict[str, Any]]
 
 
@@ -167,19 +168,18 @@ def _runs(one: Standing, cells: Cells) -> Iterable[Run]:
 
 def _learner(row: dict[Any, Any]) -> Learner:
     card = _card(row.get("card", ""))
-    recipe, rest = card.pop("recipe", {}), {name: card[name] for name in card if name not in ("history", "recipe")}
-    recipe = recipe if isinstance(recipe, dict) else {}
-    named = ("authors", "paper", "code", "license")
-    published = [(name, printable(row[name])[:LONGEST]) for name in named if isinstance(row.get(name), str)]
+    recipe = card["recipe"] if isinstance(card.get("recipe"), dict) else {}
+    published = [(name, _shown(row[name])) for name in PUBLISHED if isinstance(row.get(name), str) and row[name]]
     return Learner(
-        facts=tuple(_flat(rest))[:MOST],
+        facts=tuple(_facts(card)),
         recipe=tuple(_flat(recipe))[:MOST],
-        family=printable(recipe.get("family", "")),
-        published=tuple((name, text) for name, text in published if text),
+        family=_shown(recipe.get("family", "")),
+        published=tuple(published),
     )
 
 
 def _card(text: object) -> dict[str, Any]:
+    """Read a card; one that is not a JSON object tells nothing."""
     try:
         found = untrusted.parse(text) if isinstance(text, str) and text else {}
     except ValueError:
@@ -187,13 +187,33 @@ def _card(text: object) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _facts(card: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """Say what training took, what was kept of it, and by which hashes to know it."""
+    seconds, device = card.get("train_seconds"), card.get("device", "")
+    if isinstance(seconds, int | float):
+        unit = "GPU-s" if str(device).startswith("cuda") else "s"
+        yield "Training", f"{seconds:,.0f} {unit} on {_shown(device)}" if device else f"{seconds:,.0f} s"
+    if card.get("selected_step") is not None:
+        yield "Step kept", f"{_shown(card['selected_step'])}: {_shown(card.get('criterion', ''))}".removesuffix(": ")
+    versions = card.get("versions")
+    if isinstance(versions, dict) and versions:
+        yield "Versions", _shown(", ".join(f"{name} {version}" for name, version in versions.items()))
+    for name, field in (("Recipe, SHA-256", "recipe_sha256"), ("Weights, SHA-256", "weights_sha256")):
+        if field in card:
+            yield name, _shown(card[field])
+
+
 def _flat(values: dict[str, Any], above: str = "") -> Iterable[tuple[str, str]]:
     """Give every value of nested tables as (dotted name, text); nothing of an empty one."""
     for name, value in values.items():
-        here = f"{above}{printable(name)[:LONGEST]}"
+        here = f"{above}{_shown(name)}"
         if isinstance(value, dict):
             yield from _flat(value, f"{here}.")
         elif isinstance(value, list):
-            yield here, ", ".join(printable(one) for one in value)[:LONGEST] or NOTHING
+            yield here, _shown(", ".join(map(str, value))) or NOTHING
         else:
-            yield here, NOTHING if value is None else printable(value)[:LONGEST]
+            yield here, NOTHING if value is None else _shown(value)
+
+
+def _shown(value: object) -> str:
+    return printable(value)[:LONGEST]

@@ -40,7 +40,7 @@ function fillCard(board, entry, card) {
     ["Each attack, in %", entry.runs.length, (room) => attackBars(board, entry, room)],
     ["Flags", entry.flags.length, () => flagList(entry)],
     ["Cost and identity", 1, () => facts(identity(board, entry, learner))],
-    ["Recipe", learner.recipe.length, () => facts(learner.recipe)],
+    ["Recipe", learner.recipe.length, () => facts(learner.recipe, "facts dense")],
   ].filter(([, known]) => known);
   // All at once, since how many stand side by side decides how wide each is.
   box.append(...parts.map(([title]) => element("div", {}, element("h3", {}, title))));

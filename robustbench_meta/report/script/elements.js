@@ -21,8 +21,8 @@ function button(text, click, attributes = {}) {
   return element("button", { type: "button", click, ...attributes }, text);
 }
 
-function facts(pairs) {
-  return element("dl", { class: "facts" }, ...pairs.flatMap(([name, value]) => [
+function facts(pairs, name = "facts") {
+  return element("dl", { class: name }, ...pairs.flatMap(([name, value]) => [
     element("dt", {}, name), element("dd", {}, value),
   ]));
 }
