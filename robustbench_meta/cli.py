@@ -1,8 +1,8 @@
 """The command `rbm`. Heavy imports wait inside the commands, so that help answers at once.
 
 Exit status: 0 fine, 1 a negative result (a failed cell, a number that does not hold, a known answer missed, data that
-is not there, a slower case), 2 input, 3 environment (a disk that is full or read-only, git that is not there), 4
-nothing measured.
+is not there, a slower case, a drop that was not to be), 2 input, 3 environment (a disk that is full or read-only, git
+that is not there), 4 nothing measured or compared.
 """
 
 from __future__ import annotations
@@ -214,6 +214,48 @@ def report(
         raise typer.Exit(_complain(f"results: no task was measured in {results}", NOTHING))
     for path in _write_report(results, out):
         print(path)
+
+
+@commands.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A results folder; with --results a checkpoint's name or folder.")],
+    b: Annotated[str, typer.Argument(help="What is compared with A.")],
+    results: Annotated[Path | None, typer.Option(help="Compare two checkpoints inside this results folder.")] = None,
+    fail_on_drop: Annotated[bool, typer.Option("--fail-on-drop", help="Exit 1 where B is worse, for CI.")] = False,
+    tolerance: Annotated[float, typer.Option(help="Points that B may be lower by.")] = 0.0,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write everything here as JSON.")] = None,
+) -> None:
+    """Say what changed from A to B, by how much, and whether it is more than noise.
+
+    Two runs are matched by checkpoint name, tasks, steps, attack and eps. B is worse where a worst case or a clean
+    accuracy is lower, paired task by task and corrected for their number (Holm, 95 %), where an attack or an entry of
+    A failed or is missing, and where a red flag is new. Exit 4 where nothing can be compared.
+    """
+    import json
+
+    from robustbench_meta import compare as comparing
+    from robustbench_meta import store
+
+    if json_out is not None:  # a path that cannot be written is told before anything is read
+        json_out.open("a", encoding="utf-8").close()
+    if results is None:
+        found = comparing.runs(store.read(Path(a)), store.read(Path(b)), tolerance / 100)
+    else:
+        found = comparing.checkpoints(store.read(results), a, b, tolerance / 100)
+    if json_out is not None:
+        json_out.write_text(json.dumps(found.json, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if found.rows:
+        columns, rows, shared = comparing.table(found)
+        _print_table(columns, rows)
+        print(shared)
+    for kind, lines in (("lost", found.lost), ("flagged", found.raised), ("note", found.notes)):
+        for line in lines:
+            print(f"{kind}: {line}")
+    if not found.rows:
+        raise typer.Exit(_complain(f"compare: nothing that is in both {a} and {b} can be compared", NOTHING))
+    print(found.summary)
+    if fail_on_drop and found.drops:
+        raise typer.Exit(_complain(f"compare: {b} is worse than {a} in {len(found.drops)} of these", NEGATIVE))
 
 
 @commands.command()

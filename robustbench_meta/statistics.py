@@ -311,7 +311,7 @@ class Separation:
             return ""
         n = f"{self.fewest}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
         sure = "95 %" if self.pairs == 1 else f"95 %, all {self.pairs:,} pairs at once"
-        what = f"differences below about {_points(self.smallest)} cannot be told apart"
+        what = f"differences below about {_points(self.smallest)} are mostly not told apart"
         if math.isnan(self.smallest):
             what = "no difference can be told apart"
         elif not self.smallest:
@@ -638,7 +638,7 @@ def _overlap(run: Bits, others: list[Bits]) -> dict[str, int]:
         tasks = np.intersect1d(tasks, one.tasks)
     right = np.logical_and.reduce([one.clean[one.at(tasks)] for one in (run, *others)])
     mine = right & ~run.survived[run.at(tasks)]
-    theirs = right & ~_stand(others, tasks)
+    theirs = right & ~stand(others, tasks)
     return {
         "queries": int(right.sum()),
         "fooled": int(mine.sum()),
@@ -695,8 +695,8 @@ def _outcome(
         claims = [c for c in lower if c["external"] and np.isin(tasks, bits[c["key"]].tasks).any()]
         first = bits[whole[0]["key"]]
         clean = first.clean[first.at(tasks)].mean(1)
-        robust = _stand(own, tasks).mean(1) if own else np.full(len(tasks), np.nan)
-        known = _stand([*own, *(bits[cell["key"]] for cell in claims)], tasks).mean(1)
+        robust = stand(own, tasks).mean(1) if own else np.full(len(tasks), np.nan)
+        known = stand([*own, *(bits[cell["key"]] for cell in claims)], tasks).mean(1)
     runs = {cell["attack"]: bits[cell["key"]] for cell in ran}
     collapsed = signs.at_chance(*interval(known), board.constant, len(known))
     check = replace(check, flags=signs.merge([*check.flags, *collapsed]))
@@ -777,7 +777,7 @@ def _is_own(cell: dict[str, Any]) -> bool:
     return not cell["external"] and not is_set(cell["attack_fields"])
 
 
-def _stand(runs: Iterable[Bits], tasks: np.ndarray) -> np.ndarray:
+def stand(runs: Iterable[Bits], tasks: np.ndarray) -> np.ndarray:
     """Return which queries survive every run [n, Q]; a run without a task says nothing about it."""
     standing: np.ndarray | None = None
     for run in runs:

@@ -43,6 +43,7 @@ ROOMS = [
     "gate",
     "doctor",
     "report",
+    "compare",
     "linear",
     "planted",
     "selftest",

@@ -186,7 +186,9 @@ def test_what_a_board_separates_is_said_with_numbers() -> None:
     needed = (2.394 * differences.std(ddof=1) / differences.mean()) ** 2  # the normal quantile of 1 - 0.025 / 3
     assert found.needed == pytest.approx(needed, rel=0.02)
     assert not found.apart
-    assert found.text.startswith(f"On n = 40 tasks, differences below about {100 * found.smallest:.2g} points cannot")
+    assert found.text.startswith(
+        f"On n = 40 tasks, differences below about {100 * found.smallest:.2g} points are mostly not"
+    )
     assert f"about {int(float(f'{found.needed:.2g}')):,} tasks would be needed." in found.text
 
 
