@@ -1,5 +1,6 @@
 # make demo: a leaderboard from a clean clone.  make test, make lint: what CI runs.  make bench: speed beside the peers.
 # make selftest: robust accuracies that are known.  make mutation: 12 planted bugs, each of which it must catch.
+# make leaderboard: the pages of reports/leaderboard from its entries.  make leaderboard-check: are they up to date?
 # make agreement: our attacks beside foolbox, torchattacks and cleverhans, in an environment of their own.
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 AGREEMENT := .venv-agreement
 
-.PHONY: demo test selftest mutation bench lint format agreement agreement-tests clean
+.PHONY: demo test selftest mutation bench leaderboard leaderboard-check lint format agreement agreement-tests clean
 
 demo: $(INSTALLED)
 	$(BIN)/rbm demo
@@ -23,6 +24,12 @@ mutation: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/rbm bench run
+
+leaderboard: $(INSTALLED)
+	$(BIN)/rbm leaderboard build reports/leaderboard
+
+leaderboard-check: $(INSTALLED)
+	$(BIN)/rbm leaderboard check reports/leaderboard
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -16,6 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
+from robustbench_meta.cli_leaderboard import leaderboard, submit_check
+from robustbench_meta.terminal import ENVIRONMENT, INPUT, NEGATIVE, NOTHING, STOPPED
+from robustbench_meta.terminal import complain as _complain
+from robustbench_meta.terminal import console as _console
+from robustbench_meta.terminal import print_table as _print_table
+from robustbench_meta.terminal import said as _said
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -25,7 +32,6 @@ if TYPE_CHECKING:
     from robustbench_meta.checkpoint import Recipe
     from robustbench_meta.types import TaskFamily
 
-NEGATIVE, INPUT, ENVIRONMENT, NOTHING, STOPPED = 1, 2, 3, 4, 130
 RECIPES = Path(__file__).parent / "recipes"
 LARGEST_RECIPE = 2**20  # bytes
 DEMO = ("strokes-protonet-standard", "strokes-protonet-aq")
@@ -42,6 +48,8 @@ data = typer.Typer(help="Bring and check the data of task families.")
 commands.add_typer(data, name="data")
 bench = typer.Typer(help="Time the engine beside its peers, against another revision, and over the years.")
 commands.add_typer(bench, name="bench")
+commands.add_typer(leaderboard, name="leaderboard")
+commands.command("submit-check")(submit_check)
 
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder that holds the data; else the environment variable RBM_DATA.")
@@ -637,16 +645,6 @@ def _bench_context(size: str, device: str) -> dict[str, Any]:
     return code | timing.describe_machine(device)
 
 
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    _console(stderr=False).print(table)
-
-
 def _write_report(results: Path, out: Path) -> list[Path]:
     from robustbench_meta import report as reports
     from robustbench_meta import store
@@ -665,13 +663,6 @@ def _evaluation_bar(console: Console) -> Iterator[grids.Watcher]:
             update(now.done, now.total, f"{left}{grids.label(now.cell)}")
 
         yield grids.Watcher(progress, lambda line: console.print(line))
-
-
-@contextmanager
-def _said(console: Console) -> Iterator[Callable[[str], None]]:
-    """Give tell(line): beside a spinner on a terminal, elsewhere nothing."""
-    with console.status("reading") as status:
-        yield status.update
 
 
 @contextmanager
@@ -862,18 +853,3 @@ def _family(name: str, root: Path | None, options: dict[str, Any] | None = None)
     from robustbench_meta import grid as grids
 
     return grids.choose_family(name, root, **(options or {}))
-
-
-def _console(stderr: bool = True) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=stderr, markup=False, highlight=False)
-    # Elsewhere than on a terminal nothing tells how wide a line may be, and tables should stay whole.
-    return console if console.is_terminal else Console(stderr=stderr, markup=False, highlight=False, width=200)
-
-
-def _complain(message: str, status: int) -> int:
-    from robustbench_meta.untrusted import printable
-
-    print(f"rbm: {printable(' '.join(message.split()))}", file=sys.stderr)
-    return status
