@@ -28,7 +28,7 @@ COLUMNS = (
     *("surface", "norm", "eps", "attack", "tasks", "seed", "clean", "clean_ci95", "robust", "robust_ci95"),
     *("status", "flags", "seconds"),
 )
-WORST_CASE = "worst case"
+WORST_CASE, ALL_OTHERS = "worst case", "all others"
 CONSTANT = "constant predictor"
 SET = "FromFile(sha256="  # how the fields of an attack begin that gives back another learner's adversarial examples
 CLEAR, NOT_AUDITED, AUDIT_FAILED = "none", "not audited", "audit failed"
@@ -305,6 +305,59 @@ def worst_case(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
 
 
+def by_attack(results: Results) -> pd.DataFrame:
+    """Return what each attack left of every entry at every eps, and the worst case as one more attack.
+
+    One row per attack that ran, on all tasks that it ran on, clean accuracy on the same; `transferred` marks
+    adversarial test sets, which are no part of the worst case.
+    """
+    rows = []
+    for one in outcomes(results):
+        about: dict[str, Any] = {**_named(one.board), **_named(one.entry), "eps": one.eps}
+        found = {attack: (run.clean.mean(1), run.survived.mean(1)) for attack, run in sorted(one.runs.items())}
+        for attack, (clean, robust) in ({WORST_CASE: (one.clean, one.robust)} | found).items():
+            row = {**about, "attack": attack, "transferred": attack in one.transferred, "tasks": len(robust)}
+            row["clean"], row["clean_ci95"] = interval(clean)
+            row["robust"], row["robust_ci95"] = interval(robust)
+            rows.append(row | {"complete": one.complete if attack == WORST_CASE else True})
+    columns = [*_names(Board), *_names(Entry), "eps", "attack", "transferred", "tasks"]
+    columns += ["clean", "clean_ci95", "robust", "robust_ci95", "complete"]
+    return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
+
+
+def per_task(results: Results) -> pd.DataFrame:
+    """Return the accuracies behind every worst case: one row per entry, eps and task that all its attacks ran on."""
+    parts = [
+        pd.DataFrame({**_named(one.board), **_named(one.entry), "eps": one.eps, "task": one.tasks})
+        .assign(clean=one.clean, robust=one.robust)
+        .astype({"steps": "Int64"})
+        for one in outcomes(results)
+        if len(one.tasks)
+    ]
+    columns = [*_names(Board), *_names(Entry), "eps", "task", "clean", "robust"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def agreement(results: Results) -> pd.DataFrame:
+    """Return how far attacks agree: which queries of an entry one attack fools at an eps and another does not.
+
+    `correct` are those right when clean on the tasks that both ran on, `fooled` and `fooled_by_other` how many of
+    them each fools, `only` how many `attack` fools and `other` does not. Where `other` is "all others" the tasks are
+    those that every attack ran on. Adversarial test sets are left out: they were made on another learner.
+    """
+    rows = []
+    for one in outcomes(results):
+        about: dict[str, Any] = {**_named(one.board), **_named(one.entry), "eps": one.eps}
+        runs = {attack: one.runs[attack] for attack in one.ran if attack not in one.transferred}
+        for attack, run in runs.items():
+            others = [(other, [theirs]) for other, theirs in runs.items() if other != attack]
+            if others:
+                others.append((ALL_OTHERS, [theirs for _, (theirs,) in others]))
+            rows += [{**about, "attack": attack, "other": other, **_fooled(run, theirs)} for other, theirs in others]
+    columns = [*_names(Board), *_names(Entry), "eps", "attack", "other", "correct", "fooled", "fooled_by_other", "only"]
+    return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
+
+
 def standings(results: Results) -> list[list[Standing]]:
     """Rank every board: ranked entries first, best first, then those shown without a rank and why."""
     boards: dict[Board, dict[Entry, dict[float, Outcome]]] = {}
@@ -369,6 +422,18 @@ def attack_fields(results: Results) -> dict[str, str]:
     """Say how every attack was configured, by the name it has on the boards."""
     cells = _name_attacks(_records(results.cells))
     return dict(sorted({(cell["attack"], cell["attack_fields"]) for cell in cells}))
+
+
+def _fooled(run: Bits, others: Sequence[Bits]) -> dict[str, int]:
+    """Count the clean-correct queries that a run fools, that any of the others fools, and that the run alone fools."""
+    tasks = run.tasks
+    for other in others:
+        tasks = np.intersect1d(tasks, other.tasks)
+    mine, stood = run.at(tasks), _stand(others, tasks)
+    clean = run.clean[mine]
+    fooled, theirs = clean & ~run.survived[mine], clean & ~stood
+    counts = {"correct": clean, "fooled": fooled, "fooled_by_other": theirs, "only": fooled & ~theirs}
+    return {name: int(found.sum()) for name, found in counts.items()}
 
 
 def _outcome(

@@ -276,11 +276,12 @@ def query_digests(x: np.ndarray) -> np.ndarray:
     return np.stack([np.frombuffer(row, np.uint8) for row in rows])
 
 
-def read(results: Path) -> Results:
+def read(results: str | Path) -> Results:
     """Read a whole results folder into three tables, ordered by what the cells are; one without audits has none.
 
     Raises InputError naming the file and line that cannot be read, NewerSchema for a later version's store.
     """
+    results = Path(results)
     if not (results / "cells").is_dir():
         raise InputError(f"results: {results} holds no results (no folder cells/); `rbm evaluate --out` makes one")
     failures = {path.stem: _read_failure(path) for path in sorted((results / "errors").glob("*.json"))}
@@ -298,8 +299,9 @@ def read(results: Path) -> Results:
     return Results(frame, tasks, _audit_table(_audit_rows(results)))
 
 
-def read_gallery(results: Path) -> list[dict[str, Any]]:
+def read_gallery(results: str | Path) -> list[dict[str, Any]]:
     """Read every saved picture set: the file's arrays, with the key, title, attack and eps of its cell."""
+    results = Path(results)
     known, found = cells(results), []
     for path in sorted((results / "gallery").glob("*.npz")):
         if (cell := known.get(path.stem)) is None:
