@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 
 from robustbench_meta import report
-from robustbench_meta.report import figures, markdown, tables
-from robustbench_meta.statistics import COLUMNS, interval, leaderboard, standings, summarise
+from robustbench_meta.report import markdown, plots, tables
+from robustbench_meta.statistics import COLUMNS, by_attack, interval, leaderboard, standings, summarise
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -127,7 +127,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_report_holds_tables_figures_and_cells(written: Path) -> None:
     names = {path.name for path in written.rglob("*") if path.is_file()}
     board = "strokes-test-5w5s-linf-query"
-    figures = {f"{kind}-{board}" for kind in ("eps", "attacks", "scatter")} | {"gallery"}
+    figures = {f"{kind}-{board}" for kind in ("eps", "attacks", "scatter", "agreement", "tasks")} | {"gallery"}
     figures |= {"steps-shots-strokes-test-5w-linf-query"}
     assert {f"{name}.{ending}" for name in figures for ending in ("svg", "png")} <= names
     assert {"leaderboard.md", "leaderboard.html", "cells.csv"} <= names
@@ -295,7 +295,8 @@ def test_groups_that_differ_in_one_thing_share_no_figure_nor_heading(changes: di
     made = report.write(joined(first, results(**changes)), [], tmp_path)
     assert len({path.name.lower() for path in made}) == len(made)
     kinds = [path.name.split("-")[0] for path in made if path.suffix == ".svg"]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"eps": 4, "attacks": 4, "scatter": 4, "steps": 2}
+    four = dict.fromkeys(("eps", "attacks", "scatter", "agreement", "tasks"), 4)
+    assert {kind: kinds.count(kind) for kind in kinds} == four | {"steps": 2}
     headings = re.findall(r"^### .*$", (tmp_path / "leaderboard.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(set(headings)) == len(headings) == 4
 
@@ -390,8 +391,7 @@ def test_a_gallery_is_titled_by_its_cell_with_the_one_way_to_write_eps() -> None
 def test_an_attack_that_changed_nothing_is_labelled_in_the_gallery() -> None:
     item = gallery()[0] | {"adversarial_predictions": np.arange(4)}
     item["adversarial"] = np.concatenate([item["clean"][:2], item["adversarial"][2:]])
-    figure, _ = figures._gallery([item])
-    assert figure is not None
+    figure = plots.gallery([item])
     words = [text.get_text() for part in figure.subfigs for axes in part.axes for text in axes.texts]
     assert words.count("withstood") == 2
 
@@ -402,13 +402,12 @@ def test_every_attack_has_a_panel_with_ticks_only_where_it_was_run(count: int) -
     more = there.cells[there.cells.attack == "fgsm"]
     cells = pd.concat([more.assign(attack=f"a{i}", attack_fields=f"a{i}") for i in range(count)])
     cells = cells[(cells.attack != "a0") | (cells.eps > 0.02)]
-    board = standings(Results(cells, there.tasks))[0]
-    names = tables.display_names(cells)
-    figure = figures._by_attack(board, [f"a{i}" for i in range(count)], names, "all of them")
+    frame = by_attack(Results(cells, there.tasks))
+    figure = plots.attack_curves(frame, plots.boards(frame)[0])
     panels = [axes for axes in figure.axes if axes.axison]
-    assert [axes.get_title() for axes in panels] == [f"a{i}, n = 6" for i in range(count)]
+    assert [axes.get_title(loc="left") for axes in panels] == [f"a{i}, n = 6" for i in range(count)]
     ticks = [[label.get_text() for label in axes.get_xticklabels()] for axes in panels]
     assert ticks == [["0", "8/255"], *[["0", "2/255", "8/255"]] * (count - 1)]
     assert all(axes.get_xlabel() == "ε" for axes in panels)
-    assert figure.get_suptitle() == "all of them"
+    assert figure.get_suptitle() == "strokes (test), 5-way 1-shot, L∞"
     assert len(figure.axes) - count <= 2

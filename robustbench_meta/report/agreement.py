@@ -18,17 +18,17 @@ PANELS = 9  # entries that are drawn, the best first
 WIDE, HIGH = 0.5, 0.36  # inches: a square
 CAPTION = (
     "Share in % of an entry's queries that are right when clean (their number stands above) which the attack of the "
-    "row fools and the attack of the column does not, on the tasks that both ran on; the darker, the more. Last column: "
-    "what it alone fools; framed, all that it fools, both on the tasks that every attack ran on. An attack that fools "
-    "nothing alone adds nothing to the worst case there."
+    "row fools and the attack of the column does not, on the tasks that both ran on; the darker, the more. Last "
+    "column: what it alone fools; framed, all that it fools, both on the tasks that every attack ran on. An attack "
+    "that fools nothing alone adds nothing to the worst case there."
 )
-LEFT_OUT = " The entries with the highest worst cases are drawn, {} more are not."
+LEFT_OUT = " {} more entries are not drawn."
 
 
 def drawn(rows: pd.DataFrame, worst: pd.DataFrame | None = None) -> list[Entry]:
-    """Choose the entries to draw: by name, or the best of `worst` (rows of `worst_case`) where there are many."""
+    """Choose the entries to draw: by name, or the best of `worst` (rows of `worst_case`) first where it is given."""
     every = [entry for entry, _ in frames.by_entry(rows)]
-    if len(every) <= PANELS or worst is None:
+    if worst is None:
         return every[:PANELS]
     return [entry for entry in frames.best(worst, len(every)) if entry in every][:PANELS]
 

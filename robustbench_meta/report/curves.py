@@ -29,12 +29,12 @@ def draw(rows: pd.DataFrame, title: str) -> Figure:
     named = sum(look.named for look in found.values())
     figure = Figure(figsize=(7.4, max(3.9, 0.24 * named + 1.2)))
     axes, ends, rest = figure.add_subplot(), list[tuple[float, float, str, str]](), list[tuple[float, float]]()
-    seen: dict[float, list[int]] = {}
+    seen, band = dict[float, list[int]](), shade_of(found)
     for entry, mine in frames.by_entry(rows):
         points = _points(mine, eps, frames.board_of(rows).constant)
         for at, value in points.items():
             seen.setdefault(at, []).append(value.n)
-        end = line(axes, points, found[entry])
+        end = line(axes, points, found[entry], band)
         if end is not None and found[entry].named:
             ends.append((*end, names[entry], found[entry].colour))
         elif end is not None:
@@ -90,23 +90,33 @@ def about_n(rows: pd.DataFrame) -> str:
 
 
 def _panel(
-    axes: Axes, rows: pd.DataFrame, attack: str, found: dict[Entry, Look], names: dict[Entry, str], drawn: dict[str, Any]
+    axes: Axes,
+    rows: pd.DataFrame,
+    attack: str,
+    found: dict[Entry, Look],
+    names: dict[Entry, str],
+    drawn: dict[str, Any],
 ) -> None:
     here, seen = rows[rows["attack"] == attack], dict[float, list[int]]()
     for entry, mine in frames.by_entry(here):
-        longest = float(mine.loc[mine["tasks"].idxmax(), "eps"])
+        longest = float(mine.sort_values("tasks", kind="stable")["eps"].iloc[-1])
         points = _points(mine, longest, frames.board_of(rows).constant)
         for at, value in points.items():
             if at > 0:
                 seen.setdefault(at, []).append(value.n)
-        if line(axes, points, found[entry]):
+        if line(axes, points, found[entry], shade_of(found)):
             drawn.setdefault(names[entry] if found[entry].named else rest_text(found), axes.lines[-1])
     frame(axes, rows, _ticks_of_n(seen))
     axes.set_title(f"{short(attack, 26)}, {frames.range_of_n([n for counts in seen.values() for n in counts])}", pad=6)
     axes.set_xlabel("ε")
 
 
-def line(axes: Axes, points: dict[float, Value], look: Look) -> tuple[float, float] | None:
+def shade_of(found: dict[Entry, Look]) -> float:
+    """Return how opaque a band is: the less, the more of them there are, so that lines stay to be seen."""
+    return min(0.14, 0.8 / max(1, sum(look.named for look in found.values())))
+
+
+def line(axes: Axes, points: dict[float, Value], look: Look, band: float) -> tuple[float, float] | None:
     """Draw one entry from clean (eps 0) on; return where its line ends, None if there is nothing to draw."""
     at = sorted(points)
     if not at:
@@ -117,7 +127,7 @@ def line(axes: Axes, points: dict[float, Value], look: Look) -> tuple[float, flo
         return at[-1], mean[-1]
     half = [0.0 if math.isnan(points[eps].half) else 100 * points[eps].half for eps in at]
     low, high = [m - h for m, h in zip(mean, half, strict=True)], [m + h for m, h in zip(mean, half, strict=True)]
-    axes.fill_between(at, low, high, color=look.colour, alpha=0.13, linewidth=0, zorder=1.7)
+    axes.fill_between(at, low, high, color=look.colour, alpha=band, linewidth=0, zorder=1.7)
     axes.errorbar(at, mean, half, fmt="none", ecolor=look.colour, elinewidth=1.1, capsize=0, alpha=0.6)
     hollow = [i for i, eps in enumerate(at) if LACKING in points[eps].mark]
     full = [i for i in range(len(at)) if i not in hollow]

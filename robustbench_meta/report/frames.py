@@ -53,6 +53,7 @@ def need(frame: pd.DataFrame, columns: Sequence[str], source: str) -> None:
 
 def by_board(frame: pd.DataFrame) -> Iterator[tuple[Board, pd.DataFrame]]:
     """Give every board with its rows, in the order of the frame."""
+    key: Any
     for key, rows in frame.groupby(list(BOARD), sort=False, dropna=False):
         yield Board(*key), rows
 
@@ -63,9 +64,7 @@ def board_of(rows: pd.DataFrame) -> Board:
 
 def by_entry(rows: pd.DataFrame) -> list[tuple[Entry, pd.DataFrame]]:
     """Return every entry with its rows, by name; the constant predictor is none."""
-    found = [
-        (_entry(mine.iloc[0]), mine) for _, mine in measured(rows).groupby(list(ENTRY), sort=False, dropna=False)
-    ]
+    found = [(_entry(mine.iloc[0]), mine) for _, mine in measured(rows).groupby(list(ENTRY), sort=False, dropna=False)]
     return sorted(found, key=lambda pair: (pair[0].checkpoint, pair[0].weights, pair[0].steps or 0, repr(pair[0])))
 
 

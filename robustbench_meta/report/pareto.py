@@ -19,9 +19,9 @@ from robustbench_meta.statistics import Entry, eps_text
 PALE = 0.35
 CAPTION = (
     "Dotted diagonal: robust as high as clean, where attacks cost nothing. Shaded: no better than a predictor that "
-    "always gives the same class. Line: the Pareto front of the means, the ranked entries that no other equals or beats "
-    "in both. Pale: some other entry is significantly better in both, by 95 % intervals taken as if unpaired, which "
-    "errs towards not pale; no correction for the number of pairs. Hollow: without a rank, so no part of the front. "
+    "always gives the same class. Line: the Pareto front of the means, the ranked entries that no other equals or "
+    "beats in both. Pale: some other entry is significantly better in both, by 95 % intervals taken as if "
+    "unpaired, which errs towards not pale; no correction for the number of pairs. Hollow: without a rank, so no part of the front. "
     "Bars: 95 % intervals over tasks."
 )
 
@@ -57,9 +57,7 @@ def front(found: list[Place]) -> list[Place]:
     """
     ranked = [one for one in found if one.ranked]
     keep = [
-        one
-        for one in ranked
-        if not any(o.x >= one.x and o.y >= one.y and (o.x, o.y) != (one.x, one.y) for o in ranked)
+        one for one in ranked if not any(o.x >= one.x and o.y >= one.y and (o.x, o.y) != (one.x, one.y) for o in ranked)
     ]
     return sorted(keep, key=lambda one: (one.x, -one.y))
 
@@ -131,7 +129,13 @@ def _line(axes: Axes, best: list[Place]) -> list[tuple[float, ...]]:
         corners += [(corners[-1][0], one.y), (one.x, one.y)]
     corners.append((best[-1].x, low))
     axes.plot(*zip(*corners, strict=True), color=INK, linewidth=1.1, alpha=0.75, zorder=1.8)
-    look: dict[str, Any] = {"textcoords": "offset points", "ha": "left", "va": "bottom", "color": MUTED, "fontsize": 8.5}
+    look: dict[str, Any] = {
+        "textcoords": "offset points",
+        "ha": "left",
+        "va": "bottom",
+        "color": MUTED,
+        "fontsize": 8.5,
+    }
     name = axes.annotate("front", (left, best[0].y), (5, 2), **look)
     sides = [(min(a, c), min(b, d), max(a, c), max(b, d)) for (a, b), (c, d) in pairwise(corners)]
     return [*sides, extent(axes, name)]

@@ -87,7 +87,7 @@ def label_points(
         taken.append((at[0] - 7, at[1] - 7, at[0] + 7, at[1] + 7))
     for x0, y0, x1, y1 in bars:
         (left, low), (right, high) = axes.transData.transform([(x0, y0), (x1, y1)])
-        taken.append((left - 1, low - 1, right + 1, high + 1))
+        taken.append((left - 2, low - 2, right + 2, high + 2))
     for x, y, text, colour in sorted(points, key=lambda point: (-point[1], point[0])):
         best: tuple[float, Any, tuple[float, ...]] | None = None
         for dx, dy in _AROUND:
@@ -120,7 +120,7 @@ def _leader(axes: Axes, at: tuple[float, float], name: tuple[float, ...], dy: fl
     if abs(dy) <= _NEAR:
         return []
     (x, y), centre = axes.transData.transform(at), ((name[0] + name[2]) / 2, (name[1] + name[3]) / 2)
-    made = []
+    made: list[tuple[float, ...]] = []
     for part in range(1, 12):
         share = part / 12
         px, py = x + share * (centre[0] - x), y + share * (centre[1] - y)

@@ -22,9 +22,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from robustbench_meta.report import agreement as agreements
-from robustbench_meta.report import curves, drawing, frames, scatter, surface as surfaces
+from robustbench_meta.report import curves, drawing, frames, scatter
 from robustbench_meta.report import gallery as galleries
 from robustbench_meta.report import pareto as fronts
+from robustbench_meta.report import surface as surfaces
 from robustbench_meta.report.tables import slugs, titles
 from robustbench_meta.statistics import Entry, eps_text
 
@@ -92,18 +93,16 @@ def attack_agreement(agreement: pd.DataFrame, board: str | None = None, eps: flo
         return agreements.draw(rows, title, agreements.drawn(rows))
 
 
-def task_scatter(
-    per_task: pd.DataFrame, a: str, b: str, board: str | None = None, eps: float | None = None
-) -> Figure:
+def task_scatter(per_task: pd.DataFrame, a: str, b: str, board: str | None = None, eps: float | None = None) -> Figure:
     """Draw checkpoint `a` against `b` task by task, from `statistics.per_task(results)`, at the largest eps."""
     columns = ("eps", "task", "clean", "robust")
     rows, title = frames.one_board(per_task, board, columns, "statistics.per_task")
     rows = _at(rows, eps)
-    pair = [_named(rows, name, which) for name, which in ((a, "a"), (b, "b"))]
-    if not scatter.shared_tasks(rows, *pair):
+    first, second = _named(rows, a, "a"), _named(rows, b, "b")
+    if not scatter.shared_tasks(rows, first, second):
         frames.refuse(f"a, b: {a!r} and {b!r} share no task; legal: two entries measured on the same tasks")
     with _style():
-        return scatter.draw(rows, *pair, title)
+        return scatter.draw(rows, first, second, title)
 
 
 def gallery(items: Sequence[dict[str, Any]]) -> Figure:
@@ -137,7 +136,7 @@ def _entries_alone(leaderboard: pd.DataFrame) -> pd.DataFrame:
 
 def _at(rows: pd.DataFrame, eps: float | None) -> pd.DataFrame:
     """Return the rows at one eps, the largest at which the most entries were measured unless it is given."""
-    counts = {float(at): len(frames.by_entry(part)) for at, part in rows.groupby("eps")}
+    counts = {float(at): len(frames.by_entry(rows[rows["eps"] == at])) for at in rows["eps"].unique()}
     chosen = max(counts, key=lambda at: (at > 0, counts[at], at)) if eps is None else round(eps, 9)
     if chosen not in counts:
         frames.refuse(f"eps: {eps} is not in the frame; legal: {', '.join(map(eps_text, sorted(counts)))}")
