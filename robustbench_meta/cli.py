@@ -205,14 +205,29 @@ def evaluate(
 @commands.command()
 def report(
     results: Annotated[Path, typer.Argument(help="Folder that `rbm evaluate --out` wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report, else report; with --format a file, else stdout.")
+    ] = None,
+    form: Annotated[str | None, typer.Option("--format", help="latex, bibtex, csv or json, not a report.")] = None,
 ) -> None:
-    """Write leaderboard.md, leaderboard.html, cells.csv and figures."""
+    """Write leaderboard.md, leaderboard.html, cells.csv and figures; or the leaderboard in one other format."""
     from robustbench_meta import store
+    from robustbench_meta.report import formats
 
-    if store.read(results).tasks.empty:
+    if form is not None:
+        _known(form, tuple(formats.FORMATS), "format")
+    there = store.read(results)
+    if there.tasks.empty:
         raise typer.Exit(_complain(f"results: no task was measured in {results}", NOTHING))
-    for path in _write_report(results, out):
+    if form is not None:
+        text = formats.render(there, form)
+        if out is None:
+            sys.stdout.buffer.write(text.encode())  # as it is, whatever encoding and line ends the terminal has
+        else:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_bytes(text.encode())
+        return
+    for path in _write_report(results, out or Path("report")):
         print(path)
 
 

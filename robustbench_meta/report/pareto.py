@@ -20,9 +20,9 @@ PALE = 0.35
 CAPTION = (
     "Dotted diagonal: robust as high as clean, where attacks cost nothing. Shaded: no better than a predictor that "
     "always gives the same class. Line: the Pareto front of the means, the ranked entries that no other equals or "
-    "beats in both. Pale: some other entry is significantly better in both, by 95 % intervals taken as if "
-    "unpaired, which errs towards not pale; no correction for the number of pairs. Hollow: without a rank, so no part of the front. "
-    "Bars: 95 % intervals over tasks."
+    "beats in both. Pale: some other entry is significantly better in both, by 95 % intervals taken as if unpaired, "
+    "which errs towards not pale; no correction for the number of pairs. Hollow: without a rank, so no part of the "
+    "front. Bars: 95 % intervals over tasks."
 )
 
 

@@ -352,12 +352,17 @@ def columns_of_eps(board: list[Standing]) -> list[float]:
 
 
 def csv_text(summary: pd.DataFrame) -> str:
-    """Write cells.csv: accuracies in [0, 1], ci95 the half-width; no text cell can be read as a formula."""
+    """Write cells.csv: accuracies in [0, 1], ci95 the half-width."""
+    return csv_of(summary[list(COLUMNS)])
+
+
+def csv_of(table: pd.DataFrame) -> str:
+    """Write a table as CSV, what is missing as an empty cell; no text cell can be read as a formula."""
     lines: list[str] = []
     # With "\n" alone as line end Python leaves a bare CR unquoted, and a spreadsheet starts a new row there.
     writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    for row in summary[list(COLUMNS)].itertuples(index=False, name=None):
+    writer.writerow(table.columns)
+    for row in table.itertuples(index=False, name=None):
         writer.writerow(["" if pd.isna(value) else _harmless(value) for value in row])
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
