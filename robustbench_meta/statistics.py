@@ -326,15 +326,18 @@ def by_attack(results: Results) -> pd.DataFrame:
 
 
 def per_task(results: Results) -> pd.DataFrame:
-    """Return the accuracies behind every worst case: one row per entry, eps and task that all its attacks ran on."""
-    parts = [
-        pd.DataFrame({**_named(one.board), **_named(one.entry), "eps": one.eps, "task": one.tasks})
-        .assign(clean=one.clean, robust=one.robust)
-        .astype({"steps": "Int64"})
-        for one in outcomes(results)
-        if len(one.tasks)
-    ]
-    columns = [*_names(Board), *_names(Entry), "eps", "task", "clean", "robust"]
+    """Return one row per entry, eps, attack and task: `clean` and `robust`, the shares of its queries in [0, 1].
+
+    The attack "worst case" has the tasks on which every attack of the eps ran, where nothing required is lacking.
+    """
+    parts = []
+    for one in outcomes(results):
+        found = {attack: (run.tasks, run.clean.mean(1), run.survived.mean(1)) for attack, run in one.runs.items()}
+        worst = {WORST_CASE: (one.tasks, one.clean, one.robust)} if one.complete else {}
+        for attack, (tasks, clean, robust) in (worst | dict(sorted(found.items()))).items():
+            named = {**_named(one.board), **_named(one.entry), "eps": one.eps, "attack": attack, "task": tasks}
+            parts.append(pd.DataFrame(named).assign(clean=clean, robust=robust).astype({"steps": "Int64"}))
+    columns = [*_names(Board), *_names(Entry), "eps", "attack", "task", "clean", "robust"]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 

@@ -64,7 +64,7 @@ def draw(
 
 def _frames(results: Results) -> dict[Board, Frames]:
     worst, attacks = statistics.worst_case(results), statistics.by_attack(results)
-    places, tasks = frames.measured(statistics.leaderboard(results)), statistics.per_task(results)
+    places, tasks = frames.measured(statistics.leaderboard(results)), scatter.worst(statistics.per_task(results))
     sources = (worst, attacks, places, statistics.agreement(results), tasks)
     parts = [dict(frames.by_board(frame)) for frame in sources]
     empty = [frame.iloc[:0] for frame in sources]

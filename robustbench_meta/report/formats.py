@@ -105,7 +105,7 @@ def _board(board: list[Standing], names: dict[tuple[str, str], str], settings: d
 def _entry(one: Standing, name: str, settings: dict[str, str]) -> dict[str, Any]:
     check = one.check
     found: dict[str, Any] = {"name": name, **{key: _plain(value) for key, value in asdict(one.entry).items()}}
-    found |= {"rank": one.rank, "tied": one.tied, "reason": one.reason}
+    found |= {"rank": one.rank, "tied": one.tied, "rank_low": None, "rank_high": None, "reason": one.reason}
     found["flags"] = [{"code": flag.code, "colour": flag.colour, "detail": flag.detail} for flag in check.flags]
     found |= {"audited_tasks": check.audited, "audit": check.text, "clean": _number(*one.clean)}
     return found | {"worst_case": [_outcome(one.outcomes[eps], settings) for eps in sorted(one.outcomes)]}

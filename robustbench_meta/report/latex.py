@@ -105,7 +105,7 @@ def _table(board: list[Standing], table: Table) -> str:
         inside = [rows[0], rows[1], rows[2] + r"\endhead", *rows[3:]]
         lines = [rf"\begin{{longtable}}{{{form}}}", title + r"\\", *inside, r"\end{longtable}"]
         return "\n".join([r"{\footnotesize", *lines, "}"])
-    lines = [r"\begin{table}", r"\centering", r"\footnotesize", title, rf"\begin{{tabular}}{{{form}}}"]
+    lines = [r"\begin{table}", r"\centering", r"\footnotesize", title, r"\smallskip", rf"\begin{{tabular}}{{{form}}}"]
     return "\n".join([*lines, *rows, r"\end{tabular}", r"\end{table}"])
 
 
@@ -118,8 +118,10 @@ def _line(row: Row, order: Sequence[int], *, steps: bool, best: bool) -> str:
     n = row.n.split(", ") if "," in row.n else [row.n]
     counted = ", ".join(n[i] for i in order) if len(n) > 1 else row.n
     name = rf"\emph{{{short(row.name)}}}" if row.kind == "reference" else short(row.name)
-    cells = [escape(row.rank), name, *([escape(row.steps)] if steps else [])]
-    cells += [short(row.algorithm), short(row.defense), escape(counted), _value(row.clean, best=False)]
+    rank = f"{row.rank} ({row.between})" if row.between else row.rank
+    cells = [escape(rank), name, *([escape(row.steps)] if steps else [])]
+    algorithm = NOTHING if row.kind == "reference" else row.algorithm
+    cells += [short(algorithm), short(row.defense), escape(counted), _value(row.clean, best=False)]
     cells += [_value(row.worst[i], best=best and i == 0) for i in order]
     return " & ".join(cells) + r" \\"
 
@@ -152,6 +154,8 @@ def _caption(board: list[Standing], table: Table) -> str:
         rf"Ranked by the worst case at $\varepsilon = {rank}$; =: a shared rank, not told apart by paired differences.",
         "Bold: the first rank, where it is shared with no other.",
     ]
+    if any(row.between for row in table.rows):
+        parts.append(r"In brackets: the 95\,\% interval of the rank.")
     values = [value for row in table.rows if row.kind != "reference" for value in row.worst]
     if any(LACKING in value.mark for value in values):
         parts.append(r"$^\dagger$: an attack that others met is missing.")

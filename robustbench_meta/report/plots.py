@@ -95,8 +95,11 @@ def attack_agreement(agreement: pd.DataFrame, board: str | None = None, eps: flo
 
 def task_scatter(per_task: pd.DataFrame, a: str, b: str, board: str | None = None, eps: float | None = None) -> Figure:
     """Draw checkpoint `a` against `b` task by task, from `statistics.per_task(results)`, at the largest eps."""
-    columns = ("eps", "task", "clean", "robust")
+    columns = ("eps", "attack", "task", "clean", "robust")
     rows, title = frames.one_board(per_task, board, columns, "statistics.per_task")
+    rows = scatter.worst(rows)
+    if rows.empty:
+        frames.refuse("frame: no entry met every attack that its board requires; legal: rows of attack 'worst case'")
     rows = _at(rows, eps)
     first, second = _named(rows, a, "a"), _named(rows, b, "b")
     if not scatter.shared_tasks(rows, first, second):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import DOTTED, MUTED, PALETTE, short
 from robustbench_meta.report.tables import Value
-from robustbench_meta.statistics import Entry, eps_text, interval
+from robustbench_meta.statistics import WORST_CASE, Entry, eps_text, interval
 
 CAPTION = (
     "Each dot is a task that both met, the larger the more tasks lie there; above the diagonal the checkpoint of the "
@@ -22,7 +22,7 @@ CAPTION = (
 
 
 def draw(rows: pd.DataFrame, a: Entry, b: Entry, title: str) -> Figure:
-    """Draw clean and worst-case accuracy of `a` against those of `b`, from rows of `per_task` at one eps."""
+    """Draw clean and worst-case accuracy of `a` against those of `b`, from the worst cases of `per_task` at one eps."""
     names, parts = frames.labels(rows), dict(frames.by_entry(rows))
     mine, theirs = (parts[one].set_index("task").sort_index() for one in (a, b))
     shared = mine.index.intersection(theirs.index)
@@ -39,6 +39,11 @@ def draw(rows: pd.DataFrame, a: Entry, b: Entry, title: str) -> Figure:
     figure.axes[0].set_ylabel(f"{short(names[a], 40)}, %")
     figure.suptitle(f"{short(title, 90)}, n = {len(shared)} tasks", x=0.008, ha="left", fontsize=10.5)
     return figure
+
+
+def worst(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep the worst case of what `per_task` returns, not each attack alone."""
+    return rows[rows["attack"] == WORST_CASE]
 
 
 def shared_tasks(rows: pd.DataFrame, a: Entry, b: Entry) -> int:

@@ -97,7 +97,10 @@ class AttackRow:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a leaderboard; `kind` is "ranked", "unranked" or "reference"."""
+    """One line of a leaderboard; `kind` is "ranked", "unranked" or "reference".
+
+    `between` is the interval of the rank, as "1–3", where there is one.
+    """
 
     kind: str
     rank: str
@@ -113,6 +116,7 @@ class Row:
     reason: str
     raised: list[Flag]
     attacks: list[AttackRow]
+    between: str = ""
 
 
 @dataclass(frozen=True)
@@ -526,7 +530,16 @@ def _row(one: Standing, eps: list[float], names: dict[tuple[str, str], str]) -> 
         reason=one.reason,
         raised=list(one.check.flags),
         attacks=_attack_rows(one, eps),
+        between=rank_interval(one),
     )
+
+
+def rank_interval(one: Standing) -> str:
+    """Write the interval of a rank, as "1–3"; empty where there is none."""
+    low, high = getattr(one, "rank_low", None), getattr(one, "rank_high", None)
+    if low is None or high is None:
+        return ""
+    return f"{low}" if low == high else f"{low}{NOTHING}{high}"
 
 
 def _constant_row(board: Board, eps: list[float]) -> Row:
