@@ -31,7 +31,11 @@ def one_board(frame: pd.DataFrame, board: str | None, columns: Sequence[str], so
     Raises InputError where columns are missing, where there are no rows, and where it is not said which board.
     """
     need(frame, columns, source)
-    parts = list(by_board(frame))
+    return choose(list(by_board(frame)), board)
+
+
+def choose(parts: Sequence[tuple[Board, pd.DataFrame]], board: str | None) -> tuple[pd.DataFrame, str]:
+    """Return the rows and the title of the board whose slug is `board`, or of the only one there is."""
     abouts = [about for about, _ in parts]
     named = dict(zip(slugs(abouts), zip(titles(abouts), parts, strict=True), strict=True))
     if board is None and len(parts) > 1:

@@ -33,7 +33,7 @@ SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\texttt{" + '"' + "}",
+    '"': r"\texttt{\char34}",
     "`": r"\`{}",
     "ß": r"\ss{}",
     "ø": r"\o{}",
@@ -66,8 +66,9 @@ def render(results: Results) -> str:
 def escape(text: object) -> str:
     """Make any text show as itself, in ASCII: what has no LaTeX of its own becomes its code point, as [U+6F22]."""
     line = " ".join(str(text).split())
-    # Two hyphens would make a dash.
-    return "".join("-{}" if line[i : i + 2] == "--" else _character(c) for i, c in enumerate(line))
+    # Fonts make one sign of two hyphens, apostrophes or commas.
+    apart = {two: f"{two[0]}{{}}" for two in ("--", "''", ",,")}
+    return "".join(apart.get(line[i : i + 2]) or _character(c) for i, c in enumerate(line))
 
 
 def _character(c: str) -> str:

@@ -26,7 +26,7 @@ from robustbench_meta.report import curves, drawing, frames, scatter
 from robustbench_meta.report import gallery as galleries
 from robustbench_meta.report import pareto as fronts
 from robustbench_meta.report import surface as surfaces
-from robustbench_meta.report.tables import slugs, titles
+from robustbench_meta.report.tables import slugs
 from robustbench_meta.statistics import Entry, eps_text
 
 WORST = ("eps", "tasks", "clean", "clean_ci95", "robust", "robust_ci95", "complete")
@@ -62,14 +62,7 @@ def surface(worst_case: pd.DataFrame, board: str | None = None) -> Figure:
     `board` is the slug of a board without its shots, as the error names it.
     """
     frames.need(worst_case, WORST, "statistics.worst_case")
-    found = surfaces.groups(worst_case)
-    abouts = [about for about, _ in found]
-    named = dict(zip(slugs(abouts), zip(titles(abouts), found, strict=True), strict=True))
-    if board is None and len(found) > 1:
-        frames.refuse(f"board: the frame holds {len(found)}, which no figure mixes; legal: {', '.join(named)}")
-    if board is not None and board not in named:
-        frames.refuse(f"board: {board!r} is not in the frame; legal: {', '.join(named)}")
-    title, (_, rows) = named[board if board is not None else next(iter(named))]
+    rows, title = frames.choose(surfaces.groups(worst_case), board)
     with _style():
         return surfaces.draw(rows, title)
 
