@@ -28,6 +28,7 @@ from torch import Tensor
 from robustbench_meta import catalog, grid, statistics, threats
 from robustbench_meta.attacks.pgd import PGD
 from robustbench_meta.attacks.via_torchattacks import TorchAttacks
+from robustbench_meta.intervals import interval
 from robustbench_meta.libraries import Classifier, attack_tasks, require
 from robustbench_meta.losses import correct
 from robustbench_meta.types import Attack, Norm, Spec, Streams, Threat, Victim
@@ -301,7 +302,7 @@ def _furthest(scene: Scene, a: Tensor, b: Tensor) -> float:
 
 
 def _finish(line: Line) -> Line:
-    line.robust, line.robust_ci95 = statistics.interval(line.accuracies)
+    line.robust, line.robust_ci95 = interval(line.accuracies)
     line.reasons = "; ".join(f"{reason}: {count}" for reason, count in line.counted.most_common())
     line.double_reasons = "; ".join(f"{reason}: {count}" for reason, count in line.counted_double.most_common())
     line.twins = "; ".join(f"{reason}: {gap:.2g}" for reason, gap in line.gaps.items())
@@ -368,7 +369,7 @@ def try_defaults(cell: AgreementCell, *, tasks: int, root: Path | None) -> list[
                 row.furthest = max(row.furthest, float(threats.distance(crafted - x, cell.norm, 3).max()) / cell.eps)
                 outside += int(((crafted < 0) | (crafted > 1)).flatten(1).any(1).sum())
                 attacked += len(x)
-            row.robust, row.robust_ci95 = statistics.interval(accuracies)
+            row.robust, row.robust_ci95 = interval(accuracies)
             row.outside_box = outside / attacked
         except AssertionError as error:
             row.error = f"AssertionError: {error}"
@@ -382,7 +383,7 @@ def _by_name(cell: AgreementCell, name: str, tasks: int, root: Path | None) -> D
         x_adv = catalog.attack(name)(scene.victim, cell.threat, Streams([number]))
         accuracies.append(float(scene.verdicts(x_adv).double().mean()))
         row.furthest = max(row.furthest, float(threats.distance(x_adv - scene.victim.x, cell.norm, 3).max()) / cell.eps)
-    row.robust, row.robust_ci95 = statistics.interval(accuracies)
+    row.robust, row.robust_ci95 = interval(accuracies)
     return row
 
 

@@ -22,8 +22,8 @@ import torch
 from scipy.stats import binomtest
 
 from robustbench_meta import catalog, grid
+from robustbench_meta.intervals import interval
 from robustbench_meta.losses import correct
-from robustbench_meta.statistics import interval
 from robustbench_meta.types import Norm, Spec, Streams, Threat
 
 TASKS = 20

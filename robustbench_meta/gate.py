@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from robustbench_meta.statistics import mann_whitney
+from robustbench_meta.intervals import mann_whitney
 from robustbench_meta.types import InputError
 
 LEAST_SAMPLES, SAMPLES, RATIO, LEVEL = 12, 12, 1.25, 0.002

@@ -1,8 +1,9 @@
-"""Intervals, paired differences, the worst case over attacks and tied ranks, from the bits a store holds.
+"""Worst cases over attacks, paired differences, ranks and their intervals, from the bits a store holds.
 
 A board is a set of entries met by the same episodes under the same threat; an entry is one row of it: a
-checkpoint at one number of adaptation steps. Accuracies are in [0, 1]; every interval is the half-width of a
-95 % Student t interval over tasks, so it says nothing about other training seeds.
+checkpoint at one number of adaptation steps. Accuracies are in [0, 1]; `ci95` is the half-width of a 95 %
+Student t interval over tasks, `low` and `high` are the ends of a bootstrap's: neither says anything about
+other training seeds.
 Shapes: n tasks, Q judged queries in a task.
 """
 
@@ -11,23 +12,28 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal, NoReturn, Protocol
+from itertools import pairwise
+from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtrit
 
 from robustbench_meta import flags as signs
+from robustbench_meta import intervals
 from robustbench_meta.flags import Flag
+from robustbench_meta.intervals import bootstrap_interval, interval
+
+_Key = TypeVar("_Key", bound=Hashable)
 
 COLUMNS = (
     *("checkpoint", "algorithm", "defense", "family", "split", "ways", "shots", "queries", "steps", "norm_mode"),
     *("surface", "norm", "eps", "attack", "tasks", "seed", "clean", "clean_ci95", "robust", "robust_ci95"),
     *("status", "flags", "seconds"),
 )
+ACCURACIES = tuple(f"{name}{end}" for name in ("clean", "robust") for end in ("", "_ci95", "_low", "_high"))
 WORST_CASE, ALL_OTHERS = "worst case", "all others"
 CONSTANT = "constant predictor"
 SET = "FromFile(sha256="  # how the fields of an attack begin that gives back another learner's adversarial examples
@@ -135,10 +141,12 @@ class Check:
 class Outcome:
     """What one entry withstood at one eps, on the tasks on which every attack of `runs` ran.
 
-    `clean` and `robust` are accuracies per task [n]; `robust` is the worst case. `required` is what any
-    white-box entry of the board met at this eps; `runs` holds the verdicts by attack, `errors` (attack, reason).
-    `check` is the entry's flags, with what this eps adds. `transferred` names the attacks that are adversarial test
-    sets: nobody needs them, and they are no part of the worst case, or whoever met more of them would rank lower.
+    `clean`, `robust` and `known` are accuracies per task [n]: `robust` is the worst case of our own attacks, `known`
+    the best known one, which counts the examples of others, too, on the tasks that they cover; `external` says whose.
+    `required` is what any white-box entry of the board met at this eps; `runs` holds the verdicts by attack, `errors`
+    (attack, reason). `check` is the entry's flags, with what this eps adds. `transferred` names the attacks that are
+    adversarial test sets and of no such claim: nobody needs them, and they are no part of either worst case, or
+    whoever met more of them would rank lower.
     """
 
     board: Board
@@ -151,16 +159,24 @@ class Outcome:
     tasks: np.ndarray
     clean: np.ndarray
     robust: np.ndarray
+    known: np.ndarray
     transferred: tuple[str, ...] = ()
+    external: tuple[str, ...] = ()
+    claimed: tuple[str, ...] = ()
 
     @property
     def attacked(self) -> bool:
-        """Whether an attack of its own was run, not another learner's examples alone."""
-        return bool({*self.ran, *(attack for attack, _ in self.errors)} - {*self.transferred})
+        """Whether an attack of its own was run, not examples that were brought along alone."""
+        return bool({*self.own, *(attack for attack, _ in self.errors)} - {*self.transferred})
 
     @property
     def ran(self) -> tuple[str, ...]:
         return tuple(sorted(self.runs))
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The attacks that ran on this entry itself: neither transferred nor brought from outside."""
+        return tuple(attack for attack in self.ran if attack not in {*self.transferred, *self.claimed})
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -177,57 +193,157 @@ class Outcome:
 class Standing:
     """One entry of a board with its rank, if it has one, or the reason why not; `outcomes` by eps.
 
-    `check` holds the flags of all its cells and of its audit, and of its accuracy at the eps of the ranking.
+    The rank is one more than the number of ranked entries that are significantly better, all pairs of the board tested
+    at once; with 95 % confidence, for all entries together, the true rank lies from `rank_low` to `rank_high`.
+    `check` holds the flags of all its cells and of its audit, and of its accuracy at the eps of the ranking. `curve`
+    holds the eps over which the areas of this board are taken.
     """
 
     board: Board
     entry: Entry
     rank_eps: float
     rank: int | None
+    rank_high: int | None
     tied: bool
     reason: str
     outcomes: dict[float, Outcome]
+    curve: tuple[float, ...]
+
+    @property
+    def rank_low(self) -> int | None:
+        return self.rank
 
     @property
     def check(self) -> Check:
         return self.outcomes.get(self.rank_eps, next(iter(self.outcomes.values()))).check
 
     @cached_property
-    def clean(self) -> tuple[float, float, int]:
-        """Clean accuracy, its half-width and n, on the tasks of the ranking where there are any."""
+    def measured(self) -> Outcome:
+        """The outcome that clean accuracy is read from: at the eps of the ranking if it has tasks, else the longest."""
         here = self.outcomes.get(self.rank_eps)
         if here is None or not len(here.tasks):
             here = max(self.outcomes.values(), key=lambda outcome: len(outcome.tasks))
-        return (*interval(here.clean), len(here.clean))
+        return here
+
+    @cached_property
+    def clean(self) -> tuple[float, float, int]:
+        """Clean accuracy, its half-width and n, on the tasks of the ranking where there are any."""
+        return (*interval(self.measured.clean), len(self.measured.clean))
+
+    @cached_property
+    def clean_bootstrap(self) -> tuple[float, float]:
+        """The ends of the bootstrap interval of clean accuracy; NaN where there is none."""
+        return _bootstrap(self.measured.clean)
 
     @cached_property
     def robust(self) -> tuple[float, float, int]:
-        """Worst-case accuracy at the eps of the ranking, its half-width and n."""
+        """Best known worst-case accuracy at the eps of the ranking, its half-width and n."""
+        return (*interval(self._at_rank("known")), len(self._at_rank("known")))
+
+    @cached_property
+    def robust_bootstrap(self) -> tuple[float, float]:
+        """The ends of the bootstrap interval of `robust`; NaN where there is none."""
+        return _bootstrap(self._at_rank("known"))
+
+    @cached_property
+    def ours(self) -> tuple[float, float, int]:
+        """What our own attacks alone left at the eps of the ranking, its half-width and n."""
+        return (*interval(self._at_rank("robust")), len(self._at_rank("robust")))
+
+    @property
+    def external(self) -> tuple[str, ...]:
+        """Whose examples count in `robust` beside our attacks."""
         here = self.outcomes.get(self.rank_eps)
-        values = np.empty(0) if here is None else here.robust
-        return (*interval(values), len(values))
+        return () if here is None else here.external
+
+    @property
+    def gain(self) -> tuple[float, float, int]:
+        """Robust accuracy over chance: 0 for a constant predictor, 1 for perfection."""
+        return _over_chance(self.robust, self.board.constant)
+
+    @property
+    def clean_gain(self) -> tuple[float, float, int]:
+        """Clean accuracy over chance."""
+        return _over_chance(self.clean, self.board.constant)
+
+    @cached_property
+    def area(self) -> tuple[float, float, int]:
+        """The mean height in [0, 1] of the worst-case accuracy over eps, from clean at 0 on, its half-width and n.
+
+        By trapezoids, task by task, on the tasks of every eps of `curve`, which are those that most ranked entries of
+        the board met. NaN for an entry that lacks one of them, since areas over other ranges do not compare.
+        """
+        there = [self.outcomes.get(eps) for eps in self.curve]
+        found = [one for one in there if one is not None and one.complete]
+        if not found or len(found) < len(there):
+            return math.nan, math.nan, 0
+        tasks = _shared(found)
+        first = found[0]
+        heights = [first.clean[np.isin(first.tasks, tasks)], *(one.known[np.isin(one.tasks, tasks)] for one in found)]
+        return (*interval(intervals.trapezoids([0.0, *self.curve], heights)), len(tasks))
+
+    def _at_rank(self, kind: Literal["known", "robust"]) -> np.ndarray:
+        here = self.outcomes.get(self.rank_eps)
+        values: np.ndarray = np.empty(0) if here is None else getattr(here, kind)
+        return values
 
 
-def interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Return the mean and the half-width of its 95 % t interval; NaN where too few values give none."""
-    n = len(values)
-    if n == 0:
-        return math.nan, math.nan
-    mean = float(np.mean(values))
-    if n == 1:
-        return mean, math.nan
-    return mean, float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(n))
+@dataclass(frozen=True)
+class Separation:
+    """What the tasks of a board can tell apart: the smallest difference, all `pairs` of ranked entries at once.
+
+    `fewest` and `most` tasks are shared by two entries; `smallest` is NaN where nothing can be told apart. The first
+    two entries differ by `difference`, are `apart` or not, and would need `needed` tasks (None: no number helps).
+    """
+
+    fewest: int
+    most: int
+    pairs: int
+    smallest: float
+    difference: float
+    apart: bool
+    needed: int | None
+
+    @property
+    def text(self) -> str:
+        """Say it in one sentence; empty where there are no two entries to compare."""
+        if not self.pairs:
+            return ""
+        n = f"{self.fewest}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
+        sure = "95 %" if self.pairs == 1 else f"95 %, all {self.pairs:,} pairs at once"
+        what = f"differences below about {_points(self.smallest)} cannot be told apart"
+        if math.isnan(self.smallest):
+            what = "no difference can be told apart"
+        elif not self.smallest:
+            what = "differences do not change from task to task, and any can be told apart"
+        return f"On n = {n} tasks, {what} ({sure}); {self._first_two}."
+
+    @property
+    def _first_two(self) -> str:
+        if not self.difference:
+            return "the first two do not differ"
+        found = f"the first two differ by {_points(self.difference)}"
+        if self.apart:
+            return f"{found} and are told apart"
+        if self.needed is None or self.needed <= self.most:
+            return f"{found} and are not told apart"
+        return f"{found}, for which about {int(float(f'{self.needed:.2g}')):,} tasks would be needed"
 
 
-def mann_whitney(
-    x: Sequence[float], y: Sequence[float], alternative: Literal["greater", "two-sided"] = "two-sided"
-) -> float:
-    """Return the p-value of a Mann-Whitney test that x is greater, or other, than y: exact, but for ties."""
-    from scipy.stats import mannwhitneyu
+def _points(difference: float) -> str:
+    points = 100 * abs(difference)
+    return f"{points:.2g} points" if points < 10 else f"{points:.0f} points"
 
-    tied = len({*x, *y}) < len(x) + len(y)
-    found = mannwhitneyu(x, y, alternative=alternative, method="asymptotic" if tied else "exact")
-    return float(found.pvalue)
+
+def _bootstrap(values: np.ndarray) -> tuple[float, float]:
+    """Keep the ends of an accuracy's bootstrap interval within what an accuracy can be."""
+    low, high = bootstrap_interval(values, seed=0)
+    return (low, high) if math.isnan(low) else (max(0.0, low), min(1.0, high))
+
+
+def _over_chance(found: tuple[float, float, int], constant: float) -> tuple[float, float, int]:
+    mean, half, n = found
+    return (mean - constant) / (1 - constant), half / (1 - constant), n
 
 
 def better_than_constant(mean: float, half: float, constant: float) -> bool:
@@ -271,15 +387,15 @@ def outcomes(results: Results) -> list[Outcome]:
     bits, found = _bits(results.tasks), []
     # 8/255 and what a division elsewhere made of it are one budget.
     cells = [{**cell, "eps": round(cell["eps"], 9)} for cell in _name_attacks(_records(results.cells))]
-    for board in sorted({_board(cell) for cell in cells}, key=_board_order):
-        here = [cell for cell in cells if _board(cell) == board]
+    audits = _grouped(_records(results.audits), _audit_identity)
+    for board, here in sorted(_grouped(cells, _board).items(), key=lambda item: _board_order(item[0])):
         required: dict[float, set[str]] = {}
         for cell in here:
-            if not _entry(cell).black_box and not is_set(cell["attack_fields"]):
+            if not _entry(cell).black_box and _is_own(cell):
                 required.setdefault(cell["eps"], set()).add(cell["attack"])
-        for entry in sorted({_entry(cell) for cell in here}, key=_entry_order):
-            mine = [cell for cell in here if _entry(cell) == entry]
-            check = _check(board, entry, mine, bits, results.audits)
+        for entry, mine in sorted(_grouped(here, _entry).items(), key=lambda item: _entry_order(item[0])):
+            rows = audits.get(_identity(board, entry), []) if board.surface == "query" else []
+            check = _check(board, entry, mine, bits, rows)
             for eps in sorted({cell["eps"] for cell in mine}):
                 needed = tuple(sorted(required.get(eps, set())))
                 found.append(_outcome(board, entry, eps, needed, mine, bits, check))
@@ -290,23 +406,32 @@ def worst_case(results: Results) -> pd.DataFrame:
     """Return the worst case over attacks of every entry and eps.
 
     A query counts as robust if it is right when clean and survives every attack run on it at this eps and at
-    every smaller eps of the same norm and surface; tasks are those on which every attack of this eps ran.
+    every smaller eps of the same norm and surface; tasks are those on which every attack of this eps ran. `robust` is
+    the best known, which counts the examples of `external` evaluations too; `ours` is what our own attacks left.
+    `low` and `high` are the ends of a bootstrap interval, `gain` is accuracy over chance.
     """
     rows = []
     for one in outcomes(results):
         row: dict[str, Any] = {**_named(one.board), **_named(one.entry), "eps": one.eps}
         row |= {"attacks": ", ".join(one.ran), "missing": ", ".join(one.missing)}
         row |= {"errors": "; ".join(f"{attack}: {reason}" for attack, reason in one.errors), "tasks": len(one.tasks)}
-        row["clean"], row["clean_ci95"] = interval(one.clean)
-        row["robust"], row["robust_ci95"] = interval(one.robust)
+        row |= _accuracies("clean", one.clean) | _accuracies("robust", one.known)
+        row["gain"], row["gain_ci95"], _ = _over_chance((*interval(one.known), 0), one.board.constant)
+        row |= {"ours": interval(one.robust)[0], "external": "; ".join(one.external)}
         rows.append(row | {"complete": one.complete, "flags": one.check.text})
     columns = [*_names(Board), *_names(Entry), "eps", "attacks", "missing", "errors", "tasks"]
-    columns += ["clean", "clean_ci95", "robust", "robust_ci95", "complete", "flags"]
+    columns += [*ACCURACIES, "gain", "gain_ci95", "ours", "external", "complete", "flags"]
     return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
 
 
+def _accuracies(name: str, values: np.ndarray) -> dict[str, float]:
+    mean, half = interval(values)
+    low, high = _bootstrap(values)
+    return {name: mean, f"{name}_ci95": half, f"{name}_low": low, f"{name}_high": high}
+
+
 def by_attack(results: Results) -> pd.DataFrame:
-    """Return what each attack left of every entry at every eps, and the worst case as one more attack.
+    """Return what each attack left of every entry at every eps, and the best known worst case as one more attack.
 
     One row per attack that ran, on all tasks that it ran on, clean accuracy on the same; `transferred` marks
     adversarial test sets, which are no part of the worst case.
@@ -315,49 +440,13 @@ def by_attack(results: Results) -> pd.DataFrame:
     for one in outcomes(results):
         about: dict[str, Any] = {**_named(one.board), **_named(one.entry), "eps": one.eps}
         found = {attack: (run.clean.mean(1), run.survived.mean(1)) for attack, run in sorted(one.runs.items())}
-        for attack, (clean, robust) in ({WORST_CASE: (one.clean, one.robust)} | found).items():
+        for attack, (clean, robust) in ({WORST_CASE: (one.clean, one.known)} | found).items():
             row = {**about, "attack": attack, "transferred": attack in one.transferred, "tasks": len(robust)}
             row["clean"], row["clean_ci95"] = interval(clean)
             row["robust"], row["robust_ci95"] = interval(robust)
             rows.append(row | {"complete": one.complete if attack == WORST_CASE else True})
     columns = [*_names(Board), *_names(Entry), "eps", "attack", "transferred", "tasks"]
     columns += ["clean", "clean_ci95", "robust", "robust_ci95", "complete"]
-    return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
-
-
-def per_task(results: Results) -> pd.DataFrame:
-    """Return one row per entry, eps, attack and task: `clean` and `robust`, the shares of its queries in [0, 1].
-
-    The attack "worst case" has the tasks on which every attack of the eps ran, where nothing required is lacking.
-    """
-    parts = []
-    for one in outcomes(results):
-        found = {attack: (run.tasks, run.clean.mean(1), run.survived.mean(1)) for attack, run in one.runs.items()}
-        worst = {WORST_CASE: (one.tasks, one.clean, one.robust)} if one.complete else {}
-        for attack, (tasks, clean, robust) in (worst | dict(sorted(found.items()))).items():
-            named = {**_named(one.board), **_named(one.entry), "eps": one.eps, "attack": attack, "task": tasks}
-            parts.append(pd.DataFrame(named).assign(clean=clean, robust=robust).astype({"steps": "Int64"}))
-    columns = [*_names(Board), *_names(Entry), "eps", "attack", "task", "clean", "robust"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-
-
-def agreement(results: Results) -> pd.DataFrame:
-    """Return how far attacks agree: which queries of an entry one attack fools at an eps and another does not.
-
-    `correct` are those right when clean on the tasks that both ran on, `fooled` and `fooled_by_other` how many of
-    them each fools, `only` how many `attack` fools and `other` does not. Where `other` is "all others" the tasks are
-    those that every attack ran on. Adversarial test sets are left out: they were made on another learner.
-    """
-    rows = []
-    for one in outcomes(results):
-        about: dict[str, Any] = {**_named(one.board), **_named(one.entry), "eps": one.eps}
-        runs = {attack: one.runs[attack] for attack in one.ran if attack not in one.transferred}
-        for attack, run in runs.items():
-            others = [(other, [theirs]) for other, theirs in runs.items() if other != attack]
-            if others:
-                others.append((ALL_OTHERS, [theirs for _, (theirs,) in others]))
-            rows += [{**about, "attack": attack, "other": other, **_fooled(run, theirs)} for other, theirs in others]
-    columns = [*_names(Board), *_names(Entry), "eps", "attack", "other", "correct", "fooled", "fooled_by_other", "only"]
     return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
 
 
@@ -372,23 +461,53 @@ def standings(results: Results) -> list[list[Standing]]:
 def leaderboard(results: Results) -> pd.DataFrame:
     """Return the ranked table, one row per entry, with a constant predictor as unranked reference.
 
-    Entries are ordered by the worst case at `rank_eps`, the largest eps at which the most white-box entries of
-    the board were evaluated. They share a rank where the paired difference's interval to that rank's leader
-    includes 0. Entries that cannot be ranked come last, with the `reason`.
+    Compared is the best known worst case at `rank_eps`, the largest eps at which the most white-box entries of the
+    board were evaluated. `rank`, or `rank_low`, is one more than the number of ranked entries that are significantly
+    better in a paired test on the tasks that both met, corrected for all pairs (Holm); `rank_high` counts those that
+    are not significantly worse. Entries of one rank are `tied`, and ordered by their mean. `area` is the mean height of
+    the curve over eps, `gain` robust and `clean_gain` clean accuracy over chance. Entries that cannot be ranked come
+    last, with the `reason`.
     """
     rows = []
     for board in standings(results):
-        reference: dict[str, Any] = {**_named(board[0].board), "checkpoint": CONSTANT, "rank_eps": board[0].rank_eps}
         constant = board[0].board.constant
-        reference |= {"clean": constant, "clean_ci95": 0.0, "robust": constant, "robust_ci95": 0.0}
-        reference |= {"tied": False, "better_than_constant": False, "flags": "", "reason": "reference"}
+        reference: dict[str, Any] = {**_named(board[0].board), "checkpoint": CONSTANT, "rank_eps": board[0].rank_eps}
+        reference |= {name: 0.0 if name.endswith("ci95") else constant for name in (*ACCURACIES, "area", "area_ci95")}
+        reference |= {"gain": 0.0, "gain_ci95": 0.0, "clean_gain": 0.0, "clean_gain_ci95": 0.0, "ours": constant}
+        reference |= {"tied": False, "better_than_constant": False, "external": "", "flags": "", "reason": "reference"}
         placed = [_standing_row(one) for one in board]
         above = sum(row["rank"] is not None and row["robust"] > constant for row in placed)
         rows += [*placed[:above], reference, *placed[above:]]
-    columns = [*_names(Board), "rank_eps", "rank", "tied", *_names(Entry), "attacks", "tasks"]
-    columns += ["clean", "clean_ci95", "robust", "robust_ci95", "better_than_constant", "flags", "reason"]
+    columns = [*_names(Board), "rank_eps", "rank", "rank_low", "rank_high", "tied", *_names(Entry), "attacks", "tasks"]
+    columns += [*ACCURACIES, "better_than_constant", "area", "area_ci95", "gain", "gain_ci95", "clean_gain"]
+    columns += ["clean_gain_ci95", "ours", "external", "flags", "reason"]
     table = pd.DataFrame(rows, columns=columns)
-    return table.astype({"rank": "Int64", "steps": "Int64", "tasks": "Int64"})
+    return table.astype(dict.fromkeys(("rank", "rank_low", "rank_high", "steps", "tasks"), "Int64"))
+
+
+def separation(board: list[Standing]) -> Separation:
+    """Say which differences the tasks of a board can separate, and what telling the first two apart would take.
+
+    The smallest is that of a pair of median spread, each pair tested at 0.05 over the number of pairs (Bonferroni),
+    which is what the first rank has to pass.
+    """
+    ranked = [one for one in board if one.rank is not None]
+    if len(ranked) < 2:
+        return Separation(0, 0, 0, math.nan, 0.0, apart=False, needed=None)
+    found = intervals.pairs(_known([one.outcomes[one.rank_eps] for one in ranked]))
+    above, count = found.above, len(found.above[0])
+    n = found.n[above]
+    each = [intervals.smallest_separable(s, k, count) for s, k in zip(found.spread[above], n, strict=True)]
+    told = [one for one in each if not math.isnan(one)]
+    return Separation(
+        fewest=int(n.min()),
+        most=int(n.max()),
+        pairs=count,
+        smallest=float(np.median(told)) if told else math.nan,
+        difference=float(np.nan_to_num(found.mean[0, 1])),
+        apart=bool(intervals.better(found)[[0, 1], [1, 0]].any()),
+        needed=intervals.tasks_needed(float(found.mean[0, 1]), float(found.spread[0, 1]), count),
+    )
 
 
 def paired_differences(results: Results) -> pd.DataFrame:
@@ -416,6 +535,138 @@ def paired_difference(results: Results, a: str, b: str) -> pd.DataFrame:
     return _difference_table(rows)
 
 
+def step_costs(results: Results) -> pd.DataFrame:
+    """Return what more adaptation steps cost: accuracy at `next_steps` minus that at `steps`, paired task by task.
+
+    One row for clean accuracy and one per eps for the worst case, for consecutive step counts of one checkpoint on one
+    board. `p` is corrected for all rows of the board (Holm). A worst case is there where both step counts met every
+    required attack.
+    """
+    rows: list[dict[str, Any]] = []
+    for board in standings(results):
+        mine: list[dict[str, Any]] = []
+        for named, counts in _by_steps(board):
+            for one, following in pairwise(counts):
+                for attack, eps, before, after in _step_pairs(one, following):
+                    difference = _on_shared(*after, *before)
+                    mean, half = interval(difference)
+                    row = {**named, "steps": one.entry.steps, "next_steps": following.entry.steps, "attack": attack}
+                    row |= {"eps": eps, "tasks": len(difference), "difference": mean, "ci95": half}
+                    mine.append(row | {"p": intervals.paired_p(difference)})
+        corrected = intervals.holm([row["p"] for row in mine])
+        rows += [row | {"p": p} for row, p in zip(mine, corrected, strict=True)]
+    columns = [*_names(Board), *_names(Entry), "next_steps", "attack", "eps", "tasks", "difference", "ci95", "p"]
+    return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64", "next_steps": "Int64"})
+
+
+def step_areas(results: Results) -> pd.DataFrame:
+    """Return the mean height of each checkpoint's accuracy over its adaptation steps, by trapezoids task by task.
+
+    One row for clean accuracy and one per eps for the worst case; `steps` lists the step counts, as "1, 5, 10", of
+    which only like compare. A worst case is there where every step count met every required attack.
+    """
+    rows = []
+    for board in standings(results):
+        for named, counts in _by_steps(board):
+            found = [one.measured for one in counts]
+            curves = [("clean", 0.0, found, [one.clean for one in found])]
+            for eps in sorted(set.intersection(*(set(one.outcomes) for one in counts))):
+                found = [one.outcomes[eps] for one in counts]
+                if all(one.complete for one in found):
+                    curves.append((WORST_CASE, eps, found, [one.known for one in found]))
+            steps = [one.entry.steps or 0 for one in counts]
+            for attack, eps, found, values in curves:
+                tasks = _shared(found)
+                heights = [x[np.isin(one.tasks, tasks)] for one, x in zip(found, values, strict=True)]
+                row = {**named, "steps": ", ".join(map(str, steps)), "attack": attack, "eps": eps, "tasks": len(tasks)}
+                row["area"], row["area_ci95"] = interval(intervals.trapezoids(steps, heights))
+                rows.append(row)
+    return pd.DataFrame(rows, columns=[*_names(Board), *_names(Entry), "attack", "eps", "tasks", "area", "area_ci95"])
+
+
+def _by_steps(board: list[Standing]) -> list[tuple[dict[str, Any], list[Standing]]]:
+    """Give each checkpoint of a board that was met at several step counts, with its standings by rising steps."""
+    found: dict[tuple[Any, ...], list[Standing]] = {}
+    for one in board:
+        if one.entry.steps is not None:
+            found.setdefault(_entry_order(one.entry)[:-1], []).append(one)
+    made = []
+    for _, mine in sorted(found.items()):
+        named = {**_named(mine[0].board), **_named(mine[0].entry)}
+        if len(mine) > 1:
+            made.append((named, sorted(mine, key=lambda one: one.entry.steps or 0)))
+    return made
+
+
+_Curve = tuple[np.ndarray, np.ndarray]  # tasks [n] and an accuracy for each
+
+
+def _step_pairs(one: Standing, other: Standing) -> Iterator[tuple[str, float, _Curve, _Curve]]:
+    """Give what can be compared of two step counts: clean accuracy, and the worst case at every eps of both."""
+    a, b = one.measured, other.measured
+    yield "clean", 0.0, (a.tasks, a.clean), (b.tasks, b.clean)
+    for eps in sorted(set(one.outcomes) & set(other.outcomes)):
+        a, b = one.outcomes[eps], other.outcomes[eps]
+        if a.complete and b.complete:
+            yield WORST_CASE, eps, (a.tasks, a.known), (b.tasks, b.known)
+
+
+def per_task(results: Results) -> pd.DataFrame:
+    """Return one row per entry, eps, attack and task: `clean` and `robust`, the shares of its queries in [0, 1].
+
+    The attack "worst case" is the best known one, on the tasks on which every attack of the eps ran; it is there
+    only where nothing that the board requires is lacking or failed.
+    """
+    heads, parts = [], []
+    for one in outcomes(results):
+        named = {**_named(one.board), **_named(one.entry), "eps": one.eps}
+        worst = [(WORST_CASE, one.tasks, one.clean, one.known)] if one.complete else []
+        every = [(attack, run.tasks, run.clean.mean(1), run.survived.mean(1)) for attack, run in one.runs.items()]
+        for attack, *columns in (*worst, *sorted(every, key=lambda row: row[0])):
+            heads.append({**named, "attack": attack})
+            parts.append(columns)
+    table = pd.DataFrame(heads, columns=[*_names(Board), *_names(Entry), "eps", "attack"])
+    table = table.loc[np.repeat(table.index, [len(tasks) for tasks, _, _ in parts])].reset_index(drop=True)
+    tasks, clean, robust = (np.concatenate([part[i] for part in parts] or [np.empty(0)]) for i in range(3))
+    return table.assign(task=tasks.astype(int), clean=clean, robust=robust).astype({"steps": "Int64"})
+
+
+def agreement(results: Results) -> pd.DataFrame:
+    """Return which attack fools what another misses, as counts of queries, for every entry and eps.
+
+    One row per attack and `other` attack, also "all others": `correct` are right when clean and were met by both;
+    `fooled` by the attack, `fooled_by_other` by the other or any of them, `only` by the attack and not by the other.
+    Other learners' examples are left out, those of an external evaluation are not.
+    """
+    rows = []
+    for one in outcomes(results):
+        names = [attack for attack in one.ran if attack not in one.transferred]
+        named = {**_named(one.board), **_named(one.entry), "eps": one.eps}
+        for attack in names if len(names) > 1 else ():
+            others = [name for name in names if name != attack]
+            for label, group in (*((name, [name]) for name in others), (ALL_OTHERS, others)):
+                counted = _overlap(one.runs[attack], [one.runs[name] for name in group])
+                rows.append({**named, "attack": attack, "other": label, **counted})
+    columns = [*_names(Board), *_names(Entry), "eps", "attack", "other", "correct", "fooled", "fooled_by_other", "only"]
+    return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
+
+
+def _overlap(run: Bits, others: list[Bits]) -> dict[str, int]:
+    """Count the clean-correct queries that all met, and those fooled by `run`, by any other, and by `run` alone."""
+    tasks = run.tasks
+    for one in others:
+        tasks = np.intersect1d(tasks, one.tasks)
+    right = np.logical_and.reduce([one.clean[one.at(tasks)] for one in (run, *others)])
+    mine = right & ~run.survived[run.at(tasks)]
+    theirs = right & ~_stand(others, tasks)
+    return {
+        "correct": int(right.sum()),
+        "fooled": int(mine.sum()),
+        "fooled_by_other": int(theirs.sum()),
+        "only": int((mine & ~theirs).sum()),
+    }
+
+
 def is_set(attack_fields: str) -> bool:
     """Say whether an attack, by its configuration, gives back an adversarial test set."""
     return attack_fields.startswith(SET)
@@ -425,18 +676,6 @@ def attack_fields(results: Results) -> dict[str, str]:
     """Say how every attack was configured, by the name it has on the boards."""
     cells = _name_attacks(_records(results.cells))
     return dict(sorted({(cell["attack"], cell["attack_fields"]) for cell in cells}))
-
-
-def _fooled(run: Bits, others: Sequence[Bits]) -> dict[str, int]:
-    """Count the clean-correct queries that a run fools, that any of the others fools, and that the run alone fools."""
-    tasks = run.tasks
-    for other in others:
-        tasks = np.intersect1d(tasks, other.tasks)
-    mine, stood = run.at(tasks), _stand(others, tasks)
-    clean = run.clean[mine]
-    fooled, theirs = clean & ~run.survived[mine], clean & ~stood
-    counts = {"correct": clean, "fooled": fooled, "fooled_by_other": theirs, "only": fooled & ~theirs}
-    return {name: int(found.sum()) for name, found in counts.items()}
 
 
 def _outcome(
@@ -451,32 +690,51 @@ def _outcome(
     here = [cell for cell in mine if cell["eps"] == eps]
     ran = [cell for cell in here if cell["status"] != "error" and cell["key"] in bits]
     # A cell without a single record has not run: it neither counts as an attack survived nor as an error.
-    errors = tuple((cell["attack"], str(cell["reason"])) for cell in here if cell["status"] == "error")
-    tasks, clean, robust = np.empty(0, int), np.empty(0), np.empty(0)
+    errors = tuple(
+        (cell["attack"], str(cell["reason"])) for cell in here if cell["status"] == "error" and not cell["external"]
+    )
+    tasks = np.empty(0, int)
+    clean = robust = known = np.empty(0)
+    claims: list[dict[str, Any]] = []
     if ran:
-        whole = [cell for cell in ran if not is_set(cell["attack_fields"])] or ran
+        whole = [cell for cell in ran if _is_own(cell)] or [cell for cell in ran if not cell["external"]] or ran
         tasks = bits[whole[0]["key"]].tasks
         for cell in whole[1:]:
             tasks = np.intersect1d(tasks, bits[cell["key"]].tasks)
-        own = [cell for cell in mine if not is_set(cell["attack_fields"]) or cell in whole]
-        lower = [bits[cell["key"]] for cell in own if cell["eps"] <= eps and cell["key"] in bits]
-        survived = _stand(lower, tasks)
+        lower = [cell for cell in mine if cell["eps"] <= eps and cell["key"] in bits]
+        own = [bits[c["key"]] for c in lower if _is_own(c) or (c in whole and not c["external"])]
+        claims = [c for c in lower if c["external"] and np.isin(tasks, bits[c["key"]].tasks).any()]
         first = bits[whole[0]["key"]]
-        clean, robust = first.clean[first.at(tasks)].mean(1), survived.mean(1)
+        clean = first.clean[first.at(tasks)].mean(1)
+        robust = _stand(own, tasks).mean(1) if own else np.full(len(tasks), np.nan)
+        known = _stand([*own, *(bits[cell["key"]] for cell in claims)], tasks).mean(1)
     runs = {cell["attack"]: bits[cell["key"]] for cell in ran}
-    collapsed = signs.at_chance(*interval(robust), board.constant, len(robust))
+    collapsed = signs.at_chance(*interval(known), board.constant, len(known))
     check = replace(check, flags=signs.merge([*check.flags, *collapsed]))
-    transferred = tuple(sorted(cell["attack"] for cell in here if is_set(cell["attack_fields"])))
-    return Outcome(board, entry, eps, required, runs, errors, check, tasks, clean, robust, transferred)
+    return Outcome(
+        board=board,
+        entry=entry,
+        eps=eps,
+        required=required,
+        runs=runs,
+        errors=errors,
+        check=check,
+        tasks=tasks,
+        clean=clean,
+        robust=robust,
+        known=known,
+        transferred=tuple(sorted(c["attack"] for c in here if is_set(c["attack_fields"]) and not c["external"])),
+        external=tuple(sorted({cell["external"] for cell in claims})),
+        claimed=tuple(sorted(cell["attack"] for cell in here if cell["external"])),
+    )
 
 
 def _check(
-    board: Board, entry: Entry, mine: list[dict[str, Any]], bits: dict[str, Bits], audits: pd.DataFrame
+    board: Board, entry: Entry, mine: list[dict[str, Any]], bits: dict[str, Bits], rows: list[dict[str, Any]]
 ) -> Check:
     """Gather the flags of an entry's cells and of its audit, the one at the largest eps if there are several."""
     runs = {(cell["attack"], cell["eps"]): bits[cell["key"]] for cell in mine if cell["key"] in bits}
     found = list(signs.of_cells(runs))
-    rows = [row for row in _records(audits) if board.surface == "query" and _is_of(row, board, entry)]
     if not rows:
         return Check(tuple(found))
     latest = max(rows, key=lambda row: (row["eps"], row["version"], row["key"]))
@@ -507,10 +765,27 @@ class _Audited:
         return self.clean
 
 
-def _is_of(row: dict[str, Any], board: Board, entry: Entry) -> bool:
-    """Say whether an audit is one of this entry, whatever the display name was."""
+def _identity(board: Board, entry: Entry) -> tuple[Any, ...]:
+    """Say what an audit and its entry share, whatever the display name was."""
     here = {**_named(board), **_named(entry)}
-    return all(row[name] == value for name, value in here.items() if name not in ("surface", "checkpoint"))
+    return tuple(value for name, value in here.items() if name not in ("surface", "checkpoint"))
+
+
+def _audit_identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    names = [*_names(Board), *_names(Entry)]
+    return tuple(row[name] for name in names if name not in ("surface", "checkpoint"))
+
+
+def _grouped(rows: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], _Key]) -> dict[_Key, list[dict[str, Any]]]:
+    found: dict[_Key, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
+def _is_own(cell: dict[str, Any]) -> bool:
+    """Say whether a cell is an attack on its own learner by us, one that every entry of a board has to meet."""
+    return not cell["external"] and not is_set(cell["attack_fields"])
 
 
 def _stand(runs: Iterable[Bits], tasks: np.ndarray) -> np.ndarray:
@@ -531,22 +806,48 @@ def _rank(board: Board, entries: dict[Entry, dict[float, Outcome]]) -> list[Stan
     eps = _rank_eps(entries)
     reasons = {entry: _reason(entry, found, eps) for entry, found in entries.items()}
     ranked = [entry for entry in entries if not reasons[entry]]
-    shared = _shared([entries[entry][eps] for entry in ranked])
-    ranked.sort(key=lambda entry: -_mean_on(entries[entry][eps], shared))
-    places: dict[Entry, int] = {}
-    leader: Entry | None = None
-    for place, entry in enumerate(ranked, start=1):
-        if leader is None or not _tied(entries[leader][eps], entries[entry][eps]):
-            leader = entry
-            places[entry] = place
-        else:
-            places[entry] = places[leader]
-    sizes = Counter(places.values())
+    places: dict[Entry, tuple[int, int]] = {}
+    if ranked:
+        values = _known([entries[entry][eps] for entry in ranked])
+        wins = intervals.better(intervals.pairs(values))
+        low, high = intervals.rank_intervals(wins)
+        # On the tasks that all met, so that none is placed by easier tasks of its own.
+        shared = values[:, ~np.isnan(values).any(0)]
+        means = shared.mean(1) if shared.size else np.nanmean(values, 1)
+        order = np.lexsort((-means, low))
+        places = {ranked[at]: (int(low[at]), int(high[at])) for at in order}
+    sizes = Counter(place for place, _ in places.values())
     rest = sorted((entry for entry in entries if reasons[entry]), key=lambda entry: entry.black_box)
+    curve = _curve([entries[entry] for entry in ranked])
     return [
-        Standing(board, e, eps, places.get(e), sizes[places.get(e, 0)] > 1, reasons[e], entries[e])
-        for e in (*ranked, *rest)
+        Standing(
+            board=board,
+            entry=entry,
+            rank_eps=eps,
+            rank=places[entry][0] if entry in places else None,
+            rank_high=places[entry][1] if entry in places else None,
+            tied=entry in places and sizes[places[entry][0]] > 1,
+            reason=reasons[entry],
+            outcomes=entries[entry],
+            curve=curve,
+        )
+        for entry in (*places, *rest)
     ]
+
+
+def _known(found: Sequence[Outcome]) -> np.ndarray:
+    """Return the best known worst cases of m outcomes on every task that one of them met [m, n]; NaN where not met."""
+    tasks = np.unique(np.concatenate([one.tasks for one in found]))
+    values = np.full((len(found), len(tasks)), np.nan)
+    for row, one in zip(values, found, strict=True):
+        row[np.searchsorted(tasks, one.tasks)] = one.known
+    return values
+
+
+def _curve(ranked: Sequence[dict[float, Outcome]]) -> tuple[float, ...]:
+    """Choose the eps that areas are taken over: those that more than half of the ranked entries met in full."""
+    met = Counter(eps for found in ranked for eps, one in found.items() if one.complete and eps > 0)
+    return tuple(sorted(eps for eps, count in met.items() if 2 * count > len(ranked)))
 
 
 def _rank_eps(entries: dict[Entry, dict[float, Outcome]]) -> float:
@@ -578,27 +879,25 @@ def _reason(entry: Entry, found: dict[float, Outcome], eps: float) -> str:
     return "; ".join(filter(None, [*reasons, check.reason]))
 
 
-def _tied(leader: Outcome, other: Outcome) -> bool:
-    mean, half, _ = _paired(leader.tasks, leader.robust, other.tasks, other.robust)
-    return not abs(mean) > half  # too few shared tasks (NaN) cannot tell two entries apart
-
-
 def _shared(found: Sequence[Outcome]) -> np.ndarray:
-    """Return the tasks that all of them met, so that none is placed by easier tasks of its own."""
+    """Return the tasks that all of them met."""
     tasks = found[0].tasks if found else np.empty(0, int)
     for one in found[1:]:
         tasks = np.intersect1d(tasks, one.tasks)
     return tasks
 
 
-def _mean_on(one: Outcome, tasks: np.ndarray) -> float:
-    return float(one.robust[np.isin(one.tasks, tasks)].mean()) if len(tasks) else float(one.robust.mean())
-
-
 def _paired(a: np.ndarray, x: np.ndarray, b: np.ndarray, y: np.ndarray) -> tuple[float, float, int]:
-    """Return mean, half-width and n of x - y over the tasks that `a` and `b`, both sorted, share."""
+    """Return mean, half-width and n of x - y over the tasks that `a` and `b` share."""
+    difference = _on_shared(a, x, b, y)
+    return (*interval(difference), len(difference))
+
+
+def _on_shared(a: np.ndarray, x: np.ndarray, b: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return x - y on the tasks that `a` and `b`, both sorted, share."""
     shared = np.intersect1d(a, b)
-    return (*interval(x[np.searchsorted(a, shared)] - y[np.searchsorted(b, shared)]), len(shared))
+    difference: np.ndarray = x[np.searchsorted(a, shared)] - y[np.searchsorted(b, shared)]
+    return difference
 
 
 def _reference(one: Standing, board: list[Standing]) -> Standing | None:
@@ -636,7 +935,7 @@ def _compare(one: Standing, reference: Standing) -> list[dict[str, Any]]:
         if eps == one.rank_eps:
             add("clean", 0.0, a.tasks, a.clean, b.tasks, b.clean)
         if a.complete and b.complete:
-            add(WORST_CASE, eps, a.tasks, a.robust, b.tasks, b.robust)
+            add(WORST_CASE, eps, a.tasks, a.known, b.tasks, b.known)
         for attack in sorted(set(a.runs) & set(b.runs)):
             x, y = a.runs[attack], b.runs[attack]
             add(attack, eps, x.tasks, x.survived.mean(1), y.tasks, y.survived.mean(1))
@@ -651,10 +950,16 @@ def _difference_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def _standing_row(one: Standing) -> dict[str, Any]:
     row: dict[str, Any] = {**_named(one.board), "rank_eps": one.rank_eps, "rank": one.rank, "tied": one.tied}
+    row |= {"rank_low": one.rank_low, "rank_high": one.rank_high}
     row |= {**_named(one.entry), "flags": one.check.text, "reason": one.reason}
     row["clean"], row["clean_ci95"], _ = one.clean
+    row["clean_low"], row["clean_high"] = one.clean_bootstrap
     row["robust"], row["robust_ci95"], row["tasks"] = one.robust
+    row["robust_low"], row["robust_high"] = one.robust_bootstrap
     row["better_than_constant"] = better_than_constant(row["robust"], row["robust_ci95"], one.board.constant)
+    for name in ("area", "gain", "clean_gain"):
+        row[name], row[f"{name}_ci95"], _ = getattr(one, name)
+    row |= {"ours": one.ours[0], "external": "; ".join(one.external)}
     here = one.outcomes.get(one.rank_eps)
     return row | {"attacks": "" if here is None else ", ".join(here.ran)}
 
@@ -665,6 +970,8 @@ def _records(cells: pd.DataFrame) -> list[dict[str, Any]]:
     for row in cells.to_dict("records"):
         cell = {str(name): value for name, value in row.items()}
         cell["steps"] = None if pd.isna(cell["steps"]) else int(cell["steps"])
+        claim = cell.get("external")  # whose examples these are; a store that knows of none has no such column
+        cell["external"] = claim if isinstance(claim, str) else ""
         cell["track"] = "transductive" if cell["norm_mode"] == "batch" else "inductive"
         rows.append(cell)
     return rows

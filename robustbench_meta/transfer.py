@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from robustbench_meta.statistics import Bits, Board, Entry, Results, Standing, attack_fields, interval, is_set
+from robustbench_meta.intervals import interval
+from robustbench_meta.statistics import Bits, Board, Entry, Results, Standing, attack_fields, is_set
 
 
 @dataclass(frozen=True, order=True)

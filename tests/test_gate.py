@@ -17,7 +17,7 @@ from test_cli import Run, rbm  # noqa: F401
 
 from robustbench_meta import gate
 from robustbench_meta.gate import Options, SampleError, judge
-from robustbench_meta.statistics import mann_whitney
+from robustbench_meta.intervals import mann_whitney
 from robustbench_meta.types import InputError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -35,6 +35,7 @@ ROOMS = [
     "executors",
     "grid",
     "audit",
+    "intervals",
     "statistics",
     "transfer",
     "verify",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 
 from robustbench_meta import statistics
-from robustbench_meta.statistics import interval, leaderboard, paired_difference, paired_differences, worst_case
+from robustbench_meta.statistics import leaderboard, paired_difference, paired_differences, worst_case
 
 STANDARD: dict[str, Any] = {
     "checkpoint": "a",
@@ -58,18 +59,6 @@ def results(*cells: tuple[dict[str, Any], list[tuple[str, str]]]) -> Results:
             tasks.append({**row, "forwards": 8, "backwards": 4})
     columns = ["key", "task", "clean", "survived", "distance", "forwards", "backwards"]
     return Results(pd.DataFrame(rows).astype({"steps": "Int64"}), pd.DataFrame(tasks, columns=columns))
-
-
-def test_the_interval_is_students_t_over_tasks() -> None:
-    # Mean 2, standard deviation 1, n = 3: t(2, 0.975) = 4.302653.
-    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.302653 / math.sqrt(3)), rel=1e-6)
-
-
-def test_one_task_has_no_interval_and_none_has_no_mean() -> None:
-    mean, half = interval([0.5])
-    assert mean == 0.5
-    assert math.isnan(half)
-    assert all(math.isnan(value) for value in interval([]))
 
 
 @pytest.mark.parametrize(
@@ -145,15 +134,156 @@ def test_an_attack_that_only_failed_is_required_all_the_same() -> None:
     assert table.reason["a"] == "lacks b at 0.1"
 
 
-def test_ranks_are_shared_where_the_paired_interval_holds_zero() -> None:
-    # b differs from a by +0.25, -0.25, +0.25, -0.25: mean 0. c is 0.5 below a on every task: no spread, no doubt.
-    clean = "1111"
-    a = ({"checkpoint": "a"}, [(clean, "1110"), (clean, "1100"), (clean, "1110"), (clean, "1100")])
-    b = ({"checkpoint": "b"}, [(clean, "1100"), (clean, "1110"), (clean, "1100"), (clean, "1110")])
-    c = ({"checkpoint": "c"}, [(clean, "1000"), (clean, "0000"), (clean, "1000"), (clean, "0000")])
-    table = leaderboard(results(a, b, c)).set_index("checkpoint")
-    assert table["rank"].drop(statistics.CONSTANT).to_dict() == {"a": 1, "b": 1, "c": 3}
-    assert table.tied.drop(statistics.CONSTANT).to_dict() == {"a": True, "b": True, "c": False}
+def wrong(*counts: int) -> list[tuple[str, str]]:
+    """Give the bits of tasks of ten queries, all right when clean, of which an attack fools so many."""
+    return [("1" * 10, "0" * count + "1" * (10 - count)) for count in counts]
+
+
+def test_a_rank_is_one_more_than_the_number_of_entries_that_are_significantly_better() -> None:
+    """On 12 tasks b differs from a by +0.1 and -0.1 in turn; c is 0.5 below a on every task: p = 2^-11, times 3."""
+    a = ({"checkpoint": "a"}, wrong(*[2, 3] * 6))
+    b = ({"checkpoint": "b"}, wrong(*[3, 2] * 6))
+    c = ({"checkpoint": "c"}, wrong(*[7, 8] * 6))
+    table = leaderboard(results(a, b, c)).set_index("checkpoint").drop(statistics.CONSTANT)
+    assert table["rank"].to_dict() == table.rank_low.to_dict() == {"a": 1, "b": 1, "c": 3}
+    assert table.rank_high.to_dict() == {"a": 2, "b": 2, "c": 3}
+    assert table.tied.to_dict() == {"a": True, "b": True, "c": False}
+
+
+def test_entries_that_their_tasks_cannot_separate_all_share_rank_one() -> None:
+    """Of three signs none is surer than p = 0.25, however far the entries lie apart."""
+    cells = [({"checkpoint": name}, wrong(*[count] * 3)) for name, count in zip("abc", (1, 4, 9), strict=True)]
+    board = statistics.standings(results(*cells))[0]
+    assert [(one.entry.checkpoint, one.rank, one.rank_high) for one in board] == [("a", 1, 3), ("b", 1, 3), ("c", 1, 3)]
+    assert statistics.separation(board).text == (
+        "On n = 3 tasks, no difference can be told apart (95 %, all 3 pairs at once); "
+        "the first two differ by 30 points, for which about 7 tasks would be needed."
+    )
+
+
+def test_many_comparisons_need_more_evidence_than_one() -> None:
+    """Student's p of a - b is 0.02 (t = 2.71 on 12 tasks): enough for one pair, and not for the three of a board."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, 12)
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    counts = np.clip(np.round(50 + 10 * 2.71 / math.sqrt(12) + 10 * noise), 0, 100).astype(int)
+    a = ({"checkpoint": "a"}, [("1" * 100, "1" * k + "0" * (100 - k)) for k in counts])
+    b = ({"checkpoint": "b"}, [("1" * 100, "1" * 50 + "0" * 50)] * 12)
+    c = ({"checkpoint": "c"}, [("1" * 100, "1" * k + "0" * (100 - k)) for k in counts[::-1]])
+    assert leaderboard(results(a, b))["rank"].dropna().tolist() == [1, 2]
+    assert leaderboard(results(a, b, c))["rank"].dropna().tolist() == [1, 1, 1]
+
+
+def test_what_a_board_separates_is_said_with_numbers() -> None:
+    rng = np.random.default_rng(0)
+    cells = [({"checkpoint": name}, wrong(*rng.binomial(10, 0.5, 40))) for name in "ab"]
+    cells.append(({"checkpoint": "c"}, wrong(*rng.binomial(10, 0.95, 40))))
+    board = statistics.standings(results(*cells))[0]
+    found = statistics.separation(board)
+    differences = board[0].outcomes[0.1].known - board[1].outcomes[0.1].known
+    assert (found.fewest, found.most, found.pairs) == (40, 40, 3)
+    assert found.difference == pytest.approx(differences.mean())
+    needed = (2.394 * differences.std(ddof=1) / differences.mean()) ** 2  # the normal quantile of 1 - 0.025 / 3
+    assert found.needed == pytest.approx(needed, rel=0.02)
+    assert not found.apart
+    assert found.text.startswith(f"On n = 40 tasks, differences below about {100 * found.smallest:.2g} points cannot")
+    assert f"about {int(float(f'{found.needed:.2g}')):,} tasks would be needed." in found.text
+
+
+def test_the_first_two_may_be_told_apart_or_not_differ_at_all() -> None:
+    far = [({"checkpoint": name}, wrong(*[count] * 10)) for name, count in (("a", 1), ("b", 5))]
+    assert statistics.separation(statistics.standings(results(*far))[0]).text == (
+        "On n = 10 tasks, differences do not change from task to task, and any can be told apart (95 %); "
+        "the first two differ by 40 points and are told apart."
+    )
+    same = [({"checkpoint": name}, wrong(*[3, 4] * 5)) for name in "ab"]
+    text = statistics.separation(statistics.standings(results(*same))[0]).text
+    assert text.endswith("the first two do not differ.")
+    assert statistics.separation(statistics.standings(results(far[0]))[0]).text == ""
+
+
+def test_an_external_evaluation_that_fools_more_lowers_the_rank_and_one_that_fools_fewer_does_not() -> None:
+    a, b = ({"checkpoint": "a"}, wrong(*[2, 3] * 6)), ({"checkpoint": "b"}, wrong(*[5, 6] * 6))
+    for bits, order in ((wrong(*[8, 9] * 6), ["b", "a"]), (wrong(*[1] * 12), ["a", "b"]), ([], ["a", "b"])):
+        table = leaderboard(results(a, b, ({**EXTERNAL, "checkpoint": "a"}, bits)))
+        ranked = table[table["rank"].notna()].set_index("checkpoint")
+        assert ranked["rank"].to_dict() == dict(zip(order, (1, 2), strict=True))
+        assert ranked.ours["a"] == pytest.approx(0.75)
+        assert ranked.robust["a"] == pytest.approx(0.15 if order[0] == "b" else 0.75)
+        assert ranked.better_than_constant["a"] == (order[0] == "a")
+        assert ranked.external.to_dict() == {"a": EXTERNAL["external"] if bits else "", "b": ""}
+
+
+def test_the_area_under_the_curve_is_its_mean_height_over_the_range_of_eps() -> None:
+    """Clean 1, then 0.8 at 0.1 and 0.4 at 0.4 on every task: 0.9 over a quarter of the range, 0.6 over the rest."""
+    cells = [({"eps": 0.1}, wrong(2, 2)), ({"eps": 0.4}, wrong(6, 6, 6))]
+    (one,) = statistics.standings(results(*cells))[0]
+    assert one.area == pytest.approx((0.25 * 0.9 + 0.75 * 0.6, 0, 2))
+    table = leaderboard(results(*cells)).set_index("checkpoint")
+    assert table.area["a"] == one.area[0]
+    assert (table.area[statistics.CONSTANT], table.area_ci95[statistics.CONSTANT]) == (0.5, 0.0)
+
+
+def test_an_entry_that_lacks_an_eps_of_most_others_has_no_area_and_an_odd_one_takes_none_away() -> None:
+    cells = [({"checkpoint": name, "eps": eps}, wrong(2, 3)) for name in "ab" for eps in (0.1, 0.2)]
+    cells += [({"checkpoint": "c", "eps": 0.2}, wrong(2, 3)), ({"checkpoint": "a", "eps": 0.05}, wrong(1, 1))]
+    area = leaderboard(results(*cells)).set_index("checkpoint").area
+    assert area[["a", "b"]].notna().all()
+    assert area["a"] == area["b"]
+    assert np.isnan(area["c"])
+
+
+def test_gain_over_chance_is_nothing_for_a_constant_and_all_for_perfection() -> None:
+    """Of two classes 0.75 is half of the way from chance; the interval grows by the same factor of two."""
+    (one,) = statistics.standings(results(({}, wrong(2, 3))))[0]
+    assert one.gain == pytest.approx((0.5, 2 * one.robust[1], 2))
+    assert one.clean_gain == pytest.approx((1, 0, 2))
+    table = leaderboard(results(({}, wrong(2, 3)))).set_index("checkpoint")
+    assert (table.gain["a"], table.clean_gain["a"], table.gain[statistics.CONSTANT]) == (pytest.approx(0.5), 1, 0)
+
+
+def test_bootstrap_intervals_stand_beside_those_of_student_and_inside_what_an_accuracy_can_be() -> None:
+    counts = np.random.default_rng(0).binomial(10, 0.03, 40)
+    table = leaderboard(results(({}, wrong(*counts)))).set_index("checkpoint").loc["a"]
+    assert 0.9 < table.robust_low < table.robust < table.robust_high <= 1
+    assert (table.clean_low, table.clean_high) == (1, 1)
+    worst = worst_case(results(({}, wrong(*counts)))).iloc[0]
+    assert (worst.robust_low, worst.robust_high) == (table.robust_low, table.robust_high)
+
+
+def test_what_another_step_costs_is_paired_and_corrected_for_all_steps() -> None:
+    one = ({"steps": 1}, [("1" * 10, "1" * 6 + "0" * 4)] * 8)
+    two = ({"steps": 2}, [("1" * 9 + "0", "1" * 4 + "0" * 6)] * 8)
+    five = ({"steps": 5}, [("1" * 9 + "0", "1" * 4 + "0" * 6)] * 8)
+    table = statistics.step_costs(results(five, one, two))
+    rows = table[["steps", "next_steps", "attack", "eps", "tasks", "difference", "ci95", "p"]].to_numpy().tolist()
+    sure = 4 * 2**-7  # the smallest p of 8 signs, the first of four comparisons; the second may not be smaller
+    assert rows == [
+        [1, 2, "clean", 0.0, 8, pytest.approx(-0.1), pytest.approx(0, abs=1e-12), sure],
+        [1, 2, "worst case", 0.1, 8, pytest.approx(-0.2), pytest.approx(0, abs=1e-12), sure],
+        [2, 5, "clean", 0.0, 8, 0, 0, 1.0],
+        [2, 5, "worst case", 0.1, 8, 0, 0, 1.0],
+    ]
+
+
+def test_areas_over_steps_weigh_each_stretch_by_its_steps() -> None:
+    cells = [({"steps": steps}, wrong(*[count] * 3)) for steps, count in ((1, 2), (2, 4), (5, 4))]
+    table = statistics.step_areas(results(*cells, ({"checkpoint": "b", "steps": 1}, wrong(1, 1, 1))))
+    rows = table[["checkpoint", "steps", "attack", "eps", "tasks", "area"]].to_numpy().tolist()
+    expected = (0.7 * 1 + 0.6 * 3) / 4
+    assert rows == [
+        ["a", "1, 2, 5", "clean", 0.0, 3, 1.0],
+        ["a", "1, 2, 5", "worst case", 0.1, 3, pytest.approx(expected)],
+    ]
+
+
+def test_500_entries_are_ranked_in_seconds() -> None:
+    rng = np.random.default_rng(0)
+    made = results(*[({"checkpoint": f"{i:03d}"}, wrong(*rng.binomial(10, 0.5, 150))) for i in range(500)])
+    started = time.perf_counter()
+    board = statistics.standings(made)[0]
+    assert time.perf_counter() - started < 15
+    assert len(board) == 500
 
 
 def test_one_shared_task_cannot_tell_two_entries_apart() -> None:
@@ -259,10 +389,100 @@ def test_differences_use_only_the_tasks_that_both_ran() -> None:
     assert (worst.tasks, worst.difference) == (2, 0.25)
 
 
+def test_per_task_rows_hold_every_attack_and_the_worst_case() -> None:
+    a = ({"attack": "a"}, [("1111", "1100"), ("1110", "1110")])
+    b = ({"attack": "b"}, [("1111", "1010")])
+    table = statistics.per_task(results(a, b))
+    rows = table[["attack", "eps", "task", "clean", "robust"]].to_numpy().tolist()
+    assert rows == [
+        ["worst case", 0.1, 0, 1.0, 0.25],
+        ["a", 0.1, 0, 1.0, 0.5],
+        ["a", 0.1, 1, 0.75, 0.75],
+        ["b", 0.1, 0, 1.0, 0.5],
+    ]
+    names = ["surface", "track", "family", "episodes", "split", "ways", "shots", "queries", "norm", "seed"]
+    names += ["checkpoint", "weights", "algorithm", "defense", "norm_mode", "steps", "eps", "attack", "task"]
+    assert table.columns.tolist() == [*names, "clean", "robust"]
+
+
+def test_per_task_rows_give_no_worst_case_where_an_attack_is_lacking() -> None:
+    bits = [("1111", "1100")]
+    table = statistics.per_task(results(({}, bits), ({"checkpoint": "b"}, bits), ({"attack": "x"}, bits)))
+    assert set(table.checkpoint[table.attack == statistics.WORST_CASE]) == {"a"}
+
+
+def test_agreement_counts_what_one_attack_fools_and_another_does_not() -> None:
+    """Of four clean-correct queries x fools the first two, y the second and third, z the last; x alone: the first."""
+    found = statistics.agreement(
+        results(
+            ({"attack": "x"}, [("11110", "00111"), ("11111", "00000")]),
+            ({"attack": "y"}, [("11110", "10011")]),
+            ({"attack": "z"}, [("11110", "11101")]),
+        )
+    )
+    counts = {
+        (row.attack, row.other): (row.correct, row.fooled, row.fooled_by_other, row.only) for row in found.itertuples()
+    }
+    assert counts["x", "y"] == (4, 2, 2, 1)
+    assert counts["y", "x"] == (4, 2, 2, 1)
+    assert counts["z", "x"] == (4, 1, 2, 1)
+    assert counts["x", "all others"] == (4, 2, 3, 1)
+    assert counts["y", "all others"] == (4, 2, 3, 1)
+    assert len(counts) == 3 * 3
+
+
+def test_agreement_leaves_out_other_learners_examples() -> None:
+    theirs = {"attack": "file:x", "attack_fields": "FromFile(sha256='0')"}
+    assert not len(statistics.agreement(results(({}, [("11", "10")]), (theirs, [("11", "01")]))))
+
+
+EXTERNAL = {"attack": "file:adaptive", "attack_fields": "FromFile(sha256='1')", "external": "A. Author 2027"}
+
+
+def test_an_external_evaluation_that_fools_more_is_the_best_known_on_the_tasks_it_covers() -> None:
+    ours = [("1111", "1110"), ("1111", "1100"), ("1111", "1000")]
+    one = statistics.outcomes(results(({}, ours), (EXTERNAL, [("1111", "0011"), ("1111", "1100")])))[0]
+    assert one.robust.tolist() == [0.75, 0.5, 0.25]
+    assert one.known.tolist() == [0.25, 0.5, 0.25]
+    assert (one.external, one.required, one.transferred) == (("A. Author 2027",), ("pgd",), ())
+
+
+def test_an_external_evaluation_that_fools_fewer_or_met_no_task_changes_no_number() -> None:
+    ours = [("1111", "1110"), ("1111", "1100")]
+    for bits in ([("1111", "1111")] * 2, [("1111", "1110"), ("1111", "1101")], []):
+        one = statistics.outcomes(results(({}, ours), (EXTERNAL, bits)))[0]
+        assert one.known.tolist() == one.robust.tolist() == [0.75, 0.5]
+        assert one.complete
+        assert one.external == (("A. Author 2027",) if bits else ())
+
+
+def test_an_external_evaluation_that_failed_costs_no_rank() -> None:
+    failed: tuple[dict[str, Any], list[tuple[str, str]]]
+    failed = ({**EXTERNAL, "status": "error", "reason": "no such file"}, [])
+    table = leaderboard(results(({}, [("11", "10"), ("11", "11")]), failed)).set_index("checkpoint")
+    assert table["rank"]["a"] == 1
+
+
+def test_examples_from_outside_without_attacks_of_ours_are_not_ranked_nor_ours() -> None:
+    bits = [("11", "10"), ("11", "11")]
+    (one,) = statistics.outcomes(results((EXTERNAL, bits)))
+    assert not one.attacked
+    assert np.isnan(one.robust).all()
+    assert one.known.tolist() == [0.5, 1.0]
+
+
+def test_an_external_evaluation_at_a_smaller_eps_counts_at_a_larger() -> None:
+    ours = [({"eps": eps}, [("11", "11")]) for eps in (0.1, 0.2)]
+    small, large = statistics.outcomes(results(*ours, ({**EXTERNAL, "eps": 0.1}, [("11", "01")])))
+    assert (small.known.tolist(), large.known.tolist(), large.robust.tolist()) == ([0.5], [0.5], [1.0])
+
+
 def test_no_results_give_empty_tables_with_their_columns() -> None:
     empty = results(({}, []))
     empty = Results(empty.cells.iloc[:0], empty.tasks)
-    for table in (statistics.summarise(empty), worst_case(empty), leaderboard(empty), paired_differences(empty)):
+    made = [statistics.summarise, worst_case, leaderboard, paired_differences, statistics.per_task]
+    made += [statistics.step_costs, statistics.step_areas]
+    for table in (one(empty) for one in (*made, statistics.agreement)):
         assert len(table) == 0
         assert "checkpoint" in table.columns
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from robustbench_meta.intervals import interval
 from robustbench_meta.report import latex
 from robustbench_meta.report.references import bibliography, papers
 from robustbench_meta.report.tables import columns_of_eps, csv_of, display_names, shown, slugs, titles
@@ -22,7 +23,6 @@ from robustbench_meta.statistics import (
     Results,
     Standing,
     attack_fields,
-    interval,
     leaderboard,
     standings,
 )
@@ -105,14 +105,22 @@ def _board(board: list[Standing], names: dict[tuple[str, str], str], settings: d
 def _entry(one: Standing, name: str, settings: dict[str, str]) -> dict[str, Any]:
     check = one.check
     found: dict[str, Any] = {"name": name, **{key: _plain(value) for key, value in asdict(one.entry).items()}}
-    found |= {"rank": one.rank, "tied": one.tied, "rank_low": None, "rank_high": None, "reason": one.reason}
+    found |= {
+        "rank": one.rank,
+        "tied": one.tied,
+        "rank_low": one.rank_low,
+        "rank_high": one.rank_high,
+        "reason": one.reason,
+    }
     found["flags"] = [{"code": flag.code, "colour": flag.colour, "detail": flag.detail} for flag in check.flags]
     found |= {"audited_tasks": check.audited, "audit": check.text, "clean": _number(*one.clean)}
+    found |= {"area": _number(*one.area), "gain": _number(*one.gain)}
     return found | {"worst_case": [_outcome(one.outcomes[eps], settings) for eps in sorted(one.outcomes)]}
 
 
 def _outcome(outcome: Outcome, settings: dict[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {"eps": outcome.eps, **_number(*interval(outcome.robust), len(outcome.robust))}
+    found: dict[str, Any] = {"eps": outcome.eps, **_number(*interval(outcome.known), len(outcome.known))}
+    found |= {"ours": _number(*interval(outcome.robust), len(outcome.robust)), "external": list(outcome.external)}
     found |= {"complete": outcome.complete, "missing": list(outcome.missing)}
     found["errors"] = [{"attack": attack, "reason": reason} for attack, reason in outcome.errors]
     attacks = []

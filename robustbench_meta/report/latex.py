@@ -111,8 +111,8 @@ def _table(board: list[Standing], table: Table) -> str:
 
 
 def _alone(row: Row, board: Sequence[Standing]) -> bool:
-    """Say whether a row is the best and shares its rank with no other."""
-    return row.kind == "ranked" and row.rank == "1" and len([one for one in board if one.rank is not None]) > 1
+    """Say whether a row is shown to be better than all others, not only first by its mean."""
+    return row.kind == "ranked" and row.between == "1" and len([one for one in board if one.rank is not None]) > 1
 
 
 def _line(row: Row, order: Sequence[int], *, steps: bool, best: bool) -> str:
@@ -152,11 +152,10 @@ def _caption(board: list[Standing], table: Table) -> str:
         rf"$\varepsilon$ ({_attacks(board)}) and at smaller ones.",
         r"$\pm$: half-width of the 95\,\% Student $t$ interval over $n$ tasks; it says nothing about other training "
         "seeds.",
-        rf"Ranked by the worst case at $\varepsilon = {rank}$; =: a shared rank, not told apart by paired differences.",
-        "Bold: the first rank, where it is shared with no other.",
+        rf"Ranked by the worst case at $\varepsilon = {rank}$: one more than the number of entries that are better by "
+        r"a paired $t$ test, corrected for all pairs (Holm); in brackets the 95\,\% interval of the rank; =: shared.",
+        "Bold: better than every other entry by these tests.",
     ]
-    if any(row.between for row in table.rows):
-        parts.append(r"In brackets: the 95\,\% interval of the rank.")
     values = [value for row in table.rows if row.kind != "reference" for value in row.worst]
     if any(LACKING in value.mark for value in values):
         parts.append(r"$^\dagger$: an attack that others met is missing.")

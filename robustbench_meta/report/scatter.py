@@ -9,10 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from robustbench_meta.intervals import interval
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import DOTTED, MUTED, PALETTE, short
 from robustbench_meta.report.tables import Value
-from robustbench_meta.statistics import WORST_CASE, Entry, eps_text, interval
+from robustbench_meta.statistics import WORST_CASE, Entry, eps_text
 
 CAPTION = (
     "Each dot is a task that both met, the larger the more tasks lie there; above the diagonal the checkpoint of the "

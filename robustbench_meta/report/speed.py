@@ -19,8 +19,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from robustbench_meta import untrusted
+from robustbench_meta.intervals import mann_whitney
 from robustbench_meta.report.html import style_hash
-from robustbench_meta.statistics import mann_whitney
 
 SCHEMA = 1
 LARGEST = 2**26  # bytes of a history

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from robustbench_meta.flags import ABOUT, WIDEST, About, Flag
+from robustbench_meta.intervals import interval
 from robustbench_meta.statistics import (
     COLUMNS,
     CONSTANT,
@@ -26,8 +27,8 @@ from robustbench_meta.statistics import (
     attack_fields,
     better_than_constant,
     eps_text,
-    interval,
     paired_differences,
+    separation,
     standings,
 )
 from robustbench_meta.untrusted import printable
@@ -300,13 +301,13 @@ def steps_text(steps: int | None) -> str:
 
 
 def robust_value(outcome: Outcome | None) -> Value:
-    """Return an entry's worst case at one eps, marked where footnotes apply."""
-    if outcome is None or not len(outcome.robust):
+    """Return an entry's best known worst case at one eps, marked where footnotes apply."""
+    if outcome is None or not len(outcome.known):
         return Value(math.nan, math.nan, 0)
-    mean, half = interval(outcome.robust)
+    mean, half = interval(outcome.known)
     useless = not better_than_constant(mean, half, outcome.board.constant)
     mark = (LACKING if not outcome.complete else "") + (CONSTANT_MARK if useless else "")
-    return Value(mean, half, len(outcome.robust), mark)
+    return Value(mean, half, len(outcome.known), mark)
 
 
 def counts(values: Sequence[Value]) -> str:
@@ -504,7 +505,7 @@ def _criterion(board: list[Standing]) -> str:
         listed = "; ".join(f"{', '.join(those)}: {attacks}" for attacks, those in others.items())
         own = "by the same attacks" if list(others) == [met[eps[0]]] else f"by the attacks run there ({listed})"
         text += f" The other columns are the same at their own ε, {own}, each on its own n tasks."
-    return f"{text} {about.queries} queries a class, seed {about.seed}."
+    return f"{text} {about.queries} queries a class, seed {about.seed}. {separation(board).text}".strip()
 
 
 def _required(board: list[Standing], eps: float) -> tuple[str, ...]:
@@ -536,10 +537,9 @@ def _row(one: Standing, eps: list[float], names: dict[tuple[str, str], str]) -> 
 
 def rank_interval(one: Standing) -> str:
     """Write the interval of a rank, as "1–3"; empty where there is none."""
-    low, high = getattr(one, "rank_low", None), getattr(one, "rank_high", None)
-    if low is None or high is None:
+    if one.rank_low is None or one.rank_high is None:
         return ""
-    return f"{low}" if low == high else f"{low}{NOTHING}{high}"
+    return f"{one.rank_low}" if one.rank_low == one.rank_high else f"{one.rank_low}{NOTHING}{one.rank_high}"
 
 
 def _constant_row(board: Board, eps: list[float]) -> Row:
@@ -629,7 +629,13 @@ def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
             f"if n is small. One task has no interval, and two or three often one beyond ± {100 * WIDEST:.0f} points: "
             "then the table says that n is too small, and cells.csv keeps the numbers.",
         ),
-        ("=", "Shared rank: the 95 % interval of the paired difference to the first of the rank includes 0."),
+        (
+            "Rank",
+            "One more than the number of ranked entries that are shown to be better: by a paired t test on the tasks "
+            "that the two met, its p-value corrected for all pairs of the table (Holm's method), so that with 95 % "
+            "confidence no ranked entry is placed behind one that it equals or beats.",
+        ),
+        ("=", "Shared rank: equally many entries are shown to be better than each; they are ordered by their mean."),
         ("ε", "In units of the inputs: pixels in [0, 1], normalisation inside the model."),
         (
             "autoattack",
