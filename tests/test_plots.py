@@ -108,6 +108,17 @@ def test_an_entry_is_beaten_only_where_both_gaps_exceed_the_intervals_of_the_dif
     found = [place("a", 60, 30), place("b", x, y)]
     assert pareto.beaten(found[1], found) is is_beaten
     assert not pareto.beaten(found[1], [replace(found[0], ranked=False), found[1]])
+    assert not pareto.beaten(found[1], [replace(found[0], bar_x=float("inf")), found[1]])  # of one task
+
+
+def test_an_interval_that_says_nothing_is_not_drawn_as_a_band() -> None:
+    there = five_shot()
+    few = there.tasks[there.tasks.task < 2].copy()
+    few["survived"] = ["1111111110" if task else "0000000000" for task in few.task]
+    axes = plots.robustness_curves(worst_case(Results(there.cells, few))).axes[0]
+    heights = [y for one in axes.collections for path in one.get_paths() for y in np.asarray(path.vertices)[:, 1]]
+    assert max(heights, default=0) <= 100
+    assert pareto.places(leaderboard(Results(there.cells, few)))[0].bars[1] == 0
 
 
 def test_the_surface_shows_every_eps_step_and_shot() -> None:

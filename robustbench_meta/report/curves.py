@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from robustbench_meta.flags import WIDEST
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import DOTTED, MUTED, REST, Look, looks, rest_text, short
 from robustbench_meta.report.placing import labels_right, width
@@ -17,8 +18,9 @@ from robustbench_meta.statistics import WORST_CASE, Entry, eps_text
 
 CONSTANT = "1/K: constant predictor"
 READING = (
-    "ε = 0 is clean accuracy. Bands and bars: 95 % intervals over tasks. Dashed lines: standard training. Hollow: an "
-    "attack that others met is missing. Dotted: 1/K, a predictor that always gives the same class."
+    "ε = 0 is clean accuracy. Bands and bars: 95 % intervals over tasks; none where n is too small for one. Dashed "
+    "lines: standard training. Hollow: an attack that others met is missing. Dotted: 1/K, a predictor that always "
+    "gives the same class."
 )
 GREY = " Grey: the entries with a lower worst case at the ε of the ranking, without intervals."
 
@@ -125,7 +127,8 @@ def line(axes: Axes, points: dict[float, Value], look: Look, band: float) -> tup
     if not look.named:
         axes.plot(at, mean, color=REST, linewidth=0.8, linestyle=look.line, zorder=1.6)
         return at[-1], mean[-1]
-    half = [0.0 if math.isnan(points[eps].half) else 100 * points[eps].half for eps in at]
+    # An interval that says nothing is not drawn: a band from floor to ceiling would hide those that do.
+    half = [100 * points[eps].half if points[eps].firm else math.nan for eps in at]
     low, high = [m - h for m, h in zip(mean, half, strict=True)], [m + h for m, h in zip(mean, half, strict=True)]
     axes.fill_between(at, low, high, color=look.colour, alpha=band, linewidth=0, zorder=1.7)
     axes.errorbar(at, mean, half, fmt="none", ecolor=look.colour, elinewidth=1.1, capsize=0, alpha=0.6)
@@ -144,9 +147,10 @@ def frame(axes: Axes, rows: pd.DataFrame, ticks: dict[float, str]) -> None:
     inches = 0.1 + 0.07 * max((len(part) for label in ticks.values() for part in label.split("\n")), default=0)
     axes.set_xticks(sorted(ticks), _with_room(ticks, inches / width(axes) * largest))
     axes.set_xlim(-0.03 * largest, 1.04 * largest)
-    top = max((rows["clean"] + rows["clean_ci95"].fillna(0)).max(), constant + 0.05)
+    half = rows["clean_ci95"].where(rows["clean_ci95"] <= WIDEST, 0)
+    top = max([constant + 0.05, *(rows["clean"] + half).dropna()])
     # Room below zero so that a marker on the floor is whole.
-    axes.set_ylim(-1.5, min(102, 100 * (constant + 0.05 if math.isnan(top) else top) + 4))
+    axes.set_ylim(-1.5, min(102, 100 * top + 4))
     axes.grid(axis="y")
     axes.tick_params(length=0, labelsize=8.5)
     axes.spines["left"].set_visible(False)

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from robustbench_meta.flags import WIDEST
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import DOTTED, INK, MUTED, REST, SHADE, Look, looks, rest_text, short
 from robustbench_meta.report.placing import diagonal, extent, label_points
@@ -22,13 +23,13 @@ CAPTION = (
     "always gives the same class. Line: the Pareto front of the means, the ranked entries that no other equals or "
     "beats in both. Pale: some other entry is significantly better in both, by 95 % intervals taken as if unpaired, "
     "which errs towards not pale; no correction for the number of pairs. Hollow: without a rank, so no part of the "
-    "front. Bars: 95 % intervals over tasks."
+    "front. Bars: 95 % intervals over tasks; none where n is too small for one."
 )
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an entry stands, in percent with half-widths; `ranked` entries alone can make the front."""
+    """Where an entry stands, in percent with half-widths, infinite for one task; `ranked` entries make the front."""
 
     entry: Entry
     x: float
@@ -37,6 +38,11 @@ class Place:
     bar_y: float
     ranked: bool
 
+    @property
+    def bars(self) -> tuple[float, float]:
+        """The half-widths as drawn: 0 where they are too wide to say anything."""
+        return (self.bar_x if self.bar_x <= 100 * WIDEST else 0, self.bar_y if self.bar_y <= 100 * WIDEST else 0)
+
 
 def places(rows: pd.DataFrame) -> list[Place]:
     """Return every entry that was measured at the eps of the ranking, from rows of `leaderboard`."""
@@ -44,7 +50,7 @@ def places(rows: pd.DataFrame) -> list[Place]:
     for entry, mine in frames.by_entry(rows):
         row = frames.records(mine)[0]
         if not pd.isna(row["robust"]) and not pd.isna(row["clean"]):
-            bars = [0.0 if pd.isna(row[name]) else 100 * row[name] for name in ("clean_ci95", "robust_ci95")]
+            bars = [math.inf if pd.isna(row[name]) else 100 * row[name] for name in ("clean_ci95", "robust_ci95")]
             ranked = not pd.isna(row["rank"])
             made.append(Place(entry, 100 * row["clean"], 100 * row["robust"], bars[0], bars[1], ranked))
     return made
@@ -92,8 +98,8 @@ def draw(rows: pd.DataFrame, title: str) -> Figure:
         colour = look.colour if look.named or one not in best else INK
         _mark(axes, one, look, colour, pale=beaten(one, found))
         if look.named or one in best:
-            boxes.append((one.x - one.bar_x, one.y, one.x + one.bar_x, one.y))
-            boxes.append((one.x, one.y - one.bar_y, one.x, one.y + one.bar_y))
+            (x, y), (wide, high) = (one.x, one.y), one.bars
+            boxes += [(x - wide, y, x + wide, y), (x, y - high, x, y + high)]
         if one in best or len(found) <= len([each for each in all_looks.values() if each.named]):
             points.append((one.x, one.y, names[one.entry], colour))
     axes.set_xlabel("clean accuracy, %")
@@ -110,8 +116,8 @@ def draw(rows: pd.DataFrame, title: str) -> Figure:
 
 def _field(axes: Axes, found: list[Place], constant: float) -> None:
     """Set the ranges, shade what a constant predictor reaches and draw the line of equal values."""
-    right = max([constant, *(one.x + one.bar_x for one in found)]) + 6
-    high = max([constant, *(one.y + one.bar_y for one in found)]) + 8
+    right = max([constant, *(one.x + one.bars[0] for one in found)]) + 6
+    high = max([constant, *(one.y + one.bars[1] for one in found)]) + 8
     left = min([constant, *(one.x for one in found)]) - 5
     axes.set_xlim(max(0, left), min(102, right))
     axes.set_ylim(-2, min(102, high))
@@ -146,7 +152,7 @@ def _mark(axes: Axes, one: Place, look: Look, colour: str, *, pale: bool) -> Non
     style: dict[str, Any] = {"fmt": look.marker if look.named else "o", "color": colour}
     style |= {"markerfacecolor": face, "markeredgecolor": "white" if one.ranked else colour}
     style |= {"markeredgewidth": 0.6 if one.ranked else 1.2, "markersize": 6.5 if colour != REST else 4.5}
-    bars = (one.bar_x, one.bar_y) if colour != REST else (None, None)
+    bars = one.bars if colour != REST else (None, None)
     axes.errorbar(
         *(one.x, one.y),
         xerr=bars[0],
