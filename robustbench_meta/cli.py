@@ -220,12 +220,7 @@ def report(
     if there.tasks.empty:
         raise typer.Exit(_complain(f"results: no task was measured in {results}", NOTHING))
     if form is not None:
-        text = formats.render(there, form)
-        if out is None:
-            sys.stdout.buffer.write(text.encode())  # as it is, whatever encoding and line ends the terminal has
-        else:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_bytes(text.encode())
+        _write_bytes(formats.render(there, form).encode(), out)
         return
     for path in _write_report(results, out or Path("report")):
         print(path)
@@ -618,6 +613,19 @@ def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row))
     _console(stderr=False).print(table)
+
+
+def _write_bytes(content: bytes, out: Path | None) -> None:
+    """Write to a file, or to stdout as it is, whatever encoding and line ends the terminal has."""
+    from robustbench_meta.types import InputError
+
+    if out is None:
+        sys.stdout.buffer.write(content)
+        return
+    if out.is_dir():
+        raise InputError(f"out: {out} is a folder; legal with --format: a file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(content)
 
 
 def _write_report(results: Path, out: Path) -> list[Path]:

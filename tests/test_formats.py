@@ -282,6 +282,12 @@ def test_the_command_writes_a_format_to_stdout_or_to_a_file(name: str, rbm: Run,
     assert {path.name for path in tmp_path.iterdir()} == {"results", "papers"}
 
 
+def test_a_format_does_not_go_into_a_folder(rbm: Run, tmp_path: Path) -> None:  # noqa: F811
+    fill(tmp_path / "results", "protonet-aq", "fgsm", 4)
+    status, _, err = rbm("report", "results", "--format", "csv", "--out", "results")
+    assert (status, err) == (2, "rbm: out: results is a folder; legal with --format: a file\n")
+
+
 def test_an_unknown_format_is_refused(rbm: Run, tmp_path: Path) -> None:  # noqa: F811
     fill(tmp_path / "results", "protonet-aq", "fgsm", 4)
     status, _, err = rbm("report", "results", "--format", "tex")
