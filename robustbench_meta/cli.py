@@ -213,14 +213,24 @@ def evaluate(
 @commands.command()
 def report(
     results: Annotated[Path, typer.Argument(help="Folder that `rbm evaluate --out` wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report, else report; with --format a file, else stdout.")
+    ] = None,
+    form: Annotated[str | None, typer.Option("--format", help="latex, bibtex, csv or json, not a report.")] = None,
 ) -> None:
-    """Write leaderboard.md, leaderboard.html, cells.csv and figures."""
+    """Write leaderboard.md, leaderboard.html, cells.csv and figures; or the leaderboard in one other format."""
     from robustbench_meta import store
+    from robustbench_meta.report import formats
 
-    if store.read(results).tasks.empty:
+    if form is not None:
+        _known(form, tuple(formats.FORMATS), "format")
+    there = store.read(results)
+    if there.tasks.empty:
         raise typer.Exit(_complain(f"results: no task was measured in {results}", NOTHING))
-    for path in _write_report(results, out):
+    if form is not None:
+        _write_bytes(formats.render(there, form).encode(), out)
+        return
+    for path in _write_report(results, out or Path("report")):
         print(path)
 
 
@@ -643,6 +653,19 @@ def _bench_context(size: str, device: str) -> dict[str, Any]:
     date = datetime.now(UTC).isoformat(timespec="seconds")
     code = {"schema": speed.SCHEMA, "date": date, "commit": commit, "changed": changed, "size": size}
     return code | timing.describe_machine(device)
+
+
+def _write_bytes(content: bytes, out: Path | None) -> None:
+    """Write to a file, or to stdout as it is, whatever encoding and line ends the terminal has."""
+    from robustbench_meta.types import InputError
+
+    if out is None:
+        sys.stdout.buffer.write(content)
+        return
+    if out.is_dir():
+        raise InputError(f"out: {out} is a folder; legal with --format: a file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(content)
 
 
 def _write_report(results: Path, out: Path) -> list[Path]:

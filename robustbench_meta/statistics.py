@@ -430,6 +430,26 @@ def _accuracies(name: str, values: np.ndarray) -> dict[str, float]:
     return {name: mean, f"{name}_ci95": half, f"{name}_low": low, f"{name}_high": high}
 
 
+def by_attack(results: Results) -> pd.DataFrame:
+    """Return what each attack left of every entry at every eps, and the best known worst case as one more attack.
+
+    One row per attack that ran, on all tasks that it ran on, clean accuracy on the same; `transferred` marks
+    adversarial test sets, which are no part of the worst case.
+    """
+    rows = []
+    for one in outcomes(results):
+        about: dict[str, Any] = {**_named(one.board), **_named(one.entry), "eps": one.eps}
+        found = {attack: (run.clean.mean(1), run.survived.mean(1)) for attack, run in sorted(one.runs.items())}
+        for attack, (clean, robust) in ({WORST_CASE: (one.clean, one.known)} | found).items():
+            row = {**about, "attack": attack, "transferred": attack in one.transferred, "tasks": len(robust)}
+            row["clean"], row["clean_ci95"] = interval(clean)
+            row["robust"], row["robust_ci95"] = interval(robust)
+            rows.append(row | {"complete": one.complete if attack == WORST_CASE else True})
+    columns = [*_names(Board), *_names(Entry), "eps", "attack", "transferred", "tasks"]
+    columns += ["clean", "clean_ci95", "robust", "robust_ci95", "complete"]
+    return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
+
+
 def standings(results: Results) -> list[list[Standing]]:
     """Rank every board: ranked entries first, best first, then those shown without a rank and why."""
     boards: dict[Board, dict[Entry, dict[float, Outcome]]] = {}
@@ -614,7 +634,7 @@ def per_task(results: Results) -> pd.DataFrame:
 def agreement(results: Results) -> pd.DataFrame:
     """Return which attack fools what another misses, as counts of queries, for every entry and eps.
 
-    One row per attack and `other` attack, also "all others": `queries` are right when clean and were met by both;
+    One row per attack and `other` attack, also "all others": `correct` are right when clean and were met by both;
     `fooled` by the attack, `fooled_by_other` by the other or any of them, `only` by the attack and not by the other.
     Other learners' examples are left out, those of an external evaluation are not.
     """
@@ -627,7 +647,7 @@ def agreement(results: Results) -> pd.DataFrame:
             for label, group in (*((name, [name]) for name in others), (ALL_OTHERS, others)):
                 counted = _overlap(one.runs[attack], [one.runs[name] for name in group])
                 rows.append({**named, "attack": attack, "other": label, **counted})
-    columns = [*_names(Board), *_names(Entry), "eps", "attack", "other", "queries", "fooled", "fooled_by_other", "only"]
+    columns = [*_names(Board), *_names(Entry), "eps", "attack", "other", "correct", "fooled", "fooled_by_other", "only"]
     return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
 
 
@@ -640,7 +660,7 @@ def _overlap(run: Bits, others: list[Bits]) -> dict[str, int]:
     mine = right & ~run.survived[run.at(tasks)]
     theirs = right & ~stand(others, tasks)
     return {
-        "queries": int(right.sum()),
+        "correct": int(right.sum()),
         "fooled": int(mine.sum()),
         "fooled_by_other": int(theirs.sum()),
         "only": int((mine & ~theirs).sum()),

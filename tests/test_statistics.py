@@ -423,7 +423,7 @@ def test_agreement_counts_what_one_attack_fools_and_another_does_not() -> None:
         )
     )
     counts = {
-        (row.attack, row.other): (row.queries, row.fooled, row.fooled_by_other, row.only) for row in found.itertuples()
+        (row.attack, row.other): (row.correct, row.fooled, row.fooled_by_other, row.only) for row in found.itertuples()
     }
     assert counts["x", "y"] == (4, 2, 2, 1)
     assert counts["y", "x"] == (4, 2, 2, 1)
