@@ -36,6 +36,7 @@ COLUMNS = (
 ACCURACIES = tuple(f"{name}{end}" for name in ("clean", "robust") for end in ("", "_ci95", "_low", "_high"))
 WORST_CASE, ALL_OTHERS = "worst case", "all others"
 CONSTANT = "constant predictor"
+NOTHING = 1e-9  # a difference below this is rounding
 SET = "FromFile(sha256="  # how the fields of an attack begin that gives back another learner's adversarial examples
 CLEAR, NOT_AUDITED, AUDIT_FAILED = "none", "not audited", "audit failed"
 
@@ -314,13 +315,13 @@ class Separation:
         what = f"differences below about {_points(self.smallest)} are mostly not told apart"
         if math.isnan(self.smallest):
             what = "no difference can be told apart"
-        elif not self.smallest:
+        elif self.smallest < NOTHING:
             what = "differences do not change from task to task, and any can be told apart"
         return f"On n = {n} tasks, {what} ({sure}); {self._first_two}."
 
     @property
     def _first_two(self) -> str:
-        if not self.difference:
+        if abs(self.difference) < NOTHING:
             return "the first two do not differ"
         found = f"the first two differ by {_points(self.difference)}"
         if self.apart:
