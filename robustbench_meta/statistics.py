@@ -36,6 +36,7 @@ COLUMNS = (
 ACCURACIES = tuple(f"{name}{end}" for name in ("clean", "robust") for end in ("", "_ci95", "_low", "_high"))
 WORST_CASE, ALL_OTHERS = "worst case", "all others"
 CONSTANT = "constant predictor"
+NOTHING = 1e-9  # a difference below this is rounding
 SET = "FromFile(sha256="  # how the fields of an attack begin that gives back another learner's adversarial examples
 CLEAR, NOT_AUDITED, AUDIT_FAILED = "none", "not audited", "audit failed"
 
@@ -314,13 +315,13 @@ class Separation:
         what = f"differences below about {_points(self.smallest)} are mostly not told apart"
         if math.isnan(self.smallest):
             what = "no difference can be told apart"
-        elif not self.smallest:
+        elif self.smallest < NOTHING:
             what = "differences do not change from task to task, and any can be told apart"
         return f"On n = {n} tasks, {what} ({sure}); {self._first_two}."
 
     @property
     def _first_two(self) -> str:
-        if not self.difference:
+        if abs(self.difference) < NOTHING:
             return "the first two do not differ"
         found = f"the first two differ by {_points(self.difference)}"
         if self.apart:
@@ -801,12 +802,13 @@ def stand(runs: Iterable[Bits], tasks: np.ndarray) -> np.ndarray:
     """Return which queries survive every run [n, Q]; a run without a task says nothing about it."""
     standing: np.ndarray | None = None
     for run in runs:
-        rows = np.isin(tasks, run.tasks)
+        at = np.minimum(run.at(tasks), len(run.tasks) - 1)
+        rows = run.tasks[at] == tasks
         if standing is None:
             standing = np.ones((len(tasks), run.survived.shape[1]), bool)
         if run.survived.shape[1] != standing.shape[1]:
             _refuse(f"results: one entry has {standing.shape[1]} and {run.survived.shape[1]} judged queries in a task")
-        standing[rows] &= run.survived[run.at(tasks[rows])]
+        standing[rows] &= run.survived[at[rows]]
     assert standing is not None
     return standing
 
@@ -989,17 +991,19 @@ def _records(cells: pd.DataFrame) -> list[dict[str, Any]]:
 def _bits(tasks: pd.DataFrame) -> dict[str, Bits]:
     """Turn bit strings into arrays, by cell key; a query that is wrong when clean never counts as robust."""
     found = {}
-    for key, rows in tasks.groupby("key", sort=False):
-        rows = rows.sort_values("task")
-        clean, survived = (_matrix(rows["clean"], str(key)), _matrix(rows["survived"], str(key)))
+    # Plain lists and arrays, since a frame of its own for each of thousands of cells takes seconds.
+    columns = {name: tasks[name].to_numpy() for name in ("task", "clean", "survived", "forwards", "backwards")}
+    for key, places in tasks.groupby("key", sort=False).indices.items():
+        rows = np.asarray(places)[np.argsort(columns["task"][places], kind="stable")]
+        clean, survived = (_matrix(columns[name][rows].tolist(), str(key)) for name in ("clean", "survived"))
         if clean.shape != survived.shape:
             _refuse(f"results: cell {key}: clean and survived bits differ in length")
-        sent = (rows["forwards"].to_numpy(), rows["backwards"].to_numpy())
-        found[str(key)] = Bits(rows["task"].to_numpy(), clean, clean & survived, *sent)
+        sent = (columns["forwards"][rows], columns["backwards"][rows])
+        found[str(key)] = Bits(columns["task"][rows], clean, clean & survived, *sent)
     return found
 
 
-def _matrix(strings: pd.Series, key: str) -> np.ndarray:
+def _matrix(strings: list[str], key: str) -> np.ndarray:
     lengths = {len(text) for text in strings}
     joined = np.frombuffer("".join(strings).encode(), np.uint8)
     if len(lengths) != 1 or not joined.size or not np.isin(joined, (48, 49)).all():
