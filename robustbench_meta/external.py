@@ -204,7 +204,7 @@ def _add_claim(folder: Path, cell: Cell, examples: Sequence[store.Examples], cla
         made = External(claims=(*(one for one in before if one.folder != claim.folder), claim))
     except ValidationError as error:
         raise InputError(f"external: {first_problem(error)}") from None
-    text = json.dumps(made.model_dump(mode="json", exclude_none=True), indent=1, sort_keys=True)
+    text = json.dumps(made.model_dump(mode="json"), indent=1, sort_keys=True)
     checkpoint.write(folder / submissions.EXTERNAL_FILE, f"{text}\n".encode())
     return folder / submissions.EXTERNAL_FILE
 
@@ -232,9 +232,8 @@ def _unlike(claim: Claim, attack: FromFile) -> list[str]:
     if held.sha256 != claim.set_sha256:
         found.append(f"the set has SHA-256 {held.sha256[:12]}…, the claim says {claim.set_sha256[:12]}…")
     if attack.tasks != claim.tasks or len(held.tasks) != claim.tasks:
-        found.append(
-            f"the set holds {attack.tasks} tasks from 0 on and {len(held.tasks)} in all, the claim says {claim.tasks}"
-        )
+        held_tasks = f"{attack.tasks} tasks from 0 on and {len(held.tasks)} in all"
+        found.append(f"tasks: the set holds {held_tasks}, the claim says {claim.tasks}")
     spec = Spec(**claim.spec.model_dump())
     for name, theirs, mine in (
         *((name, getattr(made, name), getattr(claim, name)) for name in ("attack", "family", "split", "steps", "seed")),
@@ -286,9 +285,7 @@ def _worse(claim: Claim, run: Run | None) -> list[str]:
         return []
     found, robust = [], _accuracy(run)
     if robust > claim.robust + ROUNDING:
-        found.append(
-            f"robust: {claim.robust:.6g} is claimed, the examples leave {robust:.6g} here; at most what is claimed"
-        )
+        found.append(f"robust: {claim.robust:.6g} is claimed, but the examples leave {robust:.6g} here")
     if claim.survived is not None:
         differ = 0
         for record, packed in zip(run.records, claim.survived, strict=True):

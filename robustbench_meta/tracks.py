@@ -27,7 +27,10 @@ Known = Callable[[str, Split], str | None]  # the episodes of a family's split, 
 
 @dataclass(frozen=True)
 class Problem:
-    """Why something does not belong: where it stands, what stands there, and what may."""
+    """Why something does not belong: where it stands, what stands there, and what may.
+
+    Without a value the field's text says it, as a schema's errors do.
+    """
 
     file: str
     field: str
@@ -36,6 +39,8 @@ class Problem:
 
     @property
     def text(self) -> str:
+        if self.value is None:
+            return untrusted.printable(f"{self.file}: {self.field}; {self.legal}")
         value = repr(self.value) if isinstance(self.value, str) else str(self.value)
         value = value if len(value) <= SHOWN else f"{value[:SHOWN]}…"
         return untrusted.printable(f"{self.file}: {self.field}: {value}; {self.legal}")
@@ -61,7 +66,7 @@ def read_one(path: Path) -> tuple[Entry | None, list[Problem]]:
         content = untrusted.content(path, submissions.LARGEST_ENTRY)
         entry = submissions.parse(content)
     except ValueError as error:
-        return None, [Problem(path.name, "entry", str(error), "legal is what entry.schema.json says")]
+        return None, [Problem(path.name, str(error), None, "legal is what entry.schema.json says")]
     found = [*_of_bytes(path.name, entry, content), *of_entry(path.name, entry)]
     return entry, found
 
@@ -212,10 +217,10 @@ def _of_learner(file: str, where: str, entry: Entry, one: CellFields | AuditFiel
     """Refuse what is said of a learner that its card does not say."""
     legal: dict[str, Any] = {"checkpoint": entry.name, "weights": entry.weights}
     card = entry.card
-    if card is None:
+    if card is None and submissions.is_object(one.algorithm):
         # Its scores may depend on the batch; audits look for that (F10), for nothing declares it.
         legal |= {"defense": "custom", "norm_mode": "own"}
-    else:
+    elif card is not None:
         legal |= {name: getattr(card.recipe, name) for name in ("algorithm", "defense", "norm_mode")}
     for name, right in legal.items():
         if (value := getattr(one, name)) != right:
@@ -278,9 +283,7 @@ def _of_attack(file: str, where: str, one: EntryCell) -> Iterator[Problem]:
     if name.startswith(catalog.FILE) or is_set(settings):
         source = source_of(settings)
         if source is None or not (name.startswith(catalog.FILE) and is_set(settings)):
-            yield Problem(
-                file, f"{where}.attack", name, "the settings of an adversarial set and its name belong together"
-            )
+            yield Problem(file, f"{where}.attack", name, "an adversarial set has a name and settings that say so")
         elif one.external is not None and f"sha256='{one.external.set_sha256}'" not in settings:
             legal = "the hash of the set whose examples the cell holds"
             yield Problem(file, f"{where}.external.set_sha256", one.external.set_sha256, legal)
@@ -347,9 +350,7 @@ def _of_audit(file: str, where: str, one: EntryAudit) -> Iterator[Problem]:
 def _numbered(file: str, where: str, tasks: list[int]) -> Iterator[Problem]:
     if tasks != list(range(len(tasks))):
         odd = next(at for at, task in enumerate(tasks) if task != at)
-        yield Problem(
-            file, f"{where}.tasks", f"{tasks[odd]} at place {odd}", "tasks go from 0 on without a gap, in order"
-        )
+        yield Problem(file, f"{where}.tasks", f"{tasks[odd]} at place {odd}", "tasks go from 0 on without a gap")
 
 
 def _timed(file: str, where: str, ran: Iterable[submissions.TimedRow], tasks: set[int]) -> Iterator[Problem]:
