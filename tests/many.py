@@ -36,7 +36,9 @@ def many(
     boards: tuple[dict[str, Any], ...] = ({},),
 ) -> Results:
     """Evaluate `entries` made-up learners on every one of `boards`, fields that differ from SHARED."""
-    rng, cells, rows = np.random.default_rng(0), [], []
+    rng = np.random.default_rng(0)
+    cells: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for number in range(entries):
         algorithm, defense = ALGORITHMS[number % 8], DEFENSES[number % 5]
         name = {"checkpoint": f"{algorithm}-{defense}-{number}", "weights": f"{number:064x}"}
