@@ -26,8 +26,9 @@ Box = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture, and what to say below it."""
+    """A picture, what it is called, and what to say below it."""
 
+    title: str
     svg: Markup
     caption: str
 
@@ -104,13 +105,13 @@ def _curves(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str,
     best = board[0]
     said = f"{len(board)} lines from clean accuracy at ε 0 to worst-case accuracy at ε {eps_text(max(budgets))}. "
     said += f"First in the table: {_words(best, names)}."
-    svg = _svg("Robustness curves", said, parts)
+    title = "Robustness curves"
     more = f" Coloured: the first {COLOURS} of {len(board)}." if len(board) > COLOURS else ""
     caption = (
         "Worst case over all attacks against ε; at 0 clean accuracy. Bars: 95 % intervals over tasks. Dashed: standard "
         f"training. Hollow: an attack that others met is missing. Dotted: 1/K, a constant predictor.{more}"
     )
-    return Chart(svg, caption)
+    return Chart(title, _svg(title, said, parts), caption)
 
 
 def _line(one: Standing, place: int, values: dict[float, Value], plane: Plane) -> Markup:
@@ -181,13 +182,13 @@ def _scatter(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str
     parts.append(Markup('<text class="axis end" x="{}" y="{}">clean accuracy, %</text>').format(WIDTH - 12, HEIGHT - 8))
     parts.append(Markup('<text class="axis" x="0" y="11">worst case at ε {}, %</text>').format(eps_text(at)))
     lead = " ".join(f"{_words(one, names)}." for _, one, *_ in points[:3])
-    svg = _svg(f"Clean against worst-case accuracy at ε {eps_text(at)}", f"{len(points)} points. {lead}", parts)
+    title = f"Clean against worst-case accuracy at ε {eps_text(at)}"
     caption = (
         f"Clean against worst-case accuracy at ε = {eps_text(at)}. Step line: the front, where no entry has more of "
         "both. Dotted: robust as high as clean. Shaded: no better than a constant predictor. Hollow: an attack that "
         "others met is missing. Bars: 95 % intervals over tasks."
     )
-    return Chart(svg, caption)
+    return Chart(title, _svg(title, f"{len(points)} points. {lead}", parts), caption)
 
 
 def _point(one: Standing, place: int, plane: Plane) -> Markup:

@@ -24,6 +24,7 @@ function showCards() {
       const card = body.querySelector(":scope > .more > td > details");
       if (card.open === open) continue;
       card.open = open;
+      card.closest("tr").classList.toggle("open", open);
       body.querySelector("th.name button").setAttribute("aria-expanded", open);
       if (open) fillCard(board, entryOf(board.slug, id), card);
     }
