@@ -684,8 +684,9 @@ def _ran(results: Path, name: str) -> tuple[Timing, ...]:
     path = results / "timings" / f"{name}.jsonl"
     if not path.exists():
         return ()
+    found = _timings(path)
     with _naming(path, 1):
-        return tuple(Timing(**{**line, "tasks": tuple(line["tasks"])}) for line in _timings(path))
+        return tuple(Timing(**{**line, "tasks": tuple(line["tasks"])}) for line in found)
 
 
 @contextmanager

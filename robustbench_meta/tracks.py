@@ -22,6 +22,7 @@ from robustbench_meta.transfer import source_of
 from robustbench_meta.types import Box, InputError, Norm, Split, Threat
 
 SHOWN = 80  # characters of a value
+MOST_RUNS = 100  # of one task, where examples were made again or a run was killed
 Known = Callable[[str, Split], str | None]  # the episodes of a family's split, None where they cannot be drawn here
 
 
@@ -354,11 +355,16 @@ def _numbered(file: str, where: str, tasks: list[int]) -> Iterator[Problem]:
 
 
 def _timed(file: str, where: str, ran: Iterable[submissions.TimedRow], tasks: set[int]) -> Iterator[Problem]:
+    """Refuse times of tasks that are not there, and more of them than runs could have made."""
+    total = 0
     for number, row in enumerate(ran):
         try:
             found = submissions.numbers(row[0])
         except ValueError as error:
             yield Problem(file, f"{where}.ran.{number}", row[0], str(error))
-            continue
-        if not tasks.issuperset(found):
-            yield Problem(file, f"{where}.ran.{number}", row[0], "only tasks that it holds")
+            return
+        total += len(found)
+        if not tasks.issuperset(found) or total > MOST_RUNS * len(tasks):
+            legal = f"only tasks that it holds, each at most {MOST_RUNS} times"
+            yield Problem(file, f"{where}.ran.{number}", row[0], legal)
+            return

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -413,3 +414,12 @@ def test_an_entry_made_of_a_claim_alone_is_checked_like_any_other(found: Arrays,
     cell = wrong.cells[0].model_copy(update={"external": credit.model_copy(update={"set_sha256": "0" * 64})})
     (problem,) = tracks.of_entry("x", wrong.model_copy(update={"cells": (cell,)}))
     assert problem.field == "cells.0.external.set_sha256"
+
+
+def test_external_json_is_valid_by_the_schema_for_an_independent_validator(found: Arrays, tmp_path: Path) -> None:
+    schema = json.loads(submissions.schema())
+    validator = jsonschema.Draft202012Validator({"$ref": "#/$defs/External", "$defs": schema["$defs"]})
+    content = json.loads((claim(tmp_path, found) / submissions.EXTERNAL_FILE).read_text())
+    validator.validate(content)
+    for change in ({"robust": 2}, {"surface": "support"}, {"folder": "../x"}, {"contact": "x"}):
+        assert not validator.is_valid({**content, "claims": [{**content["claims"][0], **change}]})

@@ -305,7 +305,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "a cell twice": (lambda e: e["cells"].append(e["cells"][0]), "cells.5: '"),
     "the time of tasks it lacks": (
         lambda e: e["cells"][1]["ran"].append(["7-9", 1.0, "cpu", 1, "loop", 1]),
-        "'7-9'; only tasks that it holds",
+        "'7-9'; only tasks that it holds, each",
+    ),
+    "the time of more runs than can have been": (
+        lambda e: e["cells"][1].update(ran=[["0-2", 1.0, "cpu", 1, "loop", 1]] * 101),
+        "cells.1.ran.100: '0-2'; only tasks that it holds, each at most 100 times",
     ),
     "an audit of a version to come": (
         lambda e: e["audits"][0]["audit"].update(version=99),
@@ -582,7 +586,8 @@ def test_the_command_line_adds_builds_and_checks(
     assert status == 0
     assert {"b/leaderboard.html", "b/leaderboard.md", "b/cells.csv", "b/entry.schema.json"} < set(out.split())
     before = tree(tmp_path / "b")
-    assert rbm("leaderboard", "check", "b")[0] == 0
+    status, out, _ = rbm("leaderboard", "check", "b")
+    assert (status, "not checked" in out) == (0, False)
     assert rbm("leaderboard", "add", measured, "--board", "b")[1].count(": as it was") == 4
     rbm("leaderboard", "build", "b")
     assert tree(tmp_path / "b") == before
@@ -684,3 +689,9 @@ def test_a_folder_without_a_submission_is_no_refusal_but_an_error(tmp_path: Path
     (tmp_path / "external.json").write_text("{}")
     status, _, err = submit(rbm, tmp_path)
     assert (status, err.startswith("rbm: external: ")) == (2, True)
+
+
+def test_episodes_that_cannot_be_drawn_here_are_said_not_to_be_checked(rbm: Run) -> None:  # noqa: F811
+    status, out, err = rbm("leaderboard", "check", ROOT / "reports" / "leaderboard", "--data-root", "nowhere")
+    assert (status, err) == (0, "")
+    assert "not checked: the episodes of cifar-fs test, whose data are not here" in out
