@@ -1,5 +1,6 @@
 # make demo: a leaderboard from a clean clone.  make test, make lint: what CI runs.  make bench: speed beside the peers.
 # make selftest: robust accuracies that are known.  make mutation: 12 planted bugs, each of which it must catch.
+# make leaderboard: the pages of reports/leaderboard from its entries.  make leaderboard-check: are they up to date?
 # make screenshots: the page at the width of a desk and of a phone, from RESULTS.
 # make agreement: our attacks beside foolbox, torchattacks and cleverhans, in an environment of their own.
 PYTHON ?= python3
@@ -10,7 +11,8 @@ AGREEMENT := .venv-agreement
 AXE := node_modules/axe-core/axe.min.js
 RESULTS ?= reports/cifar-fs
 
-.PHONY: demo test selftest mutation bench lint format screenshots agreement agreement-tests clean
+.PHONY: demo test selftest mutation bench leaderboard leaderboard-check screenshots lint format
+.PHONY: agreement agreement-tests clean
 
 demo: $(INSTALLED)
 	$(BIN)/rbm demo
@@ -31,6 +33,12 @@ mutation: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/rbm bench run
+
+leaderboard: $(INSTALLED)
+	$(BIN)/rbm leaderboard build reports/leaderboard
+
+leaderboard-check: $(INSTALLED)
+	$(BIN)/rbm leaderboard check reports/leaderboard
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

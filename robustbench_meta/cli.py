@@ -1,8 +1,8 @@
 """The command `rbm`. Heavy imports wait inside the commands, so that help answers at once.
 
 Exit status: 0 fine, 1 a negative result (a failed cell, a number that does not hold, a known answer missed, data that
-is not there, a slower case), 2 input, 3 environment (a disk that is full or read-only, git that is not there), 4
-nothing measured.
+is not there, a slower case, a drop that was not to be), 2 input, 3 environment (a disk that is full or read-only, git
+that is not there), 4 nothing measured or compared.
 """
 
 from __future__ import annotations
@@ -16,6 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
+from robustbench_meta.cli_leaderboard import leaderboard, submit_check
+from robustbench_meta.terminal import ENVIRONMENT, INPUT, NEGATIVE, NOTHING, STOPPED
+from robustbench_meta.terminal import complain as _complain
+from robustbench_meta.terminal import console as _console
+from robustbench_meta.terminal import print_table as _print_table
+from robustbench_meta.terminal import said as _said
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -25,7 +32,6 @@ if TYPE_CHECKING:
     from robustbench_meta.checkpoint import Recipe
     from robustbench_meta.types import TaskFamily
 
-NEGATIVE, INPUT, ENVIRONMENT, NOTHING, STOPPED = 1, 2, 3, 4, 130
 RECIPES = Path(__file__).parent / "recipes"
 LARGEST_RECIPE = 2**20  # bytes
 DEMO = ("strokes-protonet-standard", "strokes-protonet-aq")
@@ -42,6 +48,8 @@ data = typer.Typer(help="Bring and check the data of task families.")
 commands.add_typer(data, name="data")
 bench = typer.Typer(help="Time the engine beside its peers, against another revision, and over the years.")
 commands.add_typer(bench, name="bench")
+commands.add_typer(leaderboard, name="leaderboard")
+commands.command("submit-check")(submit_check)
 
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder that holds the data; else the environment variable RBM_DATA.")
@@ -205,15 +213,67 @@ def evaluate(
 @commands.command()
 def report(
     results: Annotated[Path, typer.Argument(help="Folder that `rbm evaluate --out` wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("report"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the report, else report; with --format a file, else stdout.")
+    ] = None,
+    form: Annotated[str | None, typer.Option("--format", help="latex, bibtex, csv or json, not a report.")] = None,
 ) -> None:
-    """Write leaderboard.md, leaderboard.html, cells.csv and figures."""
+    """Write leaderboard.md, leaderboard.html, cells.csv and figures; or the leaderboard in one other format."""
+    from robustbench_meta import store
+    from robustbench_meta.report import formats
+
+    if form is not None:
+        _known(form, tuple(formats.FORMATS), "format")
+    there = store.read(results)
+    if there.tasks.empty:
+        raise typer.Exit(_complain(f"results: no task was measured in {results}", NOTHING))
+    if form is not None:
+        _write_bytes(formats.render(there, form).encode(), out)
+        return
+    for path in _write_report(results, out or Path("report")):
+        print(path)
+
+
+@commands.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A results folder; with --results a checkpoint's name or folder.")],
+    b: Annotated[str, typer.Argument(help="What is compared with A.")],
+    results: Annotated[Path | None, typer.Option(help="Compare two checkpoints inside this results folder.")] = None,
+    fail_on_drop: Annotated[bool, typer.Option("--fail-on-drop", help="Exit 1 where B is worse, for CI.")] = False,
+    tolerance: Annotated[float, typer.Option(help="Points that B may be lower by.")] = 0.0,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write everything here as JSON.")] = None,
+) -> None:
+    """Say what changed from A to B, by how much, and whether it is more than noise.
+
+    Two runs are matched by checkpoint name, tasks, steps, attack and eps. B is worse where a worst case or a clean
+    accuracy is lower, paired task by task and corrected for their number (Holm, 95 %), where an attack or an entry of
+    A failed or is missing, and where a red flag is new. Exit 4 where nothing can be compared.
+    """
+    import json
+
+    from robustbench_meta import compare as comparing
     from robustbench_meta import store
 
-    if store.read(results).tasks.empty:
-        raise typer.Exit(_complain(f"results: no task was measured in {results}", NOTHING))
-    for path in _write_report(results, out):
-        print(path)
+    if json_out is not None:  # a path that cannot be written is told before anything is read
+        json_out.open("a", encoding="utf-8").close()
+    if results is None:
+        found = comparing.runs(store.read(Path(a)), store.read(Path(b)), tolerance / 100)
+    else:
+        found = comparing.checkpoints(store.read(results), a, b, tolerance / 100)
+    if json_out is not None:
+        json_out.write_text(json.dumps(found.json, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if found.rows:
+        columns, rows, shared = comparing.table(found)
+        _print_table(columns, rows)
+        print(shared)
+    for kind, lines in (("lost", found.lost), ("flagged", found.raised), ("note", found.notes)):
+        for line in lines:
+            print(f"{kind}: {line}")
+    if not found.rows:
+        raise typer.Exit(_complain(f"compare: nothing that is in both {a} and {b} can be compared", NOTHING))
+    print(found.summary)
+    if fail_on_drop and found.drops:
+        raise typer.Exit(_complain(f"compare: {b} is worse than {a} in {len(found.drops)} of these", NEGATIVE))
 
 
 @commands.command()
@@ -595,14 +655,17 @@ def _bench_context(size: str, device: str) -> dict[str, Any]:
     return code | timing.describe_machine(device)
 
 
-def _print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
+def _write_bytes(content: bytes, out: Path | None) -> None:
+    """Write to a file, or to stdout as it is, whatever encoding and line ends the terminal has."""
+    from robustbench_meta.types import InputError
 
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    _console(stderr=False).print(table)
+    if out is None:
+        sys.stdout.buffer.write(content)
+        return
+    if out.is_dir():
+        raise InputError(f"out: {out} is a folder; legal with --format: a file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(content)
 
 
 def _write_report(results: Path, out: Path) -> list[Path]:
@@ -623,13 +686,6 @@ def _evaluation_bar(console: Console) -> Iterator[grids.Watcher]:
             update(now.done, now.total, f"{left}{grids.label(now.cell)}")
 
         yield grids.Watcher(progress, lambda line: console.print(line))
-
-
-@contextmanager
-def _said(console: Console) -> Iterator[Callable[[str], None]]:
-    """Give tell(line): beside a spinner on a terminal, elsewhere nothing."""
-    with console.status("reading") as status:
-        yield status.update
 
 
 @contextmanager
@@ -820,18 +876,3 @@ def _family(name: str, root: Path | None, options: dict[str, Any] | None = None)
     from robustbench_meta import grid as grids
 
     return grids.choose_family(name, root, **(options or {}))
-
-
-def _console(stderr: bool = True) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=stderr, markup=False, highlight=False)
-    # Elsewhere than on a terminal nothing tells how wide a line may be, and tables should stay whole.
-    return console if console.is_terminal else Console(stderr=stderr, markup=False, highlight=False, width=200)
-
-
-def _complain(message: str, status: int) -> int:
-    from robustbench_meta.untrusted import printable
-
-    print(f"rbm: {printable(' '.join(message.split()))}", file=sys.stderr)
-    return status

@@ -36,6 +36,7 @@ COLUMNS = (
 ACCURACIES = tuple(f"{name}{end}" for name in ("clean", "robust") for end in ("", "_ci95", "_low", "_high"))
 WORST_CASE, ALL_OTHERS = "worst case", "all others"
 CONSTANT = "constant predictor"
+NOTHING = 1e-9  # a difference below this is rounding
 SET = "FromFile(sha256="  # how the fields of an attack begin that gives back another learner's adversarial examples
 CLEAR, NOT_AUDITED, AUDIT_FAILED = "none", "not audited", "audit failed"
 
@@ -311,16 +312,16 @@ class Separation:
             return ""
         n = f"{self.fewest}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
         sure = "95 %" if self.pairs == 1 else f"95 %, all {self.pairs:,} pairs at once"
-        what = f"differences below about {_points(self.smallest)} cannot be told apart"
+        what = f"differences below about {_points(self.smallest)} are mostly not told apart"
         if math.isnan(self.smallest):
             what = "no difference can be told apart"
-        elif not self.smallest:
+        elif self.smallest < NOTHING:
             what = "differences do not change from task to task, and any can be told apart"
         return f"On n = {n} tasks, {what} ({sure}); {self._first_two}."
 
     @property
     def _first_two(self) -> str:
-        if not self.difference:
+        if abs(self.difference) < NOTHING:
             return "the first two do not differ"
         found = f"the first two differ by {_points(self.difference)}"
         if self.apart:
@@ -428,6 +429,26 @@ def _accuracies(name: str, values: np.ndarray) -> dict[str, float]:
     mean, half = interval(values)
     low, high = _bootstrap(values)
     return {name: mean, f"{name}_ci95": half, f"{name}_low": low, f"{name}_high": high}
+
+
+def by_attack(results: Results) -> pd.DataFrame:
+    """Return what each attack left of every entry at every eps, and the best known worst case as one more attack.
+
+    One row per attack that ran, on all tasks that it ran on, clean accuracy on the same; `transferred` marks
+    adversarial test sets, which are no part of the worst case.
+    """
+    rows = []
+    for one in outcomes(results):
+        about: dict[str, Any] = {**_named(one.board), **_named(one.entry), "eps": one.eps}
+        found = {attack: (run.clean.mean(1), run.survived.mean(1)) for attack, run in sorted(one.runs.items())}
+        for attack, (clean, robust) in ({WORST_CASE: (one.clean, one.known)} | found).items():
+            row = {**about, "attack": attack, "transferred": attack in one.transferred, "tasks": len(robust)}
+            row["clean"], row["clean_ci95"] = interval(clean)
+            row["robust"], row["robust_ci95"] = interval(robust)
+            rows.append(row | {"complete": one.complete if attack == WORST_CASE else True})
+    columns = [*_names(Board), *_names(Entry), "eps", "attack", "transferred", "tasks"]
+    columns += ["clean", "clean_ci95", "robust", "robust_ci95", "complete"]
+    return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
 
 
 def standings(results: Results) -> list[list[Standing]]:
@@ -614,7 +635,7 @@ def per_task(results: Results) -> pd.DataFrame:
 def agreement(results: Results) -> pd.DataFrame:
     """Return which attack fools what another misses, as counts of queries, for every entry and eps.
 
-    One row per attack and `other` attack, also "all others": `queries` are right when clean and were met by both;
+    One row per attack and `other` attack, also "all others": `correct` are right when clean and were met by both;
     `fooled` by the attack, `fooled_by_other` by the other or any of them, `only` by the attack and not by the other.
     Other learners' examples are left out, those of an external evaluation are not.
     """
@@ -627,7 +648,7 @@ def agreement(results: Results) -> pd.DataFrame:
             for label, group in (*((name, [name]) for name in others), (ALL_OTHERS, others)):
                 counted = _overlap(one.runs[attack], [one.runs[name] for name in group])
                 rows.append({**named, "attack": attack, "other": label, **counted})
-    columns = [*_names(Board), *_names(Entry), "eps", "attack", "other", "queries", "fooled", "fooled_by_other", "only"]
+    columns = [*_names(Board), *_names(Entry), "eps", "attack", "other", "correct", "fooled", "fooled_by_other", "only"]
     return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
 
 
@@ -638,9 +659,9 @@ def _overlap(run: Bits, others: list[Bits]) -> dict[str, int]:
         tasks = np.intersect1d(tasks, one.tasks)
     right = np.logical_and.reduce([one.clean[one.at(tasks)] for one in (run, *others)])
     mine = right & ~run.survived[run.at(tasks)]
-    theirs = right & ~_stand(others, tasks)
+    theirs = right & ~stand(others, tasks)
     return {
-        "queries": int(right.sum()),
+        "correct": int(right.sum()),
         "fooled": int(mine.sum()),
         "fooled_by_other": int(theirs.sum()),
         "only": int((mine & ~theirs).sum()),
@@ -695,8 +716,8 @@ def _outcome(
         claims = [c for c in lower if c["external"] and np.isin(tasks, bits[c["key"]].tasks).any()]
         first = bits[whole[0]["key"]]
         clean = first.clean[first.at(tasks)].mean(1)
-        robust = _stand(own, tasks).mean(1) if own else np.full(len(tasks), np.nan)
-        known = _stand([*own, *(bits[cell["key"]] for cell in claims)], tasks).mean(1)
+        robust = stand(own, tasks).mean(1) if own else np.full(len(tasks), np.nan)
+        known = stand([*own, *(bits[cell["key"]] for cell in claims)], tasks).mean(1)
     runs = {cell["attack"]: bits[cell["key"]] for cell in ran}
     collapsed = signs.at_chance(*interval(known), board.constant, len(known))
     check = replace(check, flags=signs.merge([*check.flags, *collapsed]))
@@ -777,16 +798,17 @@ def _is_own(cell: dict[str, Any]) -> bool:
     return not cell["external"] and not is_set(cell["attack_fields"])
 
 
-def _stand(runs: Iterable[Bits], tasks: np.ndarray) -> np.ndarray:
+def stand(runs: Iterable[Bits], tasks: np.ndarray) -> np.ndarray:
     """Return which queries survive every run [n, Q]; a run without a task says nothing about it."""
     standing: np.ndarray | None = None
     for run in runs:
-        rows = np.isin(tasks, run.tasks)
+        at = np.minimum(run.at(tasks), len(run.tasks) - 1)
+        rows = run.tasks[at] == tasks
         if standing is None:
             standing = np.ones((len(tasks), run.survived.shape[1]), bool)
         if run.survived.shape[1] != standing.shape[1]:
             _refuse(f"results: one entry has {standing.shape[1]} and {run.survived.shape[1]} judged queries in a task")
-        standing[rows] &= run.survived[run.at(tasks[rows])]
+        standing[rows] &= run.survived[at[rows]]
     assert standing is not None
     return standing
 
@@ -969,17 +991,19 @@ def _records(cells: pd.DataFrame) -> list[dict[str, Any]]:
 def _bits(tasks: pd.DataFrame) -> dict[str, Bits]:
     """Turn bit strings into arrays, by cell key; a query that is wrong when clean never counts as robust."""
     found = {}
-    for key, rows in tasks.groupby("key", sort=False):
-        rows = rows.sort_values("task")
-        clean, survived = (_matrix(rows["clean"], str(key)), _matrix(rows["survived"], str(key)))
+    # Plain lists and arrays, since a frame of its own for each of thousands of cells takes seconds.
+    columns = {name: tasks[name].to_numpy() for name in ("task", "clean", "survived", "forwards", "backwards")}
+    for key, places in tasks.groupby("key", sort=False).indices.items():
+        rows = np.asarray(places)[np.argsort(columns["task"][places], kind="stable")]
+        clean, survived = (_matrix(columns[name][rows].tolist(), str(key)) for name in ("clean", "survived"))
         if clean.shape != survived.shape:
             _refuse(f"results: cell {key}: clean and survived bits differ in length")
-        sent = (rows["forwards"].to_numpy(), rows["backwards"].to_numpy())
-        found[str(key)] = Bits(rows["task"].to_numpy(), clean, clean & survived, *sent)
+        sent = (columns["forwards"][rows], columns["backwards"][rows])
+        found[str(key)] = Bits(columns["task"][rows], clean, clean & survived, *sent)
     return found
 
 
-def _matrix(strings: pd.Series, key: str) -> np.ndarray:
+def _matrix(strings: list[str], key: str) -> np.ndarray:
     lengths = {len(text) for text in strings}
     joined = np.frombuffer("".join(strings).encode(), np.uint8)
     if len(lengths) != 1 or not joined.size or not np.isin(joined, (48, 49)).all():

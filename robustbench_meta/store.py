@@ -303,11 +303,12 @@ def query_digests(x: np.ndarray) -> np.ndarray:
     return np.stack([np.frombuffer(row, np.uint8) for row in rows])
 
 
-def read(results: Path) -> Results:
+def read(results: str | Path) -> Results:
     """Read a whole results folder into its tables, ordered by what the cells are; one without audits has none.
 
     Raises InputError naming the file and line that cannot be read, NewerSchema for a later version's store.
     """
+    results = Path(results)
     cards = [{"weights": weights, "card": card} for weights, card in cards_of(results).items()]
     return tables(runs(results), examinations(results), cards)
 
@@ -375,8 +376,9 @@ def save_card(results: Path, weights: str, card: str) -> None:
             checkpoint.write(path, f"{card}\n".encode())
 
 
-def read_gallery(results: Path) -> list[dict[str, Any]]:
+def read_gallery(results: str | Path) -> list[dict[str, Any]]:
     """Read every saved picture set: the file's arrays, with the key, title, attack and eps of its cell."""
+    results = Path(results)
     known, found = cells(results), []
     for path in sorted((results / "gallery").glob("*.npz")):
         if (cell := known.get(path.stem)) is None:

@@ -34,7 +34,7 @@ from test_grid import RECIPE, STROKES, Centroids, saved
 from torch import Tensor
 
 import robustbench_meta
-from robustbench_meta import catalog, checkpoint, cli, store
+from robustbench_meta import catalog, checkpoint, cli, store, terminal
 from robustbench_meta.attacks.pgd import MultiTargetedPGD
 from robustbench_meta.downloads import Member, Source
 from robustbench_meta.types import NORMS, Box, Episodes, InputError, Norm, Params, Spec, Split, Streams, Surface, Threat
@@ -647,7 +647,7 @@ def outcome(made: Arguments | Call, patch: pytest.MonkeyPatch, capsys: pytest.Ca
     if callable(made):
         with pytest.raises(InputError) as refused:
             made()
-        return cli.INPUT, f"rbm: {refused.value}\n"
+        return terminal.INPUT, f"rbm: {refused.value}\n"
     patch.setattr(sys, "argv", ["rbm", *map(str, made)])
     with pytest.raises(SystemExit) as left:
         cli.app()
@@ -661,7 +661,7 @@ def check(case: Case, status: int, err: str) -> None:
     assert not others
     assert status == case.status, err
     said = [one for one in err.splitlines() if not one.startswith("pack.tar.gz ")]  # how far a download came
-    assert said == [line] if status == cli.INPUT else said[-1] == line
+    assert said == [line] if status == terminal.INPUT else said[-1] == line
     assert re.search(case.said, line), line
 
 
@@ -743,7 +743,7 @@ def test_a_family_that_goes_wrong_later_fails_its_cell_and_names_the_task(
     small = ("--shots", "1", "--queries", "1", "--tasks", str(first + 1))
     arguments = evaluated("--family", "spoilt", *small)(place)
     status, err = outcome(arguments, place.patch, capsys)
-    assert status == (cli.NEGATIVE if first else cli.INPUT)
+    assert status == (terminal.NEGATIVE if first else terminal.INPUT)
     assert "query item 1 of task " in err
     if first:
         (failed,) = store.read(place.results).cells.query("status == 'error'").to_dict("records")

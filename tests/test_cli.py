@@ -74,7 +74,7 @@ def test_help_answers_within_two_seconds_and_without_torch() -> None:
 
 
 def test_every_command_explains_itself(rbm: Run) -> None:
-    commands = ("demo", "train", "evaluate", "report", "verify", "doctor", "list")
+    commands = ("demo", "train", "evaluate", "report", "compare", "verify", "doctor", "list")
     for command in (*commands, "data", "data get", "data check"):
         status, out, err = rbm(*command.split(), "--help")
         assert (status, err) == (0, "")

@@ -186,15 +186,17 @@ def test_what_a_board_separates_is_said_with_numbers() -> None:
     needed = (2.394 * differences.std(ddof=1) / differences.mean()) ** 2  # the normal quantile of 1 - 0.025 / 3
     assert found.needed == pytest.approx(needed, rel=0.02)
     assert not found.apart
-    assert found.text.startswith(f"On n = 40 tasks, differences below about {100 * found.smallest:.2g} points cannot")
+    assert found.text.startswith(
+        f"On n = 40 tasks, differences below about {100 * found.smallest:.2g} points are mostly not"
+    )
     assert f"about {int(float(f'{found.needed:.2g}')):,} tasks would be needed." in found.text
 
 
 def test_the_first_two_may_be_told_apart_or_not_differ_at_all() -> None:
-    far = [({"checkpoint": name}, wrong(*[count] * 10)) for name, count in (("a", 1), ("b", 5))]
+    far = [({"checkpoint": name}, wrong(*[count] * 10)) for name, count in (("a", 1), ("b", 8))]  # 0.9 - 0.2 is not 0.7
     assert statistics.separation(statistics.standings(results(*far))[0]).text == (
         "On n = 10 tasks, differences do not change from task to task, and any can be told apart (95 %); "
-        "the first two differ by 40 points and are told apart."
+        "the first two differ by 70 points and are told apart."
     )
     same = [({"checkpoint": name}, wrong(*[3, 4] * 5)) for name in "ab"]
     text = statistics.separation(statistics.standings(results(*same))[0]).text
@@ -421,7 +423,7 @@ def test_agreement_counts_what_one_attack_fools_and_another_does_not() -> None:
         )
     )
     counts = {
-        (row.attack, row.other): (row.queries, row.fooled, row.fooled_by_other, row.only) for row in found.itertuples()
+        (row.attack, row.other): (row.correct, row.fooled, row.fooled_by_other, row.only) for row in found.itertuples()
     }
     assert counts["x", "y"] == (4, 2, 2, 1)
     assert counts["y", "x"] == (4, 2, 2, 1)

@@ -25,7 +25,7 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     report = tables.tables(results, boards, gallery)
     report = replace(report, transfers=transfer.tables(results, boards))
     pictured = tables.titled(gallery, results.cells)
-    pictures = figures.draw(boards, tables.display_names(results.cells), pictured, out / "figures")
+    pictures = figures.draw(results, boards, pictured, out / "figures")
     pictures += transfer.draw(report, out / "figures")
     whole = page.make(results, boards, report, known, album.album(pictured))
     texts = {

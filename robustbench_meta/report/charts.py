@@ -13,7 +13,7 @@ from os.path import commonprefix
 from markupsafe import Markup
 
 from robustbench_meta.intervals import interval
-from robustbench_meta.report.figures import short
+from robustbench_meta.report.drawing import short
 from robustbench_meta.report.tables import Value, columns_of_eps, entry_label, norm_text
 from robustbench_meta.statistics import Entry, Standing, eps_text
 

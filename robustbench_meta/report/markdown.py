@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from robustbench_meta.report.figures import Picture
-from robustbench_meta.report.tables import CONSTANT_MARK, NOTHING, Report, Row, Table, Transfer, Value, with_n
+from robustbench_meta.report.tables import CONSTANT_MARK, LACKING, NOTHING, Report, Row, Table, Transfer, Value, with_n
 
 INTRODUCTION = (
     "Accuracy in %, ± the half-width of the 95 % interval over tasks; n tasks. Higher is better. A constant "
@@ -32,34 +32,53 @@ TRANSFER = (
 )
 
 
+INLINE = ("eps-", "scatter-")  # the figures of a board that need no click
+MARKS = (
+    f"{LACKING}: an attack that others met is missing. {CONSTANT_MARK}: the interval reaches 1/K. =: a shared rank. "
+    "The notes at the end say what each column means."
+)
+
+
 def render(report: Report, pictures: Sequence[Picture]) -> str:
-    """Write the whole leaderboard."""
-    parts = ["# Few-shot robustness leaderboard", INTRODUCTION]
+    """Write the whole leaderboard: of every board the main table first, details folded away below it."""
+    parts = ["# Few-shot robustness leaderboard", INTRODUCTION, escape(MARKS) if report.tables else ""]
     section = ""
     for table in report.tables:
         if table.section != section:
             section = table.section
             parts.append(f"## {escape(section)}")
-        parts += _board(table)
-        parts += _transfers(report.transfers.get(table.slug, []))
-        parts += [_figure(one) for one in pictures if one.board == table.slug]
+        parts += _board(table, report, [one for one in pictures if one.board == table.slug])
     if not report.tables:
         parts.append("Nothing has been measured yet.")
     rest = [one for one in pictures if not one.board]
     if rest:
         parts += ["## Gallery", *(_figure(one) for one in rest)]
+    parts += _ends(report)
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _ends(report: Report) -> list[str]:
+    """Write what all boards share: flags, attacks, episodes, what is missing, notes."""
+    parts = []
+    if report.tables:
+        raised = sorted({one.about.code for one in report.flags if one.raised}, key=lambda code: int(code[1:]))
+        which = ", ".join(raised) or "none raised"
+        parts += ["## Flags", FLAGS, _folded(f"What each flag means ({which})", [_flags(report)])]
     if report.attacks:
         rows = [[escape(name), escape(fields)] for name, fields in report.attacks.items()]
-        parts += ["## Attacks as configured", _grid(["Attack", "Settings"], rows)]
+        parts += ["## Attacks as configured", _folded("Settings", [_grid(["Attack", "Settings"], rows)])]
     if report.episodes:
         rows = [[escape(name), f"`{_code(digest)}`"] for name, digest in report.episodes.items()]
         parts += ["## Episodes", _grid(["Split", "SHA-256 of its reference episodes"], rows)]
-    if report.tables:
-        parts += ["## Flags", FLAGS, _flags(report)]
     if report.missing:
         parts += ["## Missing here", "\n".join(f"- {escape(text)}" for text in report.missing)]
-    parts += ["## Notes", "\n".join(f"- **{escape(term)}** {escape(text)}" for term, text in report.footnotes)]
-    return "\n\n".join(parts) + "\n"
+    notes = "\n".join(f"- **{escape(term)}** {escape(text)}" for term, text in report.footnotes)
+    return [*parts, "## Notes", _folded("What columns and marks mean", [notes])]
+
+
+def _folded(summary: str, parts: Sequence[str]) -> str:
+    """Fold parts away below a line; GitHub reads Markdown inside where blank lines surround it."""
+    return "\n\n".join([f"<details>\n<summary>{escape(summary)}</summary>", *parts, "</details>"])
 
 
 def escape(text: object) -> str:
@@ -81,24 +100,43 @@ def _code(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]", "", text)
 
 
-def _board(table: Table) -> list[str]:
+def _board(table: Table, report: Report, pictures: Sequence[Picture]) -> list[str]:
     eps = [escape(one) for one in table.eps]
-    header = ["Rank", "Checkpoint", f"Worst case, ε {eps[0]}", *(f"ε {one}" for one in eps[1:]), "Clean", "Steps"]
-    header += ["Algorithm", "Defense", "Normalisation", table.n_label(row.n for row in table.rows), "Seed", "Flags"]
-    rows = [[*_row(row), str(table.seed), escape(row.flags)] for row in table.rows]
-    parts = [f"### {escape(table.title)}", escape(table.criterion), _grid(header, rows)]
-    reasons = [f"- **{escape(row.name)}**: {escape(row.reason)}" for row in table.rows if row.reason]
+    header = ["Rank", "Checkpoint", "Clean", f"Worst case, ε {eps[0]}", *(f"ε {one}" for one in eps[1:])]
+    header += [table.n_label(row.n for row in table.rows), "Flags"]
+    parts = [
+        f"### {escape(table.title)}",
+        escape(table.headline[:1].upper() + table.headline[1:]),
+        _grid(header, [_row(row) for row in table.rows]),
+    ]
+    reasons = [f"- **{escape(_full_name(row))}**: {escape(row.reason)}" for row in table.rows if row.reason]
     if reasons:
         parts += ["Shown without a rank:", "\n".join(reasons)]
-    parts += ["#### By attack", BY_ATTACK, _attacks(table)]
+    parts.append(escape(table.criterion))
+    parts += [_figure(one) for one in pictures if one.name.startswith(INLINE)]
+    parts.append(_folded("Settings of each entry", [_settings(table)]))
+    parts.append(_folded("By attack", [BY_ATTACK, _attacks(table)]))
     if table.differences:
-        parts += ["#### Paired differences", DIFFERENCES, _differences(table)]
-    return parts
+        parts.append(_folded("Paired differences", [DIFFERENCES, _differences(table)]))
+    matrices = report.transfers.get(table.slug, [])
+    if matrices:
+        parts.append(_folded("Transfer: whose adversarial examples fool whom", _transfers(matrices)))
+    more = [_figure(one) for one in pictures if not one.name.startswith(INLINE)]
+    return [*parts, _folded("More figures", more) if more else ""]
+
+
+def _settings(table: Table) -> str:
+    header = ["Checkpoint", "Steps", "Algorithm", "Defense", "Normalisation", "Seed"]
+    rows = [
+        [_name(row), row.steps, escape(row.algorithm), escape(row.defense), escape(row.norm_mode), str(table.seed)]
+        for row in table.rows
+    ]
+    return _grid(header, rows)
 
 
 def _transfers(matrices: Sequence[Transfer]) -> list[str]:
     """Write the transfer matrices of a board."""
-    parts = ["#### Transfer", TRANSFER] if matrices else []
+    parts = [TRANSFER]
     for one in matrices:
         header = ["Examples made on", "by", *(f"on {escape(name)}" for name in one.columns)]
         rows = [
@@ -163,8 +201,14 @@ def _row(row: Row) -> list[str]:
     first = row.worst[0]
     bold = row.kind == "ranked" and first.firm and CONSTANT_MARK not in first.mark
     worst = [f"**{first.text}**" if bold else first.text, *_values(row.worst[1:])]
-    settings = [row.steps, escape(row.algorithm), escape(row.defense), escape(row.norm_mode)]
-    return [row.rank, _name(row), *worst, with_n(row.clean, row.n), *settings, row.n]
+    rank = f"{row.rank} ({row.between})" if row.between else row.rank
+    name = f"*{escape(row.name)}*" if row.kind == "reference" else escape(_full_name(row))
+    return [rank, name, with_n(row.clean, row.n), *worst, row.n, escape(row.flags)]
+
+
+def _full_name(row: Row) -> str:
+    """Name an entry with its steps, which tell it from its like."""
+    return row.name if row.steps == NOTHING else f"{row.name}, {row.steps} step{'' if row.steps == '1' else 's'}"
 
 
 def _name(row: Row) -> str:

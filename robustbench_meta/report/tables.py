@@ -98,7 +98,10 @@ class AttackRow:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a leaderboard; `kind` is "ranked", "unranked" or "reference"."""
+    """One line of a leaderboard; `kind` is "ranked", "unranked" or "reference".
+
+    `between` is the interval of the rank, as "1–3", where there is one.
+    """
 
     kind: str
     rank: str
@@ -114,6 +117,7 @@ class Row:
     reason: str
     raised: list[Flag]
     attacks: list[AttackRow]
+    between: str = ""
 
 
 @dataclass(frozen=True)
@@ -353,12 +357,17 @@ def columns_of_eps(board: list[Standing]) -> list[float]:
 
 
 def csv_text(summary: pd.DataFrame) -> str:
-    """Write cells.csv: accuracies in [0, 1], ci95 the half-width; no text cell can be read as a formula."""
+    """Write cells.csv: accuracies in [0, 1], ci95 the half-width."""
+    return csv_of(summary[list(COLUMNS)])
+
+
+def csv_of(table: pd.DataFrame) -> str:
+    """Write a table as CSV, what is missing as an empty cell; no text cell can be read as a formula."""
     lines: list[str] = []
     # With "\n" alone as line end Python leaves a bare CR unquoted, and a spreadsheet starts a new row there.
     writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    for row in summary[list(COLUMNS)].itertuples(index=False, name=None):
+    writer.writerow(table.columns)
+    for row in table.itertuples(index=False, name=None):
         writer.writerow(["" if pd.isna(value) else _harmless(value) for value in row])
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
@@ -522,7 +531,15 @@ def _row(one: Standing, eps: list[float], names: dict[tuple[str, str], str]) -> 
         reason=one.reason,
         raised=list(one.check.flags),
         attacks=_attack_rows(one, eps),
+        between=rank_interval(one),
     )
+
+
+def rank_interval(one: Standing) -> str:
+    """Write the interval of a rank, as "1–3"; empty where there is none."""
+    if one.rank_low is None or one.rank_high is None:
+        return ""
+    return f"{one.rank_low}" if one.rank_low == one.rank_high else f"{one.rank_low}{NOTHING}{one.rank_high}"
 
 
 def _constant_row(board: Board, eps: list[float]) -> Row:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from robustbench_meta.report.figures import INK, MUTED, RULE, STYLE, About, Picture, save, short
+from robustbench_meta.report.drawing import INK, MUTED, RULE, STYLE, About, Picture, save, short
 from robustbench_meta.report.tables import (
     NONE,
     NOTHING,
