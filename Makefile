@@ -1,20 +1,29 @@
 # make demo: a leaderboard from a clean clone.  make test, make lint: what CI runs.  make bench: speed beside the peers.
 # make selftest: robust accuracies that are known.  make mutation: 12 planted bugs, each of which it must catch.
 # make leaderboard: the pages of reports/leaderboard from its entries.  make leaderboard-check: are they up to date?
+# make screenshots: the page at the width of a desk and of a phone, from RESULTS.
 # make agreement: our attacks beside foolbox, torchattacks and cleverhans, in an environment of their own.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 AGREEMENT := .venv-agreement
+AXE := node_modules/axe-core/axe.min.js
+RESULTS ?= reports/cifar-fs
 
-.PHONY: demo test selftest mutation bench leaderboard leaderboard-check lint format agreement agreement-tests clean
+.PHONY: demo test selftest mutation bench leaderboard leaderboard-check screenshots lint format
+.PHONY: agreement agreement-tests clean
 
 demo: $(INSTALLED)
 	$(BIN)/rbm demo
 
+# Without npm, or without a network, the tests of accessibility skip, unless RBM_REQUIRE_BROWSER=1.
 test: $(INSTALLED)
+	-@command -v npm > /dev/null && $(MAKE) --no-print-directory $(AXE)
 	$(BIN)/python -m pytest
+
+$(AXE):
+	npm install --prefix . --no-save --no-package-lock --no-audit --no-fund --silent axe-core@4.14.1
 
 selftest: $(INSTALLED)
 	$(BIN)/rbm selftest
@@ -40,6 +49,9 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+screenshots: $(INSTALLED)
+	$(BIN)/python docs/screenshots.py $(RESULTS) docs/img
+
 agreement: agreement-tests
 	$(AGREEMENT)/bin/python benchmarks/agreement.py --out reports/agreement
 
@@ -61,4 +73,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) $(AGREEMENT) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(AGREEMENT) node_modules build dist .pytest_cache .mypy_cache .ruff_cache

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hostile import MARK
 from many import Results, many, page, pictures
@@ -258,7 +259,9 @@ def test_comparing_gives_the_paired_differences_of_the_statistics(visit: Open, r
     dialog = shown.get_by_role("dialog")
     expect(dialog).to_be_visible()
     first, second, third = (board[place].entry for place in places)
-    assert f"{first.checkpoint}, {second.checkpoint}, and {third.checkpoint}" == dialog.locator("h2").inner_text()
+    assert dialog.locator(".who").all_inner_texts() == [
+        f"{i} {entry.checkpoint}" for i, entry in enumerate((first, second, third), start=1)
+    ]
     table = {row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in rows_of(dialog)}
     for column, (one, other) in enumerate(((first, second), (first, third), (second, third))):
         expected = paired_difference(results, one.checkpoint, other.checkpoint)
@@ -307,6 +310,21 @@ def test_the_paired_numbers_agree_to_the_last_digits(visit: Open, results: Resul
     assert found["mean"] == pytest.approx(row.difference, abs=1e-12)
     assert found["half"] == pytest.approx(row.ci95, rel=1e-9)
     assert found["n"] == row.tasks
+
+
+def test_a_worst_case_that_lacks_an_attack_is_compared_with_nothing(visit: Open, tmp_path: Path) -> None:
+    some = many(2, tasks=6)
+    lost = some.cells[(some.cells.weights == f"{1:064x}") & (some.cells.eps < 0.02) & (some.cells.attack == "fgsm")].key
+    path = tmp_path / "page.html"
+    path.write_text(page(Results(some.cells[~some.cells.key.isin(lost)], some.tasks[~some.tasks.key.isin(lost)])))
+    shown = visit(path)
+    choose(shown, 0, 1)
+    shown.get_by_role("button", name="Compare").click()
+    table = {
+        row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in rows_of(shown.locator("#dialog"))
+    }
+    assert table["Worst case, ε 2/255"][2:] == ["–", "–"]
+    assert "±" in table["Worst case, ε 8/255"][2]
 
 
 def test_students_t_of_the_page_is_scipys(visit: Open) -> None:
@@ -622,8 +640,13 @@ def test_five_hundred_rows_open_search_and_sort_quickly(visit: Open, tmp_path: P
 
 def test_hostile_texts_are_shown_in_cards_and_comparisons_and_never_run(visit: Open, tmp_path: Path) -> None:
     given, _ = everywhere()
+    cards = [
+        json.dumps({"recipe": {text: text, "list": [text]}, "device": text, "versions": {text: text}}) for text in TEXTS
+    ]
+    told = dict.fromkeys(("authors", "paper", "code", "license"), TEXTS)
+    learners = pd.DataFrame({"weights": TEXTS, "card": cards, **told})
     path = tmp_path / "hostile.html"
-    path.write_text(page(given), encoding="utf-8")
+    path.write_text(page(Results(given.cells, given.tasks, learners=learners)), encoding="utf-8")
     shown = visit(path)
     rows = shown.locator("table.board tbody[data-entry]")
     ids = rows.evaluate_all("(all) => all.map((one) => one.dataset.entry)")

@@ -66,6 +66,18 @@ def test_every_entry_holds_its_accuracy_of_every_task() -> None:
             assert ("clean" in outcome) == (mine.eps == one.rank_eps)
 
 
+def test_examples_from_outside_that_fool_more_are_named_where_the_number_stands() -> None:
+    results = many(2, tasks=4, eps=(8 / 255,))
+    first = results.cells.iloc[[0]]
+    theirs = first.assign(key="theirs", attack="file:x", attack_fields="FromFile(sha256='x')", external="A. <b> 2027")
+    bits = results.tasks[results.tasks.key == first.key.iloc[0]].assign(key="theirs", survived="0" * 25)
+    both = Results(pd.concat([results.cells, theirs]), pd.concat([results.tasks, bits]))
+    assert "best known, by A. &lt;b&gt; 2027" in page(both)
+    beaten = next(one for one in block(both)["boards"][0]["entries"] if one["name"] == first.checkpoint.iloc[0])
+    assert set(beaten["outcomes"][0]["worst"]) == {"0"}
+    assert "best known, by" not in page(results)
+
+
 def test_no_text_can_end_the_element_that_holds_the_data() -> None:
     results = many(2, tasks=2)
     texts = list(HOSTILE.values())

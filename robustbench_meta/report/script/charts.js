@@ -47,7 +47,7 @@ function attackCurves(board, entry) {
 // Lines {name, look, points, thin} against eps; a band where there is an interval; 1/K dotted.
 function curves(board, lines, room, title) {
   const width = Math.max(260, Math.round(room)), height = 270, left = 36, top = 20, floor = height - 36;
-  const texts = [...lines.map((line) => short(line.name, 24)), "1/K"];
+  const texts = [...lines.map((line) => short(line.name, Math.min(26, Math.floor(width / 22)))), "1/K"];
   const right = width - 16 - LETTER * Math.max(...texts.map((text) => text.length));
   const values = lines.flatMap((line) => line.points);
   const high = Math.min(1, Math.max(board.chance, ...values.map((one) => one.mean + (one.half <= WIDEST ? one.half : 0))) + 0.04);

@@ -49,7 +49,7 @@ function openComparison(board, entries) {
   if (dialog.open) return;
   dialog.replaceChildren(
     button("Close", () => dialog.close(), { class: "close" }),
-    element("h2", { id: "dialog-title" }, new Intl.ListFormat("en").format(entries.map((entry) => entry.name))),
+    element("h2", { id: "dialog-title" }, ...entries.map((entry, i) => element("span", { class: "who" }, element("span", { class: `key k${i}` }), `${i + 1} ${entry.name}`))),
     element("p", { class: "criterion" }, `${board.title}. Differences are paired task by task on the n tasks both ran; bold where the 95 % interval leaves out 0.`),
     element("div", { class: "wrap scroll", tabindex: "0", role: "region", "aria-label": "Comparison" }, comparison(board, entries)),
   );
@@ -67,7 +67,7 @@ function openComparison(board, entries) {
 }
 
 function numbered(entry, i) {
-  return element("th", { scope: "col" }, element("span", { class: `key k${i}` }), `${i + 1} ${entry.name}${stepsText(entry)}`);
+  return element("th", { scope: "col" }, element("span", { class: `key k${i}` }), `${i + 1}`, element("span", { class: "long" }, ` ${entry.name}${stepsText(entry)}`));
 }
 
 function comparison(board, entries) {

@@ -92,6 +92,7 @@ function makePrint() {
 }
 
 root.classList.add("js");
+if (matchMedia("(max-width: 42rem)").matches) for (const how of document.querySelectorAll(".how")) how.open = false;
 makeTheme();
 makeControls();
 makeCards();
