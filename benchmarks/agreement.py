@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustbench_meta import catalog, grid, statistics, threats
+from robustbench_meta import catalog, grid, outcomes, threats
 from robustbench_meta.attacks.pgd import PGD
 from robustbench_meta.attacks.via_torchattacks import TorchAttacks
 from robustbench_meta.intervals import interval
@@ -467,7 +467,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _where(row: Line | Default) -> list[str]:
-    eps = statistics.eps_text(row.eps) if row.norm == "linf" else f"{row.eps:g}"
+    eps = outcomes.eps_text(row.eps) if row.norm == "linf" else f"{row.eps:g}"
     return [row.checkpoint, f"{row.norm} {eps}"]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from robustbench_meta import audit as audits
-from robustbench_meta import catalog, flags, grid, maskers, statistics, store
+from robustbench_meta import catalog, flags, grid, maskers, outcomes, ranking, store
 from robustbench_meta.flags import Flag
 from robustbench_meta.types import Audit
 
@@ -104,7 +104,7 @@ def _section(title: str, lines: list[Line], none: str) -> list[str]:
     ]
     for one in lines:
         red, other = (flags.codes(f for f in one.found if f.colour == colour) or "none" for colour in ("red", "amber"))
-        about = f"{one.audit.family} | {one.audit.norm} {statistics.eps_text(one.audit.eps)}"
+        about = f"{one.audit.family} | {one.audit.norm} {outcomes.eps_text(one.audit.eps)}"
         details = "; ".join(flag.text for flag in one.found)
         rows.append(f"| {one.name} | {about} | {red} | {other} | {details} | {one.seconds:.0f} |")
     return [f"## {title}", f"{clear} of {len(lines)} {none}; {amber} raised an amber one.", "\n".join(rows)]
@@ -112,7 +112,7 @@ def _section(title: str, lines: list[Line], none: str) -> list[str]:
 
 def _cells(cells: Path) -> str:
     rows = ["| Checkpoint | Board | Tasks | Flags | What was found |", "| --- | --- | --- | --- | --- |"]
-    for board in statistics.standings(store.read(cells)):
+    for board in ranking.standings(store.read(cells)):
         for one in board:
             about = f"{one.board.surface}, {one.board.shots}-shot, {one.board.norm}, {one.entry.steps or '–'} steps"
             details = "; ".join(f"{flag.colour} {flag.text}" for flag in one.check.flags)

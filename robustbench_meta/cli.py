@@ -589,7 +589,7 @@ def _measure(
     """Plan, run and show a grid; return the exit status."""
     from robustbench_meta import audit as audits
     from robustbench_meta import grid as grids
-    from robustbench_meta import statistics
+    from robustbench_meta import ranking, statistics
     from robustbench_meta.untrusted import printable
 
     count = grids.check_count(tasks, budget)
@@ -613,7 +613,7 @@ def _measure(
     failures, lost = ran
     found = grids.results_of(plan, out)
     _print_summary(statistics.summarise(found))
-    for one in (one for board in statistics.standings(found) for one in board):
+    for one in (one for board in ranking.standings(found) for one in board):
         for flag in one.check.flags:
             console.print(f"{printable(one.entry.checkpoint)}: {flag.colour} flag {printable(flag.text)}")
     if lost:

@@ -21,18 +21,9 @@ import pandas as pd
 
 from robustbench_meta import checkpoint
 from robustbench_meta.intervals import ALPHA, holm, interval, paired_p
+from robustbench_meta.outcomes import Bits, Board, Outcome, Results, attack_fields, eps_text, outcomes, stand
 from robustbench_meta.report.tables import Value, steps_text, threat_text, titles
-from robustbench_meta.statistics import (
-    WORST_CASE,
-    Bits,
-    Board,
-    Outcome,
-    Results,
-    attack_fields,
-    eps_text,
-    outcomes,
-    stand,
-)
+from robustbench_meta.statistics import WORST_CASE
 from robustbench_meta.types import InputError
 from robustbench_meta.untrusted import printable
 

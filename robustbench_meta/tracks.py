@@ -16,7 +16,7 @@ from typing import Any, cast
 from robustbench_meta import catalog, store, submissions, threats, untrusted
 from robustbench_meta.audit import VERSION
 from robustbench_meta.episodes import fingerprint
-from robustbench_meta.statistics import is_set
+from robustbench_meta.outcomes import BLACK_BOX, is_set
 from robustbench_meta.submissions import AuditFields, CellFields, Entry, EntryAudit, EntryCell
 from robustbench_meta.transfer import source_of
 from robustbench_meta.types import Box, InputError, Norm, Split, Threat
@@ -128,7 +128,26 @@ def among(entries: Mapping[str, Entry]) -> list[Problem]:
     """Say which entries cannot stand beside the others; where two disagree, the more common or the earlier is right."""
     found = [*_twice(entries, "weights", "one entry for one learner"), *_twice(entries, "name", "a name of its own")]
     found += _odd(entries, "episodes", _episodes, lambda at: f"the others of {at[0]} {at[1]} met")
-    return found + _odd(entries, "seed", _seeds, lambda at: f"the others of {at[0]} {at[1]} ({at[6]}, {at[7]}) have")
+    found += _odd(entries, "seed", _seeds, lambda at: f"the others of {at[0]} {at[1]} ({at[6]}, {at[7]}) have")
+    return found + _met_by_few(entries)
+
+
+def _met_by_few(entries: Mapping[str, Entry]) -> list[Problem]:
+    """Find the attacks that less than half of a board's entries met: for the want of them all others had no rank."""
+    met = {file: _attacks(entry) for file, entry in entries.items()}
+    found = []
+    for place in sorted({place for mine in met.values() for place in mine}, key=str):
+        here = {file: mine[place] for file, mine in met.items() if place in mine}
+        counts = Counter(attack for attacks in here.values() for attack in attacks)
+        usual = ", ".join(sorted(attack for attack, count in counts.items() if 2 * count >= len(here)))
+        where = f"at {place[-1]:.4g} most others of {place[0]} {place[1]} met {usual or 'no attack in common'}"
+        found += [
+            Problem(file, "attack", attack, f"{where}; let all of them meet it, or hand its examples in as external")
+            for file, attacks in here.items()
+            for attack in sorted(attacks)
+            if 2 * counts[attack] < len(here)
+        ]
+    return found
 
 
 def _twice(entries: Mapping[str, Entry], field: str, legal: str) -> Iterator[Problem]:
@@ -168,14 +187,28 @@ def _episodes(entry: Entry) -> dict[Any, set[Any]]:
     return found
 
 
+def _attacks(entry: Entry) -> dict[Any, set[str]]:
+    """Give the attacks of its own that the entry met, by board and eps."""
+    found: dict[Any, set[str]] = {}
+    own = (one.cell for one in entry.cells if one.external is None and not is_set(one.cell.attack_fields))
+    for one in (cell for cell in own if not cell.algorithm.endswith(BLACK_BOX)):
+        found.setdefault((*_board(one), round(one.threat.eps, 9)), set()).add(one.attack)
+    return found
+
+
 def _seeds(entry: Entry) -> dict[Any, set[Any]]:
     """Give the seeds of each board that the entry stands on."""
     found: dict[Any, set[Any]] = {}
     for one in (cell.cell for cell in entry.cells):
-        track = "transductive" if one.norm_mode == "batch" else "inductive"
-        board = (one.family, one.split, one.spec.ways, one.spec.shots, one.spec.queries, one.threat.surface)
-        found.setdefault((*board, one.threat.norm, track), set()).add(one.seed)
+        found.setdefault(_board(one), set()).add(one.seed)
     return found
+
+
+def _board(one: CellFields) -> tuple[Any, ...]:
+    """Name the board that a cell stands on, its episodes and seed apart."""
+    track = "transductive" if one.norm_mode == "batch" else "inductive"
+    board = (one.family, one.split, one.spec.ways, one.spec.shots, one.spec.queries, one.threat.surface)
+    return (*board, one.threat.norm, track)
 
 
 def _of_bytes(file: str, entry: Entry, content: bytes) -> Iterator[Problem]:

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from robustbench_meta.intervals import interval
-from robustbench_meta.statistics import Bits, Board, Entry, Results, Standing, attack_fields, is_set
+from robustbench_meta.outcomes import Bits, Board, Entry, Results, attack_fields, is_set
+from robustbench_meta.ranking import Standing
 
 
 @dataclass(frozen=True, order=True)

@@ -111,9 +111,9 @@ def pictures(sets: int = 8, size: int = 32) -> list[dict[str, Any]]:
 
 def page(results: Any, gallery: list[dict[str, Any]] | None = None) -> str:
     """Write the HTML page alone; figures for papers take their time and are tested elsewhere."""
+    from robustbench_meta.ranking import standings
     from robustbench_meta.report import album, html, lines, tables
     from robustbench_meta.report import page as pages
-    from robustbench_meta.statistics import standings
 
     known = lines.learners(results)
     results, shown = tables.shown(results, gallery or [])

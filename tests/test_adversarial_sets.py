@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from test_cli import rbm  # noqa: F401
 from test_grid import STROKES, BlackBox, Centroids, axes, content, saved
 
-from robustbench_meta import catalog, evaluate, grid, report, statistics, store, transfer
+from robustbench_meta import catalog, evaluate, grid, ranking, report, store, transfer
 from robustbench_meta.attacks import from_file
 from robustbench_meta.grid import Grid, Subject, Watcher
 from robustbench_meta.losses import correct
@@ -344,7 +344,7 @@ def test_the_command_line_keeps_a_set_and_scores_another_checkpoint_on_it(
 
 def test_a_configuration_that_cannot_be_read_is_left_out_of_the_matrix() -> None:
     given = results([*PAIR[:2], ("b", "file:a/pgd#aa", "FromFile(sha256='aa', eps=", 0.1, ["0111", "1111"])])
-    (board,) = statistics.standings(given)
+    (board,) = ranking.standings(given)
     assert transfer.matrices(given, board) == []
 
 
@@ -376,7 +376,7 @@ PAIR: Rows = [
 
 
 def test_transferred_examples_are_no_part_of_the_worst_case_and_nobody_needs_them() -> None:
-    (board,) = statistics.standings(results(PAIR))
+    (board,) = ranking.standings(results(PAIR))
     outcome = {one.entry.checkpoint: one.outcomes[0.1] for one in board}
     assert outcome["b"].robust.tolist() == [1.0, 0.75, 1.0, 1.0]
     assert outcome["a"].missing == outcome["b"].missing == ()
@@ -384,22 +384,22 @@ def test_transferred_examples_are_no_part_of_the_worst_case_and_nobody_needs_the
 
 
 def test_an_entry_that_met_nothing_but_transferred_examples_is_not_ranked() -> None:
-    (board,) = statistics.standings(results([PAIR[0], PAIR[2]]))
+    (board,) = ranking.standings(results([PAIR[0], PAIR[2]]))
     (b,) = (one for one in board if one.entry.checkpoint == "b")
     assert (b.rank, b.reason) == (None, "lacks pgd at 0.1")
-    (board,) = statistics.standings(results([PAIR[2]]))
+    (board,) = ranking.standings(results([PAIR[2]]))
     assert board[0].rank is None
     assert board[0].reason == "met nothing but other learners' adversarial examples at 0.1"
 
 
 def test_a_larger_eps_met_by_transferred_examples_alone_does_not_become_the_one_of_the_ranking() -> None:
-    (board,) = statistics.standings(results([*PAIR, ("b", "file:a/pgd#aa", SOURCE, 0.2, ["0000", "0000"])]))
+    (board,) = ranking.standings(results([*PAIR, ("b", "file:a/pgd#aa", SOURCE, 0.2, ["0000", "0000"])]))
     assert board[0].rank_eps == 0.1
 
 
 def test_the_matrix_has_the_source_under_its_own_attack_on_the_diagonal() -> None:
     given = results(PAIR)
-    (board,) = statistics.standings(given)
+    (board,) = ranking.standings(given)
     (matrix,) = transfer.matrices(given, board)
     (source,) = matrix.sources
     assert source == transfer.Source("a", "pgd", 0.1, "k0")
@@ -407,14 +407,14 @@ def test_the_matrix_has_the_source_under_its_own_attack_on_the_diagonal() -> Non
     assert (scores["a"].mean, scores["a"].n, scores["a"].own) == (5 / 16, 4, True)
     assert (scores["b"].mean, scores["b"].n, scores["b"].own) == (7 / 8, 2, False)
     assert [matrix.clean[entry].mean for entry in matrix.targets] == [1.0, 1.0]
-    (plain,) = statistics.standings(results(PAIR[:2]))
+    (plain,) = ranking.standings(results(PAIR[:2]))
     assert transfer.matrices(results(PAIR[:2]), plain) == []
 
 
 def test_of_a_set_that_grew_the_larger_one_is_shown() -> None:
     grown = ("b", "file:a/pgd#bb", SOURCE.replace("'aa'", "'bb'"), 0.1, ["0111", "1111", "0011"])
     given = results([*PAIR, grown])
-    (board,) = statistics.standings(given)
+    (board,) = ranking.standings(given)
     (matrix,) = transfer.matrices(given, board)
     assert [score.n for (_, entry), score in matrix.scores.items() if entry.checkpoint == "b"] == [3]
 

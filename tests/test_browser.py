@@ -17,8 +17,9 @@ from scipy.special import stdtrit
 from test_hostile import TEXTS, everywhere
 
 from robustbench_meta.intervals import interval
+from robustbench_meta.ranking import standings
 from robustbench_meta.report.tables import Value
-from robustbench_meta.statistics import leaderboard, paired_difference, standings
+from robustbench_meta.statistics import leaderboard, paired_difference
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 BOARDS = tuple(

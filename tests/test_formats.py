@@ -22,8 +22,10 @@ from test_report import Results, joined, results
 
 from robustbench_meta import catalog
 from robustbench_meta.intervals import interval
+from robustbench_meta.outcomes import outcomes
+from robustbench_meta.ranking import standings
 from robustbench_meta.report import formats, latex, references
-from robustbench_meta.statistics import leaderboard, outcomes, standings
+from robustbench_meta.statistics import leaderboard
 
 ROOT = Path(__file__).resolve().parents[1]
 ARXIV = re.compile(r"\b\d{4}\.\d{4,5}\b")

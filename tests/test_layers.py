@@ -36,6 +36,8 @@ ROOMS = [
     "grid",
     "audit",
     "intervals",
+    "outcomes",
+    "ranking",
     "statistics",
     "transfer",
     "verify",

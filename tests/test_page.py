@@ -18,11 +18,12 @@ from scipy.special import stdtrit
 from test_grid import saved
 
 from robustbench_meta import cli, store
+from robustbench_meta.outcomes import cells_behind
+from robustbench_meta.ranking import standings
 from robustbench_meta.report import album, charts, data, lines, tables
 from robustbench_meta.report import page as pages
 from robustbench_meta.report.lines import Run
 from robustbench_meta.report.tables import Value
-from robustbench_meta.statistics import cells_behind, standings
 
 
 def block(results: Any) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from test_report import Results, gallery, joined, results
 
 from robustbench_meta import report, store
 from robustbench_meta.intervals import interval
+from robustbench_meta.outcomes import Entry
 from robustbench_meta.report import pareto, plots
 from robustbench_meta.report.drawing import NAMED, PALETTE, looks
-from robustbench_meta.statistics import Entry, agreement, by_attack, leaderboard, per_task, worst_case
+from robustbench_meta.statistics import agreement, by_attack, leaderboard, per_task, worst_case
 from robustbench_meta.types import Cell, InputError, Record, Spec, Threat
 
 ONE = "strokes-test-5w5s-linf-query"

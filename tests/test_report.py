@@ -19,8 +19,9 @@ import pytest
 
 from robustbench_meta import report
 from robustbench_meta.intervals import interval
+from robustbench_meta.ranking import standings
 from robustbench_meta.report import markdown, plots, tables
-from robustbench_meta.statistics import COLUMNS, by_attack, leaderboard, standings, summarise
+from robustbench_meta.statistics import COLUMNS, by_attack, leaderboard, summarise
 
 HOSTILE = (
     "<script>alert(1)</script>",

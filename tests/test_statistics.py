@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from robustbench_meta import statistics
+from robustbench_meta import outcomes, ranking, statistics
 from robustbench_meta.statistics import leaderboard, paired_difference, paired_differences, worst_case
 
 STANDARD: dict[str, Any] = {
@@ -65,7 +65,7 @@ def results(*cells: tuple[dict[str, Any], list[tuple[str, str]]]) -> Results:
     ("eps", "text"), [(8 / 255, "8/255"), (0.0314, "0.0314"), (0.01, "0.01"), (0.5, "0.5"), (1.0, "1"), (0.0, "0")]
 )
 def test_eps_reads_as_in_papers(eps: float, text: str) -> None:
-    assert statistics.eps_text(eps) == text
+    assert outcomes.eps_text(eps) == text
 
 
 def test_a_summary_has_the_columns_of_cells_csv_and_the_key() -> None:
@@ -153,9 +153,9 @@ def test_a_rank_is_one_more_than_the_number_of_entries_that_are_significantly_be
 def test_entries_that_their_tasks_cannot_separate_all_share_rank_one() -> None:
     """Of three signs none is surer than p = 0.25, however far the entries lie apart."""
     cells = [({"checkpoint": name}, wrong(*[count] * 3)) for name, count in zip("abc", (1, 4, 9), strict=True)]
-    board = statistics.standings(results(*cells))[0]
+    board = ranking.standings(results(*cells))[0]
     assert [(one.entry.checkpoint, one.rank, one.rank_high) for one in board] == [("a", 1, 3), ("b", 1, 3), ("c", 1, 3)]
-    assert statistics.separation(board).text == (
+    assert ranking.separation(board).text == (
         "On n = 3 tasks, no difference can be told apart (95 %, all 3 pairs at once); "
         "the first two differ by 30 points, for which about 7 tasks would be needed."
     )
@@ -178,8 +178,8 @@ def test_what_a_board_separates_is_said_with_numbers() -> None:
     rng = np.random.default_rng(0)
     cells = [({"checkpoint": name}, wrong(*rng.binomial(10, 0.5, 40))) for name in "ab"]
     cells.append(({"checkpoint": "c"}, wrong(*rng.binomial(10, 0.95, 40))))
-    board = statistics.standings(results(*cells))[0]
-    found = statistics.separation(board)
+    board = ranking.standings(results(*cells))[0]
+    found = ranking.separation(board)
     differences = board[0].outcomes[0.1].known - board[1].outcomes[0.1].known
     assert (found.fewest, found.most, found.pairs) == (40, 40, 3)
     assert found.difference == pytest.approx(differences.mean())
@@ -194,14 +194,14 @@ def test_what_a_board_separates_is_said_with_numbers() -> None:
 
 def test_the_first_two_may_be_told_apart_or_not_differ_at_all() -> None:
     far = [({"checkpoint": name}, wrong(*[count] * 10)) for name, count in (("a", 1), ("b", 8))]  # 0.9 - 0.2 is not 0.7
-    assert statistics.separation(statistics.standings(results(*far))[0]).text == (
+    assert ranking.separation(ranking.standings(results(*far))[0]).text == (
         "On n = 10 tasks, differences do not change from task to task, and any can be told apart (95 %); "
         "the first two differ by 70 points and are told apart."
     )
     same = [({"checkpoint": name}, wrong(*[3, 4] * 5)) for name in "ab"]
-    text = statistics.separation(statistics.standings(results(*same))[0]).text
+    text = ranking.separation(ranking.standings(results(*same))[0]).text
     assert text.endswith("the first two do not differ.")
-    assert statistics.separation(statistics.standings(results(far[0]))[0]).text == ""
+    assert ranking.separation(ranking.standings(results(far[0]))[0]).text == ""
 
 
 def test_an_external_evaluation_that_fools_more_lowers_the_rank_and_one_that_fools_fewer_does_not() -> None:
@@ -219,7 +219,7 @@ def test_an_external_evaluation_that_fools_more_lowers_the_rank_and_one_that_foo
 def test_the_area_under_the_curve_is_its_mean_height_over_the_range_of_eps() -> None:
     """Clean 1, then 0.8 at 0.1 and 0.4 at 0.4 on every task: 0.9 over a quarter of the range, 0.6 over the rest."""
     cells = [({"eps": 0.1}, wrong(2, 2)), ({"eps": 0.4}, wrong(6, 6, 6))]
-    (one,) = statistics.standings(results(*cells))[0]
+    (one,) = ranking.standings(results(*cells))[0]
     assert one.area == pytest.approx((0.25 * 0.9 + 0.75 * 0.6, 0, 2))
     table = leaderboard(results(*cells)).set_index("checkpoint")
     assert table.area["a"] == one.area[0]
@@ -237,7 +237,7 @@ def test_an_entry_that_lacks_an_eps_of_most_others_has_no_area_and_an_odd_one_ta
 
 def test_gain_over_chance_is_nothing_for_a_constant_and_all_for_perfection() -> None:
     """Of two classes 0.75 is half of the way from chance; the interval grows by the same factor of two."""
-    (one,) = statistics.standings(results(({}, wrong(2, 3))))[0]
+    (one,) = ranking.standings(results(({}, wrong(2, 3))))[0]
     assert one.gain == pytest.approx((0.5, 2 * one.robust[1], 2))
     assert one.clean_gain == pytest.approx((1, 0, 2))
     table = leaderboard(results(({}, wrong(2, 3)))).set_index("checkpoint")
@@ -283,7 +283,7 @@ def test_500_entries_are_ranked_in_seconds() -> None:
     rng = np.random.default_rng(0)
     made = results(*[({"checkpoint": f"{i:03d}"}, wrong(*rng.binomial(10, 0.5, 150))) for i in range(500)])
     started = time.perf_counter()
-    board = statistics.standings(made)[0]
+    board = ranking.standings(made)[0]
     assert time.perf_counter() - started < 15
     assert len(board) == 500
 
@@ -303,9 +303,9 @@ def test_the_constant_predictor_stands_where_its_accuracy_puts_it() -> None:
 
 
 def test_an_interval_that_reaches_the_constant_is_not_better() -> None:
-    assert not statistics.better_than_constant(0.25, 0.05, 0.2)
-    assert statistics.better_than_constant(0.26, 0.05, 0.2)
-    assert not statistics.better_than_constant(0.9, math.nan, 0.2)
+    assert not ranking.better_than_constant(0.25, 0.05, 0.2)
+    assert ranking.better_than_constant(0.26, 0.05, 0.2)
+    assert not ranking.better_than_constant(0.9, math.nan, 0.2)
 
 
 def test_an_entry_is_not_placed_by_easier_tasks_of_its_own() -> None:
@@ -443,7 +443,7 @@ EXTERNAL = {"attack": "file:adaptive", "attack_fields": "FromFile(sha256='1')", 
 
 def test_an_external_evaluation_that_fools_more_is_the_best_known_on_the_tasks_it_covers() -> None:
     ours = [("1111", "1110"), ("1111", "1100"), ("1111", "1000")]
-    one = statistics.outcomes(results(({}, ours), (EXTERNAL, [("1111", "0011"), ("1111", "1100")])))[0]
+    one = outcomes.outcomes(results(({}, ours), (EXTERNAL, [("1111", "0011"), ("1111", "1100")])))[0]
     assert one.robust.tolist() == [0.75, 0.5, 0.25]
     assert one.known.tolist() == [0.25, 0.5, 0.25]
     assert (one.external, one.required, one.transferred) == (("A. Author 2027",), ("pgd",), ())
@@ -452,7 +452,7 @@ def test_an_external_evaluation_that_fools_more_is_the_best_known_on_the_tasks_i
 def test_an_external_evaluation_that_fools_fewer_or_met_no_task_changes_no_number() -> None:
     ours = [("1111", "1110"), ("1111", "1100")]
     for bits in ([("1111", "1111")] * 2, [("1111", "1110"), ("1111", "1101")], []):
-        one = statistics.outcomes(results(({}, ours), (EXTERNAL, bits)))[0]
+        one = outcomes.outcomes(results(({}, ours), (EXTERNAL, bits)))[0]
         assert one.known.tolist() == one.robust.tolist() == [0.75, 0.5]
         assert one.complete
         assert one.external == (("A. Author 2027",) if bits else ())
@@ -467,7 +467,7 @@ def test_an_external_evaluation_that_failed_costs_no_rank() -> None:
 
 def test_examples_from_outside_without_attacks_of_ours_are_not_ranked_nor_ours() -> None:
     bits = [("11", "10"), ("11", "11")]
-    (one,) = statistics.outcomes(results((EXTERNAL, bits)))
+    (one,) = outcomes.outcomes(results((EXTERNAL, bits)))
     assert not one.attacked
     assert np.isnan(one.robust).all()
     assert one.known.tolist() == [0.5, 1.0]
@@ -475,7 +475,7 @@ def test_examples_from_outside_without_attacks_of_ours_are_not_ranked_nor_ours()
 
 def test_an_external_evaluation_at_a_smaller_eps_counts_at_a_larger() -> None:
     ours = [({"eps": eps}, [("11", "11")]) for eps in (0.1, 0.2)]
-    small, large = statistics.outcomes(results(*ours, ({**EXTERNAL, "eps": 0.1}, [("11", "01")])))
+    small, large = outcomes.outcomes(results(*ours, ({**EXTERNAL, "eps": 0.1}, [("11", "01")])))
     assert (small.known.tolist(), large.known.tolist(), large.robust.tolist()) == ([0.5], [0.5], [1.0])
 
 

@@ -77,6 +77,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     measure(results, anil, attacks=("fgsm",), surfaces=("query", "support"), steps=(1, 2))
     measure(results, box, mine, attacks=("noise-2",))
     measure(results, net, attacks=("failing",))
+    measure(results, anil, attacks=("failing",), steps=(1,))  # one of three alone may not have met it
     return results
 
 
@@ -427,6 +428,24 @@ def test_of_two_that_disagree_the_more_common_one_is_right(entries: Path) -> Non
     assert {one.file for one in odd} == {"a"}
     odd = tracks.among({"a": seeded(net, 4), "b": box})
     assert {one.file for one in odd} == {"b"}  # of one against one the earlier
+
+
+def test_an_attack_that_one_of_three_met_is_refused_since_the_others_would_lose_their_ranks(entries: Path) -> None:
+    """Two of three may: the third then lacks it."""
+    found, _ = tracks.read(entries)
+    net = next(one for one in found.values() if one.name == "net")
+
+    def met(entry: Entry, attack: str) -> Entry:
+        mine = [one.model_copy(update={"cell": one.cell.model_copy(update={"attack": attack})}) for one in entry.cells]
+        return entry.model_copy(update={"cells": (*entry.cells, *mine)})
+
+    def twin(name: str) -> Entry:
+        return net.model_copy(update={"name": name, "weights": name})
+
+    lone = tracks.among({"a": met(net, "square"), "b": twin("b"), "c": twin("c")})
+    assert {(one.file, one.field, one.value) for one in lone} == {("a", "attack", "square")}
+    assert "most others of tiny test met" in lone[0].text
+    assert tracks.among({"a": met(net, "square"), "b": met(twin("b"), "square"), "c": twin("c")}) == []
 
 
 @pytest.mark.parametrize("what", HOSTILE)

@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from robustbench_meta.outcomes import Results
+from robustbench_meta.ranking import standings
 from robustbench_meta.report import album, figures, html, lines, markdown, page, tables, transfer
-from robustbench_meta.statistics import Results, standings, summarise
+from robustbench_meta.statistics import summarise
 
 
 def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> list[Path]:

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from robustbench_meta.outcomes import Entry, eps_text
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import INK, MUTED, RULE, heat, short
-from robustbench_meta.statistics import ALL_OTHERS, Entry, eps_text
+from robustbench_meta.statistics import ALL_OTHERS
 
 PANELS = 9  # entries that are drawn, the best first
 WIDE, HIGH = 0.5, 0.36  # inches: a square
@@ -30,7 +31,8 @@ def drawn(rows: pd.DataFrame, worst: pd.DataFrame | None = None) -> list[Entry]:
     every = [entry for entry, _ in frames.by_entry(rows)]
     if worst is None:
         return every[:PANELS]
-    return [entry for entry in frames.best(worst, len(every)) if entry in every][:PANELS]
+    first = [entry for entry in frames.best(worst, len(every)) if entry in every]
+    return [*first, *(entry for entry in every if entry not in first)][:PANELS]  # some have no worst case
 
 
 def draw(rows: pd.DataFrame, title: str, chosen: list[Entry]) -> Figure:

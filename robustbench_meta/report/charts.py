@@ -13,9 +13,10 @@ from os.path import commonprefix
 from markupsafe import Markup
 
 from robustbench_meta.intervals import interval
+from robustbench_meta.outcomes import Entry, eps_text
+from robustbench_meta.ranking import Standing
 from robustbench_meta.report.drawing import short
 from robustbench_meta.report.tables import Value, columns_of_eps, entry_label, norm_text
-from robustbench_meta.statistics import Entry, Standing, eps_text
 
 WIDTH, HEIGHT = 560, 380
 LEFT, TOP, FLOOR = 44, 16, HEIGHT - 46

@@ -10,11 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robustbench_meta.flags import WIDEST
+from robustbench_meta.outcomes import Entry, eps_text
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import DOTTED, MUTED, REST, Look, looks, rest_text, short
 from robustbench_meta.report.placing import labels_right, width
 from robustbench_meta.report.tables import LACKING, Value, norm_text
-from robustbench_meta.statistics import WORST_CASE, Entry, eps_text
+from robustbench_meta.statistics import WORST_CASE
 
 CONSTANT = "1/K: constant predictor"
 READING = (

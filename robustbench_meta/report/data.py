@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
+from robustbench_meta.outcomes import Outcome, eps_text
+from robustbench_meta.ranking import Standing
 from robustbench_meta.report.lines import Learner, Line, Run, spent_text
 from robustbench_meta.report.tables import Report, Table, Value, columns_of_eps, norm_text
-from robustbench_meta.statistics import Outcome, Standing, eps_text
 
 EXACT = 30  # degrees of freedom up to which the page is given Student's t; beyond, a series is exact enough
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"

@@ -15,8 +15,8 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from robustbench_meta.outcomes import Entry
 from robustbench_meta.report import frames
-from robustbench_meta.statistics import Entry
 
 INK, MUTED, RULE, SHADE, REST = "#1b1f24", "#626b75", "#d5d9de", "#ececea", "#b9bec5"
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#a8508a", "#8c6d00", "#3a9bd9", "#5b5b5b", "#b3002d")

@@ -13,10 +13,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from robustbench_meta import statistics
+from robustbench_meta.outcomes import Board, Results, eps_text
+from robustbench_meta.ranking import Standing
 from robustbench_meta.report import agreement, curves, frames, gallery, pareto, scatter, surface
 from robustbench_meta.report.drawing import STYLE, About, Picture, save
 from robustbench_meta.report.tables import slugs, titles
-from robustbench_meta.statistics import Board, Results, Standing, eps_text
 
 __all__ = ["About", "Picture", "draw", "save"]
 

@@ -14,18 +14,12 @@ from typing import Any
 import pandas as pd
 
 from robustbench_meta.intervals import interval
+from robustbench_meta.outcomes import Board, Outcome, Results, attack_fields
+from robustbench_meta.ranking import Standing, standings
 from robustbench_meta.report import latex
 from robustbench_meta.report.references import bibliography, papers
 from robustbench_meta.report.tables import columns_of_eps, csv_of, display_names, shown, slugs, titles
-from robustbench_meta.statistics import (
-    Board,
-    Outcome,
-    Results,
-    Standing,
-    attack_fields,
-    leaderboard,
-    standings,
-)
+from robustbench_meta.statistics import leaderboard
 
 SCHEMA = 1
 # Units in the names of columns, since a CSV has no other place for them.

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 import pandas as pd
 
+from robustbench_meta.outcomes import Board, Entry
+from robustbench_meta.ranking import better_than_constant
 from robustbench_meta.report.tables import (
     CONSTANT_MARK,
     LACKING,
@@ -19,7 +21,7 @@ from robustbench_meta.report.tables import (
     slugs,
     titles,
 )
-from robustbench_meta.statistics import CONSTANT, Board, Entry, better_than_constant
+from robustbench_meta.statistics import CONSTANT
 
 BOARD = tuple(field.name for field in fields(Board))
 ENTRY = tuple(field.name for field in fields(Entry))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from robustbench_meta.outcomes import Outcome, Results, eps_text
+from robustbench_meta.ranking import Standing, standings
 from robustbench_meta.report.tables import (
     CONSTANT_MARK,
     LACKING,
@@ -16,7 +18,6 @@ from robustbench_meta.report.tables import (
     columns_of_eps,
     tables,
 )
-from robustbench_meta.statistics import Outcome, Results, Standing, eps_text, standings
 
 LONGEST = 60  # characters of a name, so that no line grows beyond what TeX can measure
 ROWS = 40  # that fit on a page; longer tables break over pages

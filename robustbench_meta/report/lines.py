@@ -12,8 +12,9 @@ from typing import Any
 
 from robustbench_meta import untrusted
 from robustbench_meta.intervals import interval
+from robustbench_meta.outcomes import Board, Entry, Results, is_set
+from robustbench_meta.ranking import Standing
 from robustbench_meta.report.tables import NOTHING, Value, columns_of_eps
-from robustbench_meta.statistics import Board, Entry, Results, Standing, is_set
 from robustbench_meta.untrusted import printable
 
 LONGEST, MOST = 300, 80  # characters of a fact of a card, and fields of its recipe, that are shown

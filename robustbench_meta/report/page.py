@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+from robustbench_meta.outcomes import Board, Results, cells_behind, eps_text
+from robustbench_meta.ranking import Standing
 from robustbench_meta.report import charts, data
 from robustbench_meta.report.album import Album
 from robustbench_meta.report.charts import Chart
@@ -20,7 +22,6 @@ from robustbench_meta.report.tables import (
     steps_text,
     titles,
 )
-from robustbench_meta.statistics import Board, Results, Standing, cells_behind, eps_text
 
 SHADES = 10
 

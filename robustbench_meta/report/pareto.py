@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robustbench_meta.flags import WIDEST
+from robustbench_meta.outcomes import Entry, eps_text
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import DOTTED, INK, MUTED, REST, SHADE, Look, looks, rest_text, short
 from robustbench_meta.report.placing import diagonal, extent, label_points
-from robustbench_meta.statistics import Entry, eps_text
 
 PALE = 0.35
 CAPTION = (

@@ -21,13 +21,13 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
+from robustbench_meta.outcomes import Entry, eps_text
 from robustbench_meta.report import agreement as agreements
 from robustbench_meta.report import curves, drawing, frames, scatter
 from robustbench_meta.report import gallery as galleries
 from robustbench_meta.report import pareto as fronts
 from robustbench_meta.report import surface as surfaces
 from robustbench_meta.report.tables import slugs
-from robustbench_meta.statistics import Entry, eps_text
 
 WORST = ("eps", "tasks", "clean", "clean_ci95", "robust", "robust_ci95", "complete")
 ITEM = ("title", "attack", "eps", "clean", "adversarial", "labels", "clean_predictions", "adversarial_predictions")

@@ -10,10 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robustbench_meta.intervals import interval
+from robustbench_meta.outcomes import Entry, eps_text
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import DOTTED, MUTED, PALETTE, short
 from robustbench_meta.report.tables import Value
-from robustbench_meta.statistics import WORST_CASE, Entry, eps_text
+from robustbench_meta.statistics import WORST_CASE
 
 CAPTION = (
     "Each dot is a task that both met, the larger the more tasks lie there; above the diagonal the checkpoint of the "

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from robustbench_meta.outcomes import Board, eps_text
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import INK, MUTED, NAMED, RULE, heat, short
 from robustbench_meta.report.tables import (
@@ -22,7 +23,6 @@ from robustbench_meta.report.tables import (
     display_names,
     steps_text,
 )
-from robustbench_meta.statistics import Board, eps_text
 
 SQUARES = 18  # that a line of the figure holds at most
 WIDE, HIGH, BETWEEN = 0.66, 0.42, 0.3  # inches: a square, and the gap between groups (of its width) and checkpoints

@@ -15,22 +15,9 @@ import pandas as pd
 
 from robustbench_meta.flags import ABOUT, WIDEST, About, Flag
 from robustbench_meta.intervals import interval
-from robustbench_meta.statistics import (
-    COLUMNS,
-    CONSTANT,
-    WORST_CASE,
-    Board,
-    Entry,
-    Outcome,
-    Results,
-    Standing,
-    attack_fields,
-    better_than_constant,
-    eps_text,
-    paired_differences,
-    separation,
-    standings,
-)
+from robustbench_meta.outcomes import Board, Entry, Outcome, Results, attack_fields, eps_text
+from robustbench_meta.ranking import Standing, better_than_constant, separation, standings
+from robustbench_meta.statistics import COLUMNS, CONSTANT, WORST_CASE, paired_differences
 from robustbench_meta.untrusted import printable
 
 NOTHING = "\N{EN DASH}"

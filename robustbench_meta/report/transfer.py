@@ -10,6 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from robustbench_meta.outcomes import Results, eps_text
+from robustbench_meta.ranking import Standing
 from robustbench_meta.report.drawing import INK, MUTED, RULE, STYLE, About, Picture, save, short
 from robustbench_meta.report.tables import (
     NONE,
@@ -22,7 +24,6 @@ from robustbench_meta.report.tables import (
     entry_label,
     slugs,
 )
-from robustbench_meta.statistics import Results, Standing, eps_text
 from robustbench_meta.transfer import Matrix, Score, matrices
 
 CLEAN = "clean queries"

@@ -1,0 +1,430 @@
+"""What every entry of every board withstood, from the bits a store holds: verdicts per query, and who they belong to.
+
+A board is a set of entries met by the same episodes under the same threat; an entry is one row of it: a
+checkpoint at one number of adaptation steps. An outcome is what one entry withstood at one eps.
+Shapes: n tasks, Q judged queries in a task.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import numpy as np
+import pandas as pd
+
+from robustbench_meta import flags as signs
+from robustbench_meta.flags import Flag
+from robustbench_meta.intervals import interval
+
+_Key = TypeVar("_Key", bound=Hashable)
+SET = "FromFile(sha256="  # how the fields of an attack begin that gives back another learner's adversarial examples
+BLACK_BOX = "(black-box)"  # how the algorithm of a learner ends that gradients do not reach
+CLEAR, NOT_AUDITED, AUDIT_FAILED = "none", "not audited", "audit failed"
+
+
+class Results(Protocol):
+    """What a store reads: one row per cell, per cell and task, and per audit and task."""
+
+    @property
+    def cells(self) -> pd.DataFrame: ...
+
+    @property
+    def tasks(self) -> pd.DataFrame: ...
+
+    @property
+    def audits(self) -> pd.DataFrame: ...
+
+
+@dataclass(frozen=True)
+class Board:
+    """Which episodes and which threat a set of entries shares, eps apart."""
+
+    surface: str
+    track: str  # "inductive" or "transductive"
+    family: str
+    episodes: str
+    split: str
+    ways: int
+    shots: int
+    queries: int
+    norm: str
+    seed: int
+
+    @property
+    def constant(self) -> float:
+        """The accuracy, clean and robust, of a predictor that always gives the same class."""
+        return 1 / self.ways
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a board; `steps` is None where adaptation has none."""
+
+    checkpoint: str
+    weights: str
+    algorithm: str
+    defense: str
+    norm_mode: str
+    steps: int | None
+
+    @property
+    def black_box(self) -> bool:
+        return self.algorithm.endswith(BLACK_BOX)
+
+
+@dataclass(frozen=True, eq=False)
+class Bits:
+    """The verdicts of one cell, in task order: tasks [n], clean and survived [n, Q], rows sent [n]."""
+
+    tasks: np.ndarray
+    clean: np.ndarray
+    survived: np.ndarray
+    forwards: np.ndarray
+    backwards: np.ndarray
+
+    def at(self, tasks: np.ndarray) -> np.ndarray:
+        """Find the rows of `tasks`; every one of them must be there."""
+        return np.searchsorted(self.tasks, tasks)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What speaks against an entry's numbers, and whether it was looked for: an audit of `audited` tasks, 0 for none.
+
+    `failure` says why an audit could not run, `lacks` what the audit has not seen of what was run.
+    """
+
+    flags: tuple[Flag, ...] = ()
+    audited: int = 0
+    failure: str = ""
+    lacks: str = ""
+
+    @property
+    def red(self) -> list[Flag]:
+        return signs.red(self.flags)
+
+    @property
+    def text(self) -> str:
+        """Write the codes, and what an audit lacks: "F3 F6", "none", "none in 3 tasks", "F9, not audited"."""
+        state = AUDIT_FAILED if self.failure else self.lacks if self.audited else NOT_AUDITED
+        if not self.flags and self.audited and not state:
+            few = f"{CLEAR} in {self.audited} task{'s' if self.audited > 1 else ''}"
+            return CLEAR if self.audited >= signs.LEAST_TASKS else few
+        return ", ".join(filter(None, [signs.codes(self.flags), state]))
+
+    @property
+    def reason(self) -> str:
+        """Say in numbers why the entry has no rank; empty if nothing here forbids one."""
+        failed = [f"{AUDIT_FAILED}: {self.failure}"] if self.failure else []
+        return "; ".join(failed + [f"flagged: {flag.text}" for flag in self.red])
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What one entry withstood at one eps, on the tasks on which every attack of `runs` ran.
+
+    `clean`, `robust` and `known` are accuracies per task [n]: `robust` is the worst case of our own attacks, `known`
+    the best known one, which counts the examples of others, too, on the tasks that they cover; `external` says whose.
+    `required` is what any white-box entry of the board met at this eps; `runs` holds the verdicts by attack, `errors`
+    (attack, reason). `check` is the entry's flags, with what this eps adds. `transferred` names the attacks that are
+    adversarial test sets and of no such claim: nobody needs them, and they are no part of either worst case, or
+    whoever met more of them would rank lower.
+    """
+
+    board: Board
+    entry: Entry
+    eps: float
+    required: tuple[str, ...]
+    runs: dict[str, Bits]
+    errors: tuple[tuple[str, str], ...]
+    check: Check
+    tasks: np.ndarray
+    clean: np.ndarray
+    robust: np.ndarray
+    known: np.ndarray
+    transferred: tuple[str, ...] = ()
+    external: tuple[str, ...] = ()
+    claimed: tuple[str, ...] = ()
+
+    @property
+    def attacked(self) -> bool:
+        """Whether an attack of its own was run, not examples that were brought along alone."""
+        return bool({*self.own, *(attack for attack, _ in self.errors)} - {*self.transferred})
+
+    @property
+    def ran(self) -> tuple[str, ...]:
+        return tuple(sorted(self.runs))
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The attacks that ran on this entry itself: neither transferred nor brought from outside."""
+        return tuple(attack for attack in self.ran if attack not in {*self.transferred, *self.claimed})
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The required attacks that this entry never met."""
+        seen = {*self.ran, *(attack for attack, _ in self.errors)}
+        return tuple(attack for attack in self.required if attack not in seen)
+
+    @property
+    def complete(self) -> bool:
+        return not self.missing and not self.errors and len(self.tasks) > 0
+
+
+def eps_text(eps: float) -> str:
+    """Write a budget the way papers do: 8/255 where it is a whole number of grey levels, else decimals."""
+    levels = eps * 255
+    if 0 < eps < 1 and abs(levels - round(levels)) < 1e-4 and round(levels):
+        return f"{round(levels)}/255"
+    return f"{eps:.4g}"
+
+
+def outcomes(results: Results) -> list[Outcome]:
+    """Return the worst case of every entry at every eps it met, board by board."""
+    bits, found = bits_by_key(results.tasks), []
+    # 8/255 and what a division elsewhere made of it are one budget.
+    cells = [{**cell, "eps": round(cell["eps"], 9)} for cell in name_attacks(records(results.cells))]
+    audits = _grouped(records(results.audits), _audit_identity)
+    for board, here in sorted(_grouped(cells, board_of).items(), key=lambda item: board_order(item[0])):
+        required: dict[float, set[str]] = {}
+        for cell in here:
+            if not entry_of(cell).black_box and _is_own(cell):
+                required.setdefault(cell["eps"], set()).add(cell["attack"])
+        for entry, mine in sorted(_grouped(here, entry_of).items(), key=lambda item: entry_order(item[0])):
+            rows = audits.get(_identity(board, entry), []) if board.surface == "query" else []
+            check = _check(board, entry, mine, bits, rows)
+            for eps in sorted({cell["eps"] for cell in mine}):
+                needed = tuple(sorted(required.get(eps, set())))
+                found.append(_outcome(board, entry, eps, needed, mine, bits, check))
+    return found
+
+
+def is_set(attack_fields: str) -> bool:
+    """Say whether an attack, by its configuration, gives back an adversarial test set."""
+    return attack_fields.startswith(SET)
+
+
+def attack_fields(results: Results) -> dict[str, str]:
+    """Say how every attack was configured, by the name it has on the boards."""
+    cells = name_attacks(records(results.cells))
+    return dict(sorted({(cell["attack"], cell["attack_fields"]) for cell in cells}))
+
+
+def cells_behind(results: Results) -> dict[tuple[Board, Entry, float, str], dict[str, Any]]:
+    """Return the cell of every run, by board, entry, eps and the name that its attack has on the boards."""
+    cells = records(results.cells)
+    return {
+        (board_of(cell), entry_of(cell), round(cell["eps"], 9), named["attack"]): cell
+        for cell, named in zip(cells, name_attacks(cells), strict=True)
+    }
+
+
+def _outcome(
+    board: Board,
+    entry: Entry,
+    eps: float,
+    required: tuple[str, ...],
+    mine: list[dict[str, Any]],
+    bits: dict[str, Bits],
+    check: Check,
+) -> Outcome:
+    here = [cell for cell in mine if cell["eps"] == eps]
+    ran = [cell for cell in here if cell["status"] != "error" and cell["key"] in bits]
+    # A cell without a single record has not run: it neither counts as an attack survived nor as an error.
+    errors = tuple(
+        (cell["attack"], str(cell["reason"])) for cell in here if cell["status"] == "error" and not cell["external"]
+    )
+    tasks = np.empty(0, int)
+    clean = robust = known = np.empty(0)
+    claims: list[dict[str, Any]] = []
+    if ran:
+        whole = [cell for cell in ran if _is_own(cell)] or [cell for cell in ran if not cell["external"]] or ran
+        tasks = bits[whole[0]["key"]].tasks
+        for cell in whole[1:]:
+            tasks = np.intersect1d(tasks, bits[cell["key"]].tasks)
+        lower = [cell for cell in mine if cell["eps"] <= eps and cell["key"] in bits]
+        own = [bits[c["key"]] for c in lower if _is_own(c) or (c in whole and not c["external"])]
+        claims = [c for c in lower if c["external"] and np.isin(tasks, bits[c["key"]].tasks).any()]
+        first = bits[whole[0]["key"]]
+        clean = first.clean[first.at(tasks)].mean(1)
+        robust = stand(own, tasks).mean(1) if own else np.full(len(tasks), np.nan)
+        known = stand([*own, *(bits[cell["key"]] for cell in claims)], tasks).mean(1)
+    runs = {cell["attack"]: bits[cell["key"]] for cell in ran}
+    collapsed = signs.at_chance(*interval(known), board.constant, len(known))
+    check = replace(check, flags=signs.merge([*check.flags, *collapsed]))
+    return Outcome(
+        board=board,
+        entry=entry,
+        eps=eps,
+        required=required,
+        runs=runs,
+        errors=errors,
+        check=check,
+        tasks=tasks,
+        clean=clean,
+        robust=robust,
+        known=known,
+        transferred=tuple(sorted(c["attack"] for c in here if is_set(c["attack_fields"]) and not c["external"])),
+        external=tuple(sorted({cell["external"] for cell in claims})),
+        claimed=tuple(sorted(cell["attack"] for cell in here if cell["external"])),
+    )
+
+
+def _check(
+    board: Board, entry: Entry, mine: list[dict[str, Any]], bits: dict[str, Bits], rows: list[dict[str, Any]]
+) -> Check:
+    """Gather the flags of an entry's cells and of its audit, the one at the largest eps if there are several."""
+    runs = {(cell["attack"], cell["eps"]): bits[cell["key"]] for cell in mine if cell["key"] in bits}
+    found = list(signs.of_cells(runs))
+    if not rows:
+        return Check(tuple(found))
+    latest = max(rows, key=lambda row: (row["eps"], row["version"], row["key"]))
+    last = latest["key"]
+    measures = [row["measures"] for row in rows if row["key"] == last and row["measures"] is not None]
+    failure = next((str(row["reason"]) for row in rows if row["key"] == last and row["status"] == "error"), "")
+    found += signs.of_audit(measures, ways=board.ways, transductive=entry.norm_mode == "batch")
+    if measures:
+        audited = _Audited(*(np.array([getattr(one, name) for one in measures]) for name in ("task", "clean")))
+        found += [flag for run in runs.values() for flag in signs.reproduced(run, audited)]
+        eps, seen = max(cell["eps"] for cell in mine), set().union(*(run.tasks.tolist() for run in runs.values()))
+        lacks = f"audited up to {eps_text(latest['eps'])}" if round(latest["eps"], 9) < eps else ""
+        if len(measures) < signs.audited_tasks(len(seen)):
+            lacks = f"{len(measures)} of {signs.audited_tasks(len(seen))} tasks audited"
+        return Check(signs.merge(found), len(measures), failure, lacks)
+    return Check(signs.merge(found), 0, failure)
+
+
+@dataclass(frozen=True, eq=False)
+class _Audited:
+    """The clean verdicts of an audit, in task order: tasks [n], clean [n, Q]."""
+
+    tasks: np.ndarray
+    clean: np.ndarray
+
+    @property
+    def survived(self) -> np.ndarray:
+        return self.clean
+
+
+def _identity(board: Board, entry: Entry) -> tuple[Any, ...]:
+    """Say what an audit and its entry share, whatever the display name was."""
+    here = {**fields_of(board), **fields_of(entry)}
+    return tuple(value for name, value in here.items() if name not in ("surface", "checkpoint"))
+
+
+def _audit_identity(row: dict[str, Any]) -> tuple[Any, ...]:
+    names = [*field_names(Board), *field_names(Entry)]
+    return tuple(row[name] for name in names if name not in ("surface", "checkpoint"))
+
+
+def _grouped(rows: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], _Key]) -> dict[_Key, list[dict[str, Any]]]:
+    found: dict[_Key, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
+def _is_own(cell: dict[str, Any]) -> bool:
+    """Say whether a cell is an attack on its own learner by us, one that every entry of a board has to meet."""
+    return not cell["external"] and not is_set(cell["attack_fields"])
+
+
+def stand(runs: Iterable[Bits], tasks: np.ndarray) -> np.ndarray:
+    """Return which queries survive every run [n, Q]; a run without a task says nothing about it."""
+    standing: np.ndarray | None = None
+    for run in runs:
+        at = np.minimum(run.at(tasks), len(run.tasks) - 1)
+        rows = run.tasks[at] == tasks
+        if standing is None:
+            standing = np.ones((len(tasks), run.survived.shape[1]), bool)
+        if run.survived.shape[1] != standing.shape[1]:
+            _refuse(f"results: one entry has {standing.shape[1]} and {run.survived.shape[1]} judged queries in a task")
+        standing[rows] &= run.survived[at[rows]]
+    assert standing is not None
+    return standing
+
+
+def records(cells: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the cells as dictionaries, `steps` an int or None."""
+    rows: list[dict[str, Any]] = []
+    for row in cells.to_dict("records"):
+        cell = {str(name): value for name, value in row.items()}
+        cell["steps"] = None if pd.isna(cell["steps"]) else int(cell["steps"])
+        claim = cell.get("external")  # whose examples these are; a store that knows of none has no such column
+        cell["external"] = claim if isinstance(claim, str) else ""
+        cell["track"] = "transductive" if cell["norm_mode"] == "batch" else "inductive"
+        rows.append(cell)
+    return rows
+
+
+def bits_by_key(tasks: pd.DataFrame) -> dict[str, Bits]:
+    """Turn bit strings into arrays, by cell key; a query that is wrong when clean never counts as robust."""
+    found = {}
+    # Plain lists and arrays, since a frame of its own for each of thousands of cells takes seconds.
+    columns = {name: tasks[name].to_numpy() for name in ("task", "clean", "survived", "forwards", "backwards")}
+    for key, places in tasks.groupby("key", sort=False).indices.items():
+        rows = np.asarray(places)[np.argsort(columns["task"][places], kind="stable")]
+        clean, survived = (_matrix(columns[name][rows].tolist(), str(key)) for name in ("clean", "survived"))
+        if clean.shape != survived.shape:
+            _refuse(f"results: cell {key}: clean and survived bits differ in length")
+        sent = (columns["forwards"][rows], columns["backwards"][rows])
+        found[str(key)] = Bits(columns["task"][rows], clean, clean & survived, *sent)
+    return found
+
+
+def _matrix(strings: list[str], key: str) -> np.ndarray:
+    lengths = {len(text) for text in strings}
+    joined = np.frombuffer("".join(strings).encode(), np.uint8)
+    if len(lengths) != 1 or not joined.size or not np.isin(joined, (48, 49)).all():
+        _refuse(f"results: cell {key}: verdicts are not bits of one length")
+    return joined.reshape(len(strings), -1) == 49
+
+
+def name_attacks(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tell apart attacks that share a name and not their settings, by a hash of the settings."""
+    settings: dict[str, set[str]] = {}
+    for cell in cells:
+        settings.setdefault(cell["attack"], set()).add(cell["attack_fields"])
+
+    def name(cell: dict[str, Any]) -> str:
+        if len(settings[cell["attack"]]) == 1:
+            return str(cell["attack"])
+        fields = cell["attack_fields"].encode("utf-8", "backslashreplace")
+        return f"{cell['attack']} #{hashlib.sha256(fields).hexdigest()[:6]}"
+
+    return [{**cell, "attack": name(cell)} for cell in cells]
+
+
+def board_of(cell: dict[str, Any]) -> Board:
+    return Board(**{name: cell[name] for name in field_names(Board)})
+
+
+def entry_of(cell: dict[str, Any]) -> Entry:
+    return Entry(**{name: cell[name] for name in field_names(Entry)})
+
+
+def board_order(board: Board) -> tuple[Any, ...]:
+    return (board.surface != "query", board.track, *asdict(board).values())
+
+
+def entry_order(entry: Entry) -> tuple[Any, ...]:
+    steps = -1 if entry.steps is None else entry.steps
+    return (entry.checkpoint, entry.weights, entry.algorithm, entry.defense, entry.norm_mode, steps)
+
+
+def fields_of(noun: Board | Entry) -> dict[str, Any]:
+    return {name: getattr(noun, name) for name in field_names(type(noun))}
+
+
+def field_names(noun: type[Board | Entry]) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(noun))
+
+
+def _refuse(message: str) -> NoReturn:
+    # Imported here because the vocabulary needs torch, which a report otherwise does without.
+    from robustbench_meta.types import InputError
+
+    raise InputError(message)
