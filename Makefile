@@ -1,7 +1,7 @@
 # make demo: a leaderboard from a clean clone.  make test, make lint: what CI runs.  make bench: speed beside the peers.
 # make selftest: robust accuracies that are known.  make mutation: 12 planted bugs, each of which it must catch.
 # make leaderboard: the pages of reports/leaderboard from its entries.  make leaderboard-check: are they up to date?
-# make screenshots: the page at the width of a desk and of a phone, from RESULTS.
+# make screenshots: the page at the width of a desk and of a phone, from PAGE.
 # make agreement: our attacks beside foolbox, torchattacks and cleverhans, in an environment of their own.
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 AGREEMENT := .venv-agreement
 AXE := node_modules/axe-core/axe.min.js
-RESULTS ?= reports/cifar-fs
+PAGE ?= reports/leaderboard/leaderboard.html
 
 .PHONY: demo test selftest mutation bench leaderboard leaderboard-check screenshots lint format
 .PHONY: agreement agreement-tests clean
@@ -50,7 +50,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 screenshots: $(INSTALLED)
-	$(BIN)/python docs/screenshots.py $(RESULTS) docs/img
+	$(BIN)/python docs/screenshots.py $(PAGE) docs/img
 
 agreement: agreement-tests
 	$(AGREEMENT)/bin/python benchmarks/agreement.py --out reports/agreement

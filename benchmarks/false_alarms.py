@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 
 from robustbench_meta import audit as audits
-from robustbench_meta import catalog, flags, grid, maskers, outcomes, ranking, store
+from robustbench_meta import catalog, flags, grid, maskers, outcomes, ranking, store, tracks
 from robustbench_meta.flags import Flag
 from robustbench_meta.types import Audit
 
+ENTRIES = Path(__file__).parents[1] / "reports" / "leaderboard" / "entries"
 EPS = 0.1  # of the objects; checkpoints meet the largest budget of their family
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--checkpoints", type=Path, default=Path(__file__).parents[1] / "checkpoints")
     parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--cells", type=Path, default=Path(__file__).parents[1] / "reports" / "cifar-fs")
+    parser.add_argument("--entries", type=Path, default=ENTRIES)
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--queries", type=int, default=5, help="per class")
     given = parser.parse_args()
@@ -49,7 +50,7 @@ def main() -> None:
         lines.append(line(plan, honest, given.out / "results", given.tasks))
         print(f"{lines[-1].name}: {flags.codes(lines[-1].found) or 'none'}", flush=True)
         given.out.mkdir(parents=True, exist_ok=True)
-        (given.out / "flags.md").write_text(page(lines, given.cells), encoding="utf-8")
+        (given.out / "flags.md").write_text(page(lines, given.entries), encoding="utf-8")
 
 
 def plans(given: argparse.Namespace) -> Iterator[tuple[grid.Plan, bool]]:
@@ -78,7 +79,7 @@ def line(plan: grid.Plan, honest: bool, results: Path, tasks: int) -> Line:
     return Line(job.audit.checkpoint, honest, job.audit, raised, len(found), seconds)
 
 
-def page(lines: list[Line], cells: Path) -> str:
+def page(lines: list[Line], entries: Path) -> str:
     spec, seed = lines[0].audit.spec, lines[0].audit.seed
     parts = [
         "# Flags: false alarms and maskers caught",
@@ -87,10 +88,10 @@ def page(lines: list[Line], cells: Path) -> str:
         "A false alarm is a flag on a model that masks nothing: the checkpoints and the honest learner.",
         *_section("Honest models", [one for one in lines if one.honest], "raised no red flag"),
         *_section("Maskers", [one for one in lines if not one.honest], "raised no red flag and so escaped"),
-        "## From stored cells",
-        f"The verdicts of `{cells.parent.name}/{cells.name}`, whose attacks ran as a user runs them, with the audits "
-        "there: 30 tasks of 75 queries, on which nothing was tuned, though 20 are the tasks above with more queries.",
-        _cells(cells),
+        "## From stored verdicts",
+        f"The verdicts of `{entries.parent.name}/{entries.name}`, whose attacks ran as a user runs them, with the "
+        "audits there: 30 tasks of 75 queries, on which nothing was tuned, though 20 are the tasks above with more queries.",
+        _stored(entries),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -110,9 +111,9 @@ def _section(title: str, lines: list[Line], none: str) -> list[str]:
     return [f"## {title}", f"{clear} of {len(lines)} {none}; {amber} raised an amber one.", "\n".join(rows)]
 
 
-def _cells(cells: Path) -> str:
+def _stored(entries: Path) -> str:
     rows = ["| Checkpoint | Board | Tasks | Flags | What was found |", "| --- | --- | --- | --- | --- |"]
-    for board in ranking.standings(store.read(cells)):
+    for board in ranking.standings(tracks.results_of(entries)):
         for one in board:
             about = f"{one.board.surface}, {one.board.shots}-shot, {one.board.norm}, {one.entry.steps or '–'} steps"
             details = "; ".join(f"{flag.colour} {flag.text}" for flag in one.check.flags)

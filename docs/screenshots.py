@@ -1,29 +1,25 @@
-"""Draw the page of a results folder as a desk and as a phone see it: python docs/screenshots.py RESULTS OUT."""
+"""Draw a page as a desk and as a phone see it: python docs/screenshots.py PAGE OUT."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from robustbench_meta import report, store
-
 BROWSERS = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
 LARGEST = 300_000  # bytes of a picture
 
 
-def main(results: Path, out: Path) -> None:
+def main(page_file: Path, out: Path) -> None:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         sys.exit(f"screenshots: needs a browser: one of {', '.join(BROWSERS)}")
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        report.write(store.read(results), store.read_gallery(results), Path(folder))
-        address = (Path(folder) / "leaderboard.html").as_uri()
+    address = page_file.resolve(strict=True).as_uri()
+    with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
         for name, width, height, scale, scheme in (
             ("leaderboard-desktop", 1280, 1500, 1.0, "light"),
