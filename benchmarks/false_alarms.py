@@ -90,7 +90,8 @@ def page(lines: list[Line], entries: Path) -> str:
         *_section("Maskers", [one for one in lines if not one.honest], "raised no red flag and so escaped"),
         "## From stored verdicts",
         f"The verdicts of `{entries.parent.name}/{entries.name}`, whose attacks ran as a user runs them, with the "
-        "audits there: 30 tasks of 75 queries, on which nothing was tuned, though 20 are the tasks above with more queries.",
+        "audits there: 30 tasks of 75 queries, on which nothing was tuned, though 20 are the tasks above with more "
+        "queries.",
         _stored(entries),
     ]
     return "\n\n".join(parts) + "\n"

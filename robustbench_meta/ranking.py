@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import median_low
 from typing import Literal
 
 import numpy as np
@@ -220,6 +221,7 @@ def separation(board: list[Standing]) -> Separation:
 def _rank(board: Board, entries: dict[Entry, dict[float, Outcome]]) -> list[Standing]:
     eps = _rank_eps(entries)
     reasons = {entry: _reason(entry, found, eps) for entry, found in entries.items()}
+    reasons |= _too_few({entry: len(entries[entry][eps].tasks) for entry, why in reasons.items() if not why}, eps)
     ranked = [entry for entry in entries if not reasons[entry]]
     places: dict[Entry, tuple[int, int]] = {}
     if ranked:
@@ -292,6 +294,13 @@ def _reason(entry: Entry, found: dict[float, Outcome], eps: float) -> str:
         reasons.append(f"no task on which every attack ran at {eps_text(eps)}")
     check = found[eps].check if eps in found else next(iter(found.values())).check
     return "; ".join(filter(None, [*reasons, check.reason]))
+
+
+def _too_few(tasks: dict[Entry, int], eps: float) -> dict[Entry, str]:
+    """Say which entries ran on too few tasks for a rank: none could be shown to be better, and all would come first."""
+    usual = median_low(tasks.values()) if tasks else 0
+    legal = f"the entries of this board have {usual} (lower median), and a rank needs half of that"
+    return {entry: f"n = {n} at {eps_text(eps)}: {legal}" for entry, n in tasks.items() if 2 * n < usual}
 
 
 def shared_tasks(found: Sequence[Outcome]) -> np.ndarray:

@@ -192,6 +192,19 @@ def test_what_a_board_separates_is_said_with_numbers() -> None:
     assert f"about {int(float(f'{found.needed:.2g}')):,} tasks would be needed." in found.text
 
 
+def test_an_entry_that_ran_on_less_than_half_of_the_usual_tasks_has_no_rank() -> None:
+    """On two tasks nobody could be shown to be better, so it would share the first rank."""
+    cells = [({"checkpoint": name}, wrong(*[count] * 12)) for name, count in (("a", 1), ("b", 4))]
+    few, enough = ({"checkpoint": "c"}, wrong(9, 9)), ({"checkpoint": "c"}, wrong(*[9] * 6))
+    last = ranking.standings(results(*cells, few))[0][-1]
+    assert (last.entry.checkpoint, last.rank) == ("c", None)
+    assert (
+        last.reason == "n = 2 at 0.1: the entries of this board have 12 (lower median), and a rank needs half of that"
+    )
+    assert ranking.standings(results(*cells, enough))[0][-1].rank is not None
+    assert all(one.rank is not None for one in ranking.standings(results(cells[0], few))[0])  # two have no usual
+
+
 def test_the_first_two_may_be_told_apart_or_not_differ_at_all() -> None:
     far = [({"checkpoint": name}, wrong(*[count] * 10)) for name, count in (("a", 1), ("b", 8))]  # 0.9 - 0.2 is not 0.7
     assert ranking.separation(ranking.standings(results(*far))[0]).text == (
