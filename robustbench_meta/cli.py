@@ -247,7 +247,8 @@ def compare(
 
     Two runs are matched by checkpoint name, tasks, steps, attack and eps. B is worse where a worst case or a clean
     accuracy is lower, paired task by task and corrected for their number (Holm, 95 %), where an attack or an entry of
-    A failed or is missing, and where a red flag is new. Exit 4 where nothing can be compared.
+    A failed or is missing, and where a red flag is new. Exit 4 where nothing can be compared, and with --fail-on-drop
+    where so few tasks could not show a drop, however large.
     """
     import json
 
@@ -274,6 +275,9 @@ def compare(
     print(found.summary)
     if fail_on_drop and found.drops:
         raise typer.Exit(_complain(f"compare: {b} is worse than {a} in {len(found.drops)} of these", NEGATIVE))
+    if found.blind:
+        status = _complain(f"compare: {found.blind}", NOTHING)
+        raise typer.Exit(status if fail_on_drop else 0)
 
 
 @commands.command()

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from robustbench_meta import checkpoint
-from robustbench_meta.intervals import ALPHA, holm, interval, paired_p
+from robustbench_meta.intervals import ALPHA, holm, interval, paired_p, surest
 from robustbench_meta.outcomes import Bits, Board, Outcome, Results, attack_fields, eps_text, outcomes, stand
 from robustbench_meta.report.tables import Value, steps_text, threat_text, titles
 from robustbench_meta.statistics import WORST_CASE
@@ -82,6 +82,16 @@ class Comparison:
         count = Counter(row.verdict for row in self.rows)
         verdicts = ", ".join(f"{count[verdict]} {verdict}" for verdict in get_args(Verdict) if count[verdict])
         return f"{len(self.rows)} compared: {verdicts}. B is worse in {len(self.drops)}."
+
+    @property
+    def blind(self) -> str:
+        """Say that no drop could be shown on so few tasks, however large; empty where one could."""
+        chief = [row for row in self.rows if row.attack in (CLEAN, WORST_CASE)]
+        most = max((row.tasks for row in chief), default=0)
+        if not chief or len(chief) * surest(most) <= ALPHA or all(row.verdict == "identical" for row in chief):
+            return ""
+        counted = f"{len(chief)} accuracies at once" if len(chief) > 1 else "an accuracy"
+        return f"n = {most} tasks cannot show that {counted} dropped, however far; evaluate more tasks"
 
     @property
     def json(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
@@ -133,8 +133,13 @@ def _test(differences: np.ndarray, here: np.ndarray) -> tuple[np.ndarray, np.nda
         mean = known.sum(1) / n
         spread = np.sqrt((np.where(here, known - mean[:, None], 0.0) ** 2).sum(1) / (n - 1))
         p = 2 * stdtr(n - 1, -np.abs(mean) / (spread / np.sqrt(n)))
-    floor = np.minimum(1.0, 2.0 ** (1 - np.count_nonzero(known, axis=1)))
+    floor = np.minimum(1.0, surest(np.count_nonzero(known, axis=1)))
     return mean, spread, np.where(n < 2, 1.0, np.fmax(p, floor))
+
+
+def surest(n: int | np.ndarray) -> Any:
+    """Return the smallest p-value that n paired differences can have: by their signs, 2^(1-n)."""
+    return 2.0 ** (1 - np.asarray(n, float))
 
 
 def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -179,7 +184,7 @@ def smallest_separable(spread: float, n: int, pairs: int) -> float:
     `spread` is the standard deviation of the paired differences. NaN where n tasks separate nothing, whatever it is.
     """
     level = ALPHA / max(pairs, 1)
-    if n < 2 or 2.0 ** (1 - n) > level:
+    if n < 2 or surest(n) > level:
         return math.nan
     return float(stdtrit(n - 1, 1 - level / 2) * spread / math.sqrt(n))
 

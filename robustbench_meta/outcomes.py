@@ -252,6 +252,8 @@ def _outcome(
         clean = first.clean[first.at(tasks)].mean(1)
         robust = stand(own, tasks).mean(1) if own else np.full(len(tasks), np.nan)
         known = stand([*own, *(bits[cell["key"]] for cell in claims)], tasks).mean(1)
+        # Credit is due where examples fool what our attacks at this eps leave.
+        claims = [cell for cell in claims if not own or _fools_more(bits[cell["key"]], own, tasks)]
     runs = {cell["attack"]: bits[cell["key"]] for cell in ran}
     collapsed = signs.at_chance(*interval(known), board.constant, len(known))
     check = replace(check, flags=signs.merge([*check.flags, *collapsed]))
@@ -271,6 +273,10 @@ def _outcome(
         external=tuple(sorted({cell["external"] for cell in claims})),
         claimed=tuple(sorted(cell["attack"] for cell in here if cell["external"])),
     )
+
+
+def _fools_more(run: Bits, own: list[Bits], tasks: np.ndarray) -> bool:
+    return bool((stand([*own, run], tasks) != stand(own, tasks)).any())
 
 
 def _check(

@@ -70,6 +70,11 @@ def test_a_difference_on_too_few_tasks_is_not_shown() -> None:
     made = compare.runs(results(({}, HALF[:3])), results(({}, WORSE[:3])))
     assert found(made)["worst case"].verdict == "no difference shown"
     assert found(made)["worst case"].p == 0.5  # twice 2^-2
+    assert made.blind == "n = 3 tasks cannot show that 2 accuracies at once dropped, however far; evaluate more tasks"
+    assert compare.runs(results(({}, HALF[:3])), results(({}, HALF[:3]))).blind == ""
+    enough = compare.runs(results(({}, HALF[:7])), results(({}, WORSE[:7])))
+    assert enough.blind == ""  # twice 2^-6 is below 0.05
+    assert enough.drops
 
 
 @pytest.mark.parametrize(("tolerance", "dropped"), [(0.0, True), (0.15, True), (0.25, False)])
@@ -274,6 +279,11 @@ def test_the_command_prints_the_table_and_fails_on_a_drop_only_if_asked(rbm: Run
     assert rbm("compare", a, b, "--fail-on-drop", "--tolerance", 25)[0] == 0
     assert rbm("compare", b, a, "--fail-on-drop")[0] == 0
     assert rbm("compare", a, a, "--fail-on-drop")[0] == 0
+    few = [write(tmp_path / f"few-{name}", "x", each) for name, each in (("a", [9] * 3), ("b", [1] * 3))]
+    assert rbm("compare", *few)[0] == 0
+    status, _, err = rbm("compare", *few, "--fail-on-drop")
+    assert status == 4
+    assert "evaluate more tasks" in err
 
 
 def test_the_command_compares_two_checkpoints_by_name_and_by_folder(rbm: Run, tmp_path: Path) -> None:  # noqa: F811

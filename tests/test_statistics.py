@@ -226,7 +226,7 @@ def test_an_external_evaluation_that_fools_more_lowers_the_rank_and_one_that_foo
         assert ranked.ours["a"] == pytest.approx(0.75)
         assert ranked.robust["a"] == pytest.approx(0.15 if order[0] == "b" else 0.75)
         assert ranked.better_than_constant["a"] == (order[0] == "a")
-        assert ranked.external.to_dict() == {"a": EXTERNAL["external"] if bits else "", "b": ""}
+        assert ranked.external.to_dict() == {"a": EXTERNAL["external"] if order[0] == "b" else "", "b": ""}
 
 
 def test_the_area_under_the_curve_is_its_mean_height_over_the_range_of_eps() -> None:
@@ -468,7 +468,7 @@ def test_an_external_evaluation_that_fools_fewer_or_met_no_task_changes_no_numbe
         one = outcomes.outcomes(results(({}, ours), (EXTERNAL, bits)))[0]
         assert one.known.tolist() == one.robust.tolist() == [0.75, 0.5]
         assert one.complete
-        assert one.external == (("A. Author 2027",) if bits else ())
+        assert one.external == ()  # credit is for what it fools beyond ours
 
 
 def test_an_external_evaluation_that_failed_costs_no_rank() -> None:

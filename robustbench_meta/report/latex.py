@@ -161,7 +161,9 @@ def _caption(board: list[Standing], table: Table) -> str:
     if any(LACKING in value.mark for value in values):
         parts.append(r"$^\dagger$: an attack that others met is missing.")
     if any(CONSTANT_MARK in value.mark for value in values):
-        parts.append(rf"$^\ddagger$: the interval reaches the {100 * about.constant:.1f}\,\% of a constant predictor.")
+        parts.append(
+            rf"$^\ddagger$: the interval does not lie above the {100 * about.constant:.1f}\,\% of a constant predictor."
+        )
     if any(row.kind == "unranked" for row in table.rows):
         parts.append("--: shown without a rank, as the report explains.")
     return " ".join(parts)

@@ -34,7 +34,8 @@ TRANSFER = (
 
 INLINE = ("eps-", "scatter-")  # the figures of a board that need no click
 MARKS = (
-    f"{LACKING}: an attack that others met is missing. {CONSTANT_MARK}: the interval reaches 1/K. =: a shared rank. "
+    f"{LACKING}: an attack that others met is missing. {CONSTANT_MARK}: the interval does not lie above 1/K. "
+    "=: a shared rank. "
     "The notes at the end say what each column means."
 )
 
@@ -112,6 +113,8 @@ def _board(table: Table, report: Report, pictures: Sequence[Picture]) -> list[st
     reasons = [f"- **{escape(_full_name(row))}**: {escape(row.reason)}" for row in table.rows if row.reason]
     if reasons:
         parts += ["Shown without a rank:", "\n".join(reasons)]
+    if known := [f"- **{escape(_full_name(row))}**: {escape(row.known)}" for row in table.rows if row.known]:
+        parts += ["Best known by examples of others, scored again here:", "\n".join(known)]
     parts.append(escape(table.criterion))
     parts += [_figure(one) for one in pictures if one.name.startswith(INLINE)]
     parts.append(_folded("Settings of each entry", [_settings(table)]))

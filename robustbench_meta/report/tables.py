@@ -105,6 +105,7 @@ class Row:
     raised: list[Flag]
     attacks: list[AttackRow]
     between: str = ""
+    known: str = ""  # whose examples lowered which number, and what our attacks had left
 
 
 @dataclass(frozen=True)
@@ -516,6 +517,7 @@ def _row(one: Standing, eps: list[float], names: dict[tuple[str, str], str]) -> 
         n=str(clean.n) if n == NOTHING and clean.n else n,
         flags=one.check.text,
         reason=one.reason,
+        known=_credit(one, eps),
         raised=list(one.check.flags),
         attacks=_attack_rows(one, eps),
         between=rank_interval(one),
@@ -527,6 +529,15 @@ def rank_interval(one: Standing) -> str:
     if one.rank_low is None or one.rank_high is None:
         return ""
     return f"{one.rank_low}" if one.rank_low == one.rank_high else f"{one.rank_low}{NOTHING}{one.rank_high}"
+
+
+def _credit(one: Standing, eps: list[float]) -> str:
+    """Say whose examples lowered which worst case, and what our own attacks left there."""
+    found = [(at, one.outcomes[at]) for at in eps if at in one.outcomes and one.outcomes[at].external]
+    ours = {at: Value(*interval(outcome.robust), len(outcome.robust)).text for at, outcome in found}
+    return "; ".join(
+        f"ε {eps_text(at)} by {', '.join(outcome.external)} (our attacks leave {ours[at]})" for at, outcome in found
+    )
 
 
 def _constant_row(board: Board, eps: list[float]) -> Row:
@@ -606,8 +617,8 @@ def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
         (LACKING, "Not every required attack ran on this entry at this ε, so the number may flatter it; no rank."),
         (
             CONSTANT_MARK,
-            "Not better than a constant: the 95 % interval reaches 1/K. A model that always gives the same class "
-            "has that accuracy at every ε, so such a number is worth nothing.",
+            "Not shown to be better than a constant: the 95 % interval does not lie above 1/K. A model that always "
+            "gives the same class has that accuracy at every ε, so such a number is worth nothing.",
         ),
         (
             "±",
@@ -619,8 +630,9 @@ def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
         (
             "Rank",
             "One more than the number of ranked entries that are shown to be better: by a paired t test on the tasks "
-            "that the two met, its p-value corrected for all pairs of the table (Holm's method), so that with 95 % "
-            "confidence no ranked entry is placed behind one that it equals or beats.",
+            "that the two met, its p-value no smaller than the signs of n differences allow, 2^(1-n), and corrected "
+            "for all pairs of the table (Holm's method), so that with 95 % confidence no ranked entry is placed behind "
+            "one that it equals or beats. Few tasks show nothing, however far the means lie apart.",
         ),
         ("=", "Shared rank: equally many entries are shown to be better than each; they are ordered by their mean."),
         ("ε", "In units of the inputs: pixels in [0, 1], normalisation inside the model."),

@@ -1,4 +1,4 @@
-// Theme, links, print, and the beginning of it all.
+// Theme, links, and the beginning of it all.
 const root = document.documentElement;
 
 function makeTheme() {
@@ -71,26 +71,6 @@ function reset() {
   changed();
 }
 
-// Paper has no buttons: every card that is not hidden is open there.
-function makePrint() {
-  let before = null;
-  const open = () => {
-    if (before) return;
-    before = state.open;
-    state.open = new Set(tables.filter((one) => !one.section.hidden).flatMap((one) => [...one.found].map((id) => `${one.board.slug}:${id}`)));
-    showCards();
-  };
-  const close = () => {
-    if (!before) return;
-    state.open = before;
-    before = null;
-    showCards();
-  };
-  addEventListener("beforeprint", open);
-  addEventListener("afterprint", close);
-  matchMedia("print").addEventListener("change", (event) => (event.matches ? open() : close()));
-}
-
 root.classList.add("js");
 if (matchMedia("(max-width: 42rem)").matches) for (const how of document.querySelectorAll(".how")) how.open = false;
 makeTheme();
@@ -98,7 +78,6 @@ makeControls();
 makeCards();
 makeChoices();
 makeSurfaces();
-makePrint();
 listeners.push(keepLink);
 document.getElementById("reset").addEventListener("click", reset);
 document.getElementById("link").addEventListener("click", (event) => copy(location.href, event.target));
