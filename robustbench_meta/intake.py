@@ -7,7 +7,7 @@ JSON an entry. Nothing is written.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,6 +145,7 @@ def _entries(
     others = {f"the board's {one.file}": one for one in _on_board(board).values() if one.weights not in mine}
     problems += [one for one in tracks.among({**others, **entries}) if one.file in entries]
     problems += tracks.drawn(entries, tracks.known_episodes(root))
+    problems += _credited(entries, _on_board(board))
     findings = [Finding(one.file, "fails", one.text.removeprefix(f"{one.file}: ")) for one in problems]
     if problems:
         return Verdict(tuple(findings), "nothing was run again; docs/submitting.md says what belongs on a board")
@@ -165,6 +166,20 @@ def _entries(
             found = verify.verify_results(Path(scratch), given, seconds=seconds / len(entries), root=root, tell=tell)
         findings += found.findings
     return Verdict(tuple(findings), "a pull request that adds the file to entries/ is what remains")
+
+
+def _credited(entries: Mapping[str, Entry], there: Mapping[str, Entry]) -> list[tracks.Problem]:
+    """Refuse cells that credit an external evaluation which the board does not hold: examples are scored here."""
+    found = []
+    for file, entry in entries.items():
+        known = {cell.external for cell in there[entry.weights].cells} if entry.weights in there else set()
+        for number, cell in enumerate(entry.cells):
+            if cell.external is not None and cell.external not in known:
+                legal = (
+                    "hand the examples in with an external.json, which are scored again; verdicts alone prove nothing"
+                )
+                found.append(tracks.Problem(file, f"cells.{number}.external", cell.external.text, legal))
+    return found
 
 
 def _on_board(board: Path | None) -> dict[str, Entry]:

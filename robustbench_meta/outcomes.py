@@ -71,6 +71,11 @@ class Entry:
     steps: int | None
 
     @property
+    def of_an_object(self) -> bool:
+        """Whether it is an object of somebody's program, of which there is no checkpoint."""
+        return self.algorithm in ("custom", f"custom {BLACK_BOX}")
+
+    @property
     def black_box(self) -> bool:
         return self.algorithm.endswith(BLACK_BOX)
 

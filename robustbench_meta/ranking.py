@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from statistics import median_low
 from typing import Literal
 
 import numpy as np
 
 from robustbench_meta import intervals
-from robustbench_meta.intervals import bootstrap_interval, interval
+from robustbench_meta.intervals import ALPHA, bootstrap_interval, interval
 from robustbench_meta.outcomes import Board, Check, Entry, Outcome, Results, eps_text, outcomes
 
 NOTHING = 1e-9  # a difference below this is rounding
@@ -203,18 +204,20 @@ def separation(board: list[Standing]) -> Separation:
     if len(ranked) < 2:
         return Separation(0, 0, 0, math.nan, 0.0, apart=False, needed=None)
     found = intervals.pairs(_known([one.outcomes[one.rank_eps] for one in ranked]))
-    above, count = found.above, len(found.above[0])
+    above, number = found.above, len(found.above[0])
     n = found.n[above]
-    each = [intervals.smallest_separable(s, k, count) for s, k in zip(found.spread[above], n, strict=True)]
-    told = [one for one in each if not math.isnan(one)]
+    each = [intervals.smallest_separable(s, k, number) for s, k in zip(found.spread[above], n, strict=True)]
+    # Two that fail every query on every task say nothing of what differences take.
+    moved = [one for one, s in zip(each, found.spread[above], strict=True) if s > 0] or each
+    told = moved if not any(map(math.isnan, moved)) else []
     return Separation(
         fewest=int(n.min()),
         most=int(n.max()),
-        pairs=count,
+        pairs=number,
         smallest=float(np.median(told)) if told else math.nan,
         difference=float(np.nan_to_num(found.mean[0, 1])),
         apart=bool(intervals.better(found)[[0, 1], [1, 0]].any()),
-        needed=intervals.tasks_needed(float(found.mean[0, 1]), float(found.spread[0, 1]), count),
+        needed=intervals.tasks_needed(float(found.mean[0, 1]), float(found.spread[0, 1]), number),
     )
 
 
@@ -269,9 +272,16 @@ def _curve(ranked: Sequence[dict[float, Outcome]]) -> tuple[float, ...]:
 
 def _rank_eps(entries: dict[Entry, dict[float, Outcome]]) -> float:
     """Choose the largest eps at which the most white-box entries were evaluated."""
-    judged = [found for entry, found in entries.items() if not entry.black_box] or list(entries.values())
-    counts = Counter(eps for found in judged for eps, one in found.items() if one.attacked)
-    counts = counts or Counter(eps for found in judged for eps in found)
+    judged = {entry: found for entry, found in entries.items() if not entry.black_box} or entries
+    # Learners, not rows: one that was run at many numbers of steps has one voice.
+    attacked = {
+        (eps, entry.checkpoint, entry.weights)
+        for entry, found in judged.items()
+        for eps, one in found.items()
+        if one.attacked
+    }
+    met = {(eps, entry.checkpoint, entry.weights) for entry, found in judged.items() for eps in found}
+    counts = Counter(eps for eps, *_ in attacked or met)
     return max(counts, key=lambda eps: (eps > 0, counts[eps], eps))
 
 
@@ -297,10 +307,17 @@ def _reason(entry: Entry, found: dict[float, Outcome], eps: float) -> str:
 
 
 def _too_few(tasks: dict[Entry, int], eps: float) -> dict[Entry, str]:
-    """Say which entries ran on too few tasks for a rank: none could be shown to be better, and all would come first."""
+    """Say which entries ran on too few tasks for a rank: none could be shown to be better, and all would come first.
+
+    A rank needs half of what the board's entries have (lower median), and enough to be told apart from the others
+    wherever that many are.
+    """
     usual = median_low(tasks.values()) if tasks else 0
-    legal = f"the entries of this board have {usual} (lower median), and a rank needs half of that"
-    return {entry: f"n = {n} at {eps_text(eps)}: {legal}" for entry, n in tasks.items() if 2 * n < usual}
+    half, pairs = (usual + 1) // 2, len(tasks) * (len(tasks) - 1) / 2
+    telling = next(n for n in count(1) if intervals.surest(n) * pairs <= ALPHA)
+    least = max(half, telling) if telling <= usual else half
+    legal = f"the entries of this board have {usual} (lower median), and a rank needs {least}"
+    return {entry: f"n = {n} at {eps_text(eps)}: {legal}" for entry, n in tasks.items() if n < least}
 
 
 def shared_tasks(found: Sequence[Outcome]) -> np.ndarray:

@@ -331,6 +331,13 @@ def _of_attack(file: str, where: str, one: EntryCell) -> Iterator[Problem]:
         return
     if now != settings:
         yield Problem(file, f"{where}.attack_fields", settings, f"{name} means {now}")
+    serves: Any = catalog.attack(name)
+    if one.cell.threat.surface not in serves.surfaces:
+        yield Problem(
+            file, f"{where}.threat.surface", one.cell.threat.surface, f"{name} attacks {', '.join(serves.surfaces)}"
+        )
+    if one.cell.threat.norm not in serves.norms:
+        yield Problem(file, f"{where}.threat.norm", one.cell.threat.norm, f"{name} has {', '.join(serves.norms)}")
 
 
 def _of_tasks(file: str, where: str, one: EntryCell) -> Iterator[Problem]:

@@ -137,6 +137,22 @@ def test_the_verdicts_are_those_of_adapting_and_predicting(found: Arrays, tmp_pa
         assert record.survived == tuple(a and b for a, b in zip(right, record.clean, strict=True))
 
 
+def test_verdicts_with_somebodys_name_but_without_examples_are_refused(
+    results: Path,
+    found: Arrays,
+    tmp_path: Path,
+    rbm: Run,  # noqa: F811
+) -> None:
+    folder = claim(tmp_path / "claim", found, robust=0.9)
+    assert rbm("leaderboard", "add", results, "--board", "b")[0] == 0
+    assert rbm("leaderboard", "add", "--external", folder, "--board", "b")[0] == 0
+    handed = tmp_path / "b" / "entries"
+    status, out, _ = rbm("submit-check", handed, "--board", "none", "--seconds", 1)
+    assert status == 1
+    assert "verdicts alone prove nothing" in " ".join(out.split())
+    assert rbm("submit-check", handed, "--board", "b", "--seconds", 1)[0] == 0  # there it was scored
+
+
 def test_an_accepted_claim_enters_the_entry_with_our_verdicts_and_their_names(
     results: Path,
     found: Arrays,

@@ -62,7 +62,7 @@ def test_the_caption_states_protocol_attacks_seed_and_interval() -> None:
         "(fgsm, pgd-20)",
         r"95\,\% Student $t$ interval over $n$ tasks",
         r"Ranked by the worst case at $\varepsilon = 8/255$",
-        r"$^\ddagger$: the interval reaches the 20.0\,\% of a constant predictor.",
+        r"$^\ddagger$: the interval does not lie above the 20.0\,\% of a constant predictor.",
     ):
         assert said in text
     assert "lacks" not in text

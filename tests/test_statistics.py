@@ -195,14 +195,21 @@ def test_what_a_board_separates_is_said_with_numbers() -> None:
 def test_an_entry_that_ran_on_less_than_half_of_the_usual_tasks_has_no_rank() -> None:
     """On two tasks nobody could be shown to be better, so it would share the first rank."""
     cells = [({"checkpoint": name}, wrong(*[count] * 12)) for name, count in (("a", 1), ("b", 4))]
-    few, enough = ({"checkpoint": "c"}, wrong(9, 9)), ({"checkpoint": "c"}, wrong(*[9] * 6))
+    few, enough = ({"checkpoint": "c"}, wrong(9, 9)), ({"checkpoint": "c"}, wrong(*[9] * 7))
     last = ranking.standings(results(*cells, few))[0][-1]
     assert (last.entry.checkpoint, last.rank) == ("c", None)
-    assert (
-        last.reason == "n = 2 at 0.1: the entries of this board have 12 (lower median), and a rank needs half of that"
-    )
+    assert last.reason == "n = 2 at 0.1: the entries of this board have 12 (lower median), and a rank needs 7"
     assert ranking.standings(results(*cells, enough))[0][-1].rank is not None
     assert all(one.rank is not None for one in ranking.standings(results(cells[0], few))[0])  # two have no usual
+
+
+def test_a_learner_at_many_numbers_of_steps_does_not_choose_the_eps_of_the_ranking() -> None:
+    many = [({"checkpoint": "c", "weights": "c", "eps": 0.4, "steps": steps}, wrong(9, 9)) for steps in range(1, 6)]
+    board = ranking.standings(results(*[({"checkpoint": name, "weights": name}, wrong(1, 2)) for name in "ab"], *many))[
+        0
+    ]
+    assert board[0].rank_eps == 0.1
+    assert [one.entry.checkpoint for one in board if one.rank is not None] == ["a", "b"]
 
 
 def test_the_first_two_may_be_told_apart_or_not_differ_at_all() -> None:

@@ -148,7 +148,7 @@ def test_the_clock_is_the_time_of_the_processor_not_of_the_wall() -> None:
 
     found = timing.timed(call, "cpu", number=2)
     assert 0.02 <= found.seconds < 0.05
-    assert found.wall >= 0.07
+    assert found.wall >= 0.065
 
 
 def test_peak_memory_is_what_a_call_held_at_most() -> None:

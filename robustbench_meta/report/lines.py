@@ -99,6 +99,8 @@ def commands(one: Standing, cells: Cells, known: Learner | None) -> tuple[tuple[
 
     One command runs the attacks that met the same budgets on the same number of tasks.
     """
+    if one.entry.of_an_object:
+        return (), "all: no command finds an object of somebody's program"
     ran: dict[str, dict[int, list[float]]] = {}
     lost: list[str] = []
     for eps, outcome in sorted(one.outcomes.items()):

@@ -33,6 +33,7 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
         "trades": ("zhang2019trades", "wang2021rmaml"),
         "rmaml*": ("wang2021rmaml",),
         "fast": ("wong2020fast",),
+        "support": ("goldblum2020aq",),
     },
     "attacks": {
         "noise*": (),

@@ -161,7 +161,8 @@ class Table:
     @property
     def headline(self) -> str:
         """Name the best ranked row, and what its number is worth; empty if nothing is ranked."""
-        lead = next((row for row in self.rows if row.kind == "ranked"), None)
+        ranked = [row for row in self.rows if row.kind == "ranked"]
+        lead = max(ranked, key=lambda row: row.worst[0].mean, default=None)
         if lead is None:
             return ""
         best, constant = lead.worst[0], f"a constant predictor has {100 * self.constant:.1f} %"
