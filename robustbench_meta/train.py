@@ -24,6 +24,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from robustbench_meta import catalog, threats, untrusted
+from robustbench_meta.batches import AUGMENTATIONS, classes_of, generator, seed, tasks_of
 from robustbench_meta.checkpoint import (
     CARD,
     CURVE,
@@ -31,7 +32,6 @@ from robustbench_meta.checkpoint import (
     Card,
     Recipe,
     Validation,
-    digest,
     pack,
     read_card,
     save,
@@ -41,13 +41,12 @@ from robustbench_meta.checkpoint import (
 from robustbench_meta.engine import Fitted, Learner, craft, start_params
 from robustbench_meta.episodes import drawn, fingerprint
 from robustbench_meta.losses import correct
-from robustbench_meta.types import Defense, Episodes, InputError, Params, Spec, Streams, TaskFamily, Threat
+from robustbench_meta.types import Defense, Episodes, InputError, Params, Pretrained, Spec, Streams, TaskFamily, Threat
 
 RESUME = "resume.safetensors"
 SAVE_EVERY = 30.0  # seconds between resumable states
+BASE = "base."  # prefix of the parameters that serve training alone
 MOMENTUM = 0.1  # of running statistics, as torch.nn.BatchNorm2d's
-AUGMENTATIONS = ("flip", "crop")
-CROP_PADDING = 1 / 8  # of a side
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,11 @@ def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, L
     threat = threats.check(Threat(recipe.norm, recipe.eps), family.space)
     if defense.craft is not None and recipe.eps == 0:
         raise InputError(f"eps: 0 leaves the defense {recipe.defense!r} nothing to train against")
-    params = start_params(algorithm, network, family.space, recipe.ways, _generator(recipe, "weights"))
+    params = start_params(algorithm, network, family.space, recipe.ways, generator(recipe, "weights"))
+    if isinstance(algorithm, Pretrained):
+        _check_pretrained(recipe, defense, family)
+        width, classes = network.features(family.space.shape), len(family.classes("train"))
+        params |= algorithm.base.parameters(params, width, classes, generator(recipe, "base"))
     if recipe.train_ways not in (None, recipe.ways):
         wider = start_params(algorithm, network, family.space, recipe.ways + 1, torch.Generator())
         if any(value.shape != params[name].shape for name, value in wider.items()):
@@ -164,11 +167,33 @@ def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, L
     return defense, learner, family, threat
 
 
+def _check_pretrained(recipe: Recipe, defense: Defense, family: TaskFamily) -> None:
+    """Refuse what training on batches of all classes has no use for."""
+    if "support" in defense.surfaces:
+        raise InputError(
+            f"defense: {recipe.defense!r} attacks the support, and {recipe.algorithm} trains without one; legal:"
+            " what attacks queries alone, as aq and trades do, or nothing"
+        )
+    if recipe.train_ways is not None:
+        raise InputError(
+            f"train_ways: {recipe.train_ways} has no meaning where {recipe.algorithm} trains on all classes"
+        )
+    if not hasattr(family, "pool"):
+        raise InputError(
+            f"family: {recipe.family} gives tasks alone; {recipe.algorithm} trains on images by class, pool(split)"
+        )
+
+
 def _rehearse(recipe: Recipe, learner: Learner, defense: Defense, family: TaskFamily, threat: Threat) -> None:
     """Try one task of training and one of validation, so that what cannot run is refused before anything is kept."""
-    wide = Spec(recipe.train_ways or recipe.ways, recipe.shots, recipe.queries)
-    train_task = drawn(family, "train", wide, [0], seed=recipe.seed).to(learner.device, learner.dtype)
-    defense.loss(replace(learner, ways=wide.ways), train_task, threat, Streams([0]))
+    if not isinstance(learner.algorithm, Pretrained):
+        wide = Spec(recipe.train_ways or recipe.ways, recipe.shots, recipe.queries)
+        drawn(family, "train", wide, [0], seed=recipe.seed)
+    trained, episodes, _ = _batch(recipe, learner, family, 0)
+    params = {name: value.clone().requires_grad_() for name, value in learner.params.items()}
+    _gradient(replace(trained, params=params), defense, _tasks(episodes, slice(1)), threat, Streams([0]), among=1)
+    if idle := sorted(name for name, value in params.items() if value.grad is None):
+        raise InputError(f"meta_gradient: {learner.meta_gradient!r} never moves {idle[0]} of {recipe.algorithm}")
     spec = Spec(recipe.ways, recipe.shots, recipe.queries)
     task = drawn(family, "val", spec, [0]).to(learner.device, learner.dtype)
     if recipe.norm_mode == "running":
@@ -193,19 +218,13 @@ def _meta_step(
     run: _Run, recipe: Recipe, learner: Learner, defense: Defense, family: TaskFamily, threat: Threat
 ) -> None:
     """Make one meta-update; its loss, averaged over the tasks, joins `run.losses`."""
-    numbers = range(run.step * recipe.meta_batch, (run.step + 1) * recipe.meta_batch)
-    ways = recipe.train_ways or recipe.ways
-    spec = Spec(ways, recipe.shots, recipe.queries)
-    episodes = family.sample("train", spec, numbers, seed=recipe.seed)
-    episodes = _augmented(episodes, recipe, numbers).to(learner.device, learner.dtype)
-    rng = [_seed(recipe, "attack", number) for number in numbers]
-    learner = replace(learner, params=run.params, ways=ways)
+    learner, episodes, seeds = _batch(recipe, replace(learner, params=run.params), family, run.step)
     if not run.chunk:
         # A loop goes backward task by task, so that only one task's graph is ever alive.
-        run.chunk = 1 if learner.backend == "loop" else recipe.meta_batch
+        run.chunk = 1 if learner.backend == "loop" else episodes.tasks
     run.optimizer.zero_grad()
     try:
-        total, statistics = _accumulate(run, recipe, learner, defense, episodes, threat, rng)
+        total, statistics = _accumulate(run, recipe, learner, defense, episodes, threat, seeds)
     except torch.OutOfMemoryError:
         if run.chunk == 1:
             raise
@@ -229,32 +248,50 @@ def _meta_step(
     run.losses.append(total)
 
 
+def _batch(recipe: Recipe, learner: Learner, family: TaskFamily, step: int) -> tuple[Learner, Episodes, list[int]]:
+    """Return what update number `step` is made of: who is trained, on which tasks, with which seeds of attacks."""
+    if isinstance(learner.algorithm, Pretrained):
+        classes = len(family.classes("train"))
+        # A batch of all classes has no support to normalise by.
+        learner = replace(learner, algorithm=learner.algorithm.base, ways=classes, norm_mode="batch")
+        episodes, seeds = classes_of(recipe, family, step)
+    else:
+        learner = replace(learner, ways=recipe.train_ways or recipe.ways)
+        episodes, seeds = tasks_of(recipe, family, step)
+    return learner, episodes.to(learner.device, learner.dtype), seeds
+
+
 def _accumulate(
-    run: _Run,
-    recipe: Recipe,
-    learner: Learner,
-    defense: Defense,
-    episodes: Episodes,
-    threat: Threat,
-    rng: list[int],
+    run: _Run, recipe: Recipe, learner: Learner, defense: Defense, episodes: Episodes, threat: Threat, seeds: list[int]
 ) -> tuple[float, list[Params]]:
     """Add up the gradient of the mean loss over the tasks, chunk by chunk; return the loss and running statistics."""
     total, statistics = 0.0, []
-    for at in range(0, recipe.meta_batch, run.chunk):
+    for at in range(0, episodes.tasks, run.chunk):
         part = _tasks(episodes, slice(at, at + run.chunk))
-        terms = defense.loss(learner, part, threat, Streams(rng[at : at + run.chunk]))
-        loss = torch.stack(list(terms.values())).sum() / recipe.meta_batch
-        loss.backward()
-        total += loss.item()
+        rng = Streams(seeds[at : at + run.chunk])
+        total += _gradient(learner, defense, part, threat, rng, among=episodes.tasks)
         if recipe.norm_mode == "running":
             statistics.append(_statistics(learner, part))
     return total, statistics
 
 
+def _gradient(
+    learner: Learner, defense: Defense, episodes: Episodes, threat: Threat, rng: Streams, *, among: int
+) -> float:
+    """Add to the parameters' gradient that of the tasks' loss, as their share of `among` tasks; return that share."""
+    terms = defense.loss(learner, episodes, threat, rng)
+    loss = torch.stack(list(terms.values())).sum() / among
+    loss.backward()
+    return loss.item()
+
+
 @torch.no_grad()
 def _statistics(learner: Learner, episodes: Episodes) -> Params:
-    """Return the statistics of every task's support: each [T,C]."""
-    return replace(learner, norm_mode="support").adapt(episodes.support_x, episodes.support_y).norm
+    """Return the statistics of every task's support, or of its queries where it has none: each [T,C]."""
+    x, y = episodes.support_x, episodes.support_y
+    if not x.shape[1]:
+        x, y = episodes.query_x, episodes.query_y
+    return replace(learner, norm_mode="support").adapt(x, y).norm
 
 
 def _follow(running: Params, statistics: list[Params]) -> None:
@@ -285,7 +322,8 @@ def _validate(
     value = seen.clean if defense.select == "clean" else (seen.clean + seen.robust) / 2
     if value > run.best_value:
         run.best_value, run.best_step = value, run.step
-        run.best = {name: value.detach().clone() for name, value in params.items()}
+        kept = {name: value for name, value in params.items() if not name.startswith(BASE)}
+        run.best = {name: value.detach().clone() for name, value in kept.items()}
         run.best.update({f"running.{name}": value.clone() for name, value in run.running.items()})
 
 
@@ -297,7 +335,7 @@ def validation(recipe: Recipe, learner: Learner, family: TaskFamily, threat: Thr
         with torch.no_grad():
             fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=learner.algorithm.test_steps)
             right = correct(learner.predict(fitted, episodes.query_x), episodes.query_y)
-        rng = Streams([_seed(recipe, "validation", number)])
+        rng = Streams([seed(recipe, "validation", number)])
         survived = _survival(learner, fitted, episodes, recipe.validate_attack, threat, rng, right)
         yield right.float().mean().item(), survived
 
@@ -309,35 +347,6 @@ def _survival(
     x_adv = craft(learner, fitted, x, y, attack=catalog.attack(attack), threat=threat, rng=rng)
     with torch.no_grad():
         return (right & correct(learner.predict(fitted, x_adv), y)).float().mean().item()
-
-
-def _augmented(episodes: Episodes, recipe: Recipe, numbers: range) -> Episodes:
-    if not recipe.augment:
-        return episodes
-    support, queries = [], []
-    for row, number in enumerate(numbers):
-        rng = torch.Generator().manual_seed(_seed(recipe, "augment", number))
-        support.append(augment(episodes.support_x[row], recipe.augment, rng))
-        queries.append(augment(episodes.query_x[row], recipe.augment, rng))
-    return replace(episodes, support_x=torch.stack(support), query_x=torch.stack(queries))
-
-
-def augment(images: Tensor, names: tuple[str, ...], rng: torch.Generator) -> Tensor:
-    """Mirror each of images [n,C,H,W] with probability 1/2 (flip), move it by up to 1/8 of a side (crop)."""
-    if "flip" in names:
-        mirrored = torch.rand(len(images), generator=rng) < 0.5
-        images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
-    if "crop" in names:
-        count, _, height, width = images.shape
-        pad = round(CROP_PADDING * min(height, width))
-        padded = torch.nn.functional.pad(images, (pad, pad, pad, pad), mode="reflect")
-        corner = torch.randint(2 * pad + 1, (count, 2), generator=rng)
-        rows = (corner[:, :1] + torch.arange(height)).view(count, 1, height, 1)
-        columns = (corner[:, 1:] + torch.arange(width)).view(count, 1, 1, width)
-        images = padded[
-            torch.arange(count).view(-1, 1, 1, 1), torch.arange(images.shape[1]).view(1, -1, 1, 1), rows, columns
-        ]
-    return images
 
 
 def _tasks(episodes: Episodes, rows: slice) -> Episodes:
@@ -466,11 +475,3 @@ def _draw_curve(card: Card, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
-
-
-def _seed(recipe: Recipe, purpose: str, number: int) -> int:
-    return int(digest([recipe.seed, purpose, number])[:15], 16)
-
-
-def _generator(recipe: Recipe, purpose: str) -> torch.Generator:
-    return torch.Generator().manual_seed(_seed(recipe, purpose, 0))

@@ -205,8 +205,8 @@ class Algorithm(Protocol):
     @property
     def meta_gradient(self) -> MetaGradient: ...  # of meta-training, unless the recipe says otherwise
 
-    def parameters(self, width: int, ways: int, rng: torch.Generator) -> Params:
-        """Make the meta-parameters beyond the network's own (head, step sizes, scale)."""
+    def parameters(self, body: Params, width: int, ways: int, rng: torch.Generator) -> Params:
+        """Make the meta-parameters beyond the network's own `body` (head, step sizes, scale)."""
         ...
 
     def start(self, net: Net, params: Params) -> Params: ...
@@ -226,8 +226,20 @@ class Algorithm(Protocol):
 
 
 @runtime_checkable
+class Pretrained(Protocol):
+    """An Algorithm whose network is made by telling all classes of the train split apart, not by episodes."""
+
+    @property
+    def base(self) -> Algorithm:
+        """The classifier that is trained; its own parameters, named base.*, are left out of the checkpoint."""
+        ...
+
+
+@runtime_checkable
 class Defense(Protocol):
     """A frozen dataclass: what meta-training minimises, as named terms of one value per task."""
+
+    surfaces: ClassVar[tuple[Surface, ...]]  # what it attacks in training
 
     @property
     def craft(self) -> Attack | None: ...
@@ -246,6 +258,7 @@ class TaskFamily(Protocol):
 
     A preset of the catalog also has `name` (its own), and `default_network` with `default_network_options` for recipes
     that name none. Optional: a field `root` (a Path or None) that takes `--data-root`; `sources` for `rbm data get`;
+    `pool(split)`, the images by class, on which `transfer` trains;
     `duplicates = True` where the source itself holds some images twice, so that support and query may share one.
     """
 

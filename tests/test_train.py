@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from robustbench_meta import catalog, checkpoint
+from robustbench_meta.batches import augment
 from robustbench_meta.checkpoint import Recipe
-from robustbench_meta.train import Progress, augment, train
+from robustbench_meta.train import Progress, train
 from robustbench_meta.types import InputError
 
 TINY = Recipe(
@@ -48,6 +49,8 @@ def stop_at(step: int) -> object:
     [
         {"norm_mode": "running", "average": 0.9, "train_ways": 8},
         {"algorithm": "fomaml", "defense": "aq", "craft": "fgsm-rs", "augment": ("flip", "crop")},
+        {"algorithm": "transfer", "defense": "aq", "craft": "fgsm-rs", "norm_mode": "running", "augment": ("flip",)},
+        {"algorithm": "meta-sgd", "average": 0.9},
     ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_weights(
@@ -141,6 +144,9 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(tmp_path: Pa
         ({"defense": "trades", "craft": "fgsm", "defense_options": {"beta": -3.0}}, "beta: -3.0"),
         ({"defense": "mixed", "craft": "fgsm", "defense_options": {"clean_weight": -1.0}}, "clean_weight: -1.0"),
         ({"train_ways": 8, "algorithm": "fomaml"}, "train_ways: 8 does not fit fomaml's 5-way head"),
+        ({"train_ways": 8, "algorithm": "transfer"}, "train_ways: 8 has no meaning where transfer trains"),
+        ({"algorithm": "transfer", "defense": "mixed", "craft": "fgsm"}, "defense: 'mixed' attacks the support"),
+        ({"algorithm": "meta-sgd", "meta_gradient": "first-order"}, "meta_gradient: 'first-order' never moves rate"),
     ],
 )
 def test_a_recipe_that_cannot_run_is_refused_before_anything_is_written(

@@ -166,7 +166,7 @@ def test_running_statistics_follow_the_supports_by_a_tenth_and_start_at_the_firs
 class Level(ProtoNet):
     """Right about a query of class 0 where the pixel that `weights` looks at is below one half."""
 
-    def parameters(self, width: int, ways: int, rng: torch.Generator) -> Params:
+    def parameters(self, body: Params, width: int, ways: int, rng: torch.Generator) -> Params:
         return {"weights": torch.zeros(width)}
 
     def finish(self, net: Net, params: Params, x: Tensor, y: Tensor, ways: int) -> Params:

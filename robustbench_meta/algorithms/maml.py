@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustbench_meta.heads import linear
 from robustbench_meta.types import InputError, MetaGradient, Net, Params
 
 
@@ -35,9 +36,8 @@ class MAML:
         if self.adapts not in ("all", "head"):
             raise InputError(f"adapts: {self.adapts!r} is not all or head")
 
-    def parameters(self, width: int, ways: int, rng: torch.Generator) -> Params:
-        weight = torch.randn(ways, width, generator=rng) * width**-0.5
-        return {"head.weight": weight, "head.bias": torch.zeros(ways)}
+    def parameters(self, body: Params, width: int, ways: int, rng: torch.Generator) -> Params:
+        return linear(width, ways, rng)
 
     def start(self, net: Net, params: Params) -> Params:
         return {name: value for name, value in params.items() if self.adapts == "all" or name.startswith("head.")}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from robustbench_meta.engine import Learner, craft
 from robustbench_meta.losses import cross_entropy
-from robustbench_meta.types import Attack, Episodes, Streams, Threat
+from robustbench_meta.types import Attack, Episodes, Streams, Surface, Threat
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class AdversarialQuerying:
 
     craft: Attack
     select: Literal["mean"] = "mean"
+    surfaces: ClassVar[tuple[Surface, ...]] = ("query",)
 
     def loss(self, learner: Learner, episodes: Episodes, threat: Threat, rng: Streams) -> dict[str, Tensor]:
         x, y = episodes.query_x, episodes.query_y
