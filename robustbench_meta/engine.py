@@ -24,6 +24,7 @@ from robustbench_meta.types import (
     Attack,
     Backend,
     Box,
+    Checked,
     Cost,
     Episodes,
     InputError,
@@ -112,9 +113,9 @@ class Learner:
         if not x.shape[1]:  # without a support there is nothing to learn from, nor to normalise by
             return [Fitted(self.start(len(x)), {}, {}) for _ in counts]
         if self.backend != "loop":
-            return [Fitted(*parts) for parts in self._learn(x, y, counts, vmap)]
+            return [self._fitted(*parts) for parts in self._learn(x, y, counts, vmap)]
         tasks = [self._learn(_index(x, t), y[t], counts, _alone) for t in range(len(x))]
-        return [Fitted(*_stack(list(rows))) for rows in zip(*tasks, strict=True)]
+        return [self._fitted(*_stack(list(rows))) for rows in zip(*tasks, strict=True)]
 
     def start(self, tasks: int) -> Params:
         """Return what adaptation starts from, for each of T tasks: each [T,...]."""
@@ -130,8 +131,10 @@ class Learner:
     def finish(self, state: Params, x: Tensor, y: Tensor) -> Fitted:
         """Return T learners whose adaptation ended at `state`, normalising by x [T,S,*X] as if it were the support."""
         if self.backend != "loop":
-            return Fitted(*self._finish(state, x, y, vmap))
-        return Fitted(*_stack([self._finish(_index(state, t), _index(x, t), y[t], _alone) for t in range(len(x))]))
+            return self._fitted(*self._finish(state, x, y, vmap))
+        return self._fitted(
+            *_stack([self._finish(_index(state, t), _index(x, t), y[t], _alone) for t in range(len(x))])
+        )
 
     def predict(self, fitted: Fitted, x: Tensor) -> Tensor:
         """Score x [T,Q,*X] with each task's own learner: [T,Q,N]."""
@@ -181,6 +184,12 @@ class Learner:
         """Move all tensors to `device`; the backend stays as it is."""
         params, running = ({k: v.to(device) for k, v in part.items()} for part in (self.params, self.running))
         return replace(self, params=params, running=running)
+
+    def _fitted(self, state: Params, extra: Params, norm: Params) -> Fitted:
+        """Let the algorithm judge what it found, which mapped code cannot."""
+        if isinstance(self.algorithm, Checked):
+            self.algorithm.check(extra)
+        return Fitted(state, extra, norm)
 
     def _learn(self, x: Tensor, y: Tensor, counts: list[int], lift: Lift) -> list[tuple[Params, Params, Params]]:
         """Adapt to x [S,*X], y [S], or with `lift` = vmap to T such tasks: state, extra and norm at every count."""

@@ -226,6 +226,15 @@ class Algorithm(Protocol):
 
 
 @runtime_checkable
+class Checked(Protocol):
+    """An Algorithm that solves a problem in `finish`, and says when it failed to."""
+
+    def check(self, fitted: Params) -> None:
+        """Raise InputError where what `finish` returned for T tasks, each [T,...], is no solution."""
+        ...
+
+
+@runtime_checkable
 class Pretrained(Protocol):
     """An Algorithm whose network is made by telling all classes of the train split apart, not by episodes."""
 

@@ -12,6 +12,7 @@ from tiny import Identity, blobs, learner
 
 from robustbench_meta import catalog
 from robustbench_meta.algorithms.meta_sgd import MetaSGD
+from robustbench_meta.algorithms.metaopt import MetaOpt
 from robustbench_meta.algorithms.transfer import Transfer
 from robustbench_meta.engine import Learner
 from robustbench_meta.types import Box, Episodes, InputError
@@ -96,6 +97,37 @@ def test_cosine_transfer_compares_with_the_mean_direction_of_each_class() -> Non
     np.testing.assert_allclose(found(on_pixels(Transfer("cosine", scale=7.0)), episodes), expected, rtol=1e-9)
 
 
+def test_metaopt_ridge_solves_the_normal_equations_with_a_fixed_lambda_and_scales_the_scores() -> None:
+    subject = on_pixels(MetaOpt(head="ridge", regularisation=2.0))
+    subject = replace(subject, params={**subject.params, "head.scale": torch.tensor(3.0, dtype=torch.float64)})
+    x, y, query = arrays(case())
+    weights = np.linalg.solve(x.T @ x + 2 * np.eye(4), x.T @ np.eye(WAYS)[y])
+    np.testing.assert_allclose(found(subject, case()), 3 * query @ weights, rtol=1e-9)
+
+
+def test_the_machine_of_metaopt_between_two_classes_of_one_item_is_known() -> None:
+    subject = learner(MetaOpt(bound=0.1), network=Identity(), space=Box((2,)), ways=2)
+    subject = replace(subject, params={**subject.params, "head.scale": torch.tensor(5.0, dtype=torch.float64)})
+    support, y = torch.tensor([[[0.9, 0.0], [0.1, 0.0]]]).double(), torch.tensor([[0, 1]])
+    # At the bound, class 0 has the weights 0.1 (x_0 - x_1) = (0.08, 0), class 1 minus these.
+    scores = subject.predict(subject.adapt(support, y), torch.tensor([[[0.5, 0.7]]]).double())
+    np.testing.assert_allclose(scores[0].numpy(), [[0.2, -0.2]], atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["loop", "vmap", "flat"])
+@pytest.mark.parametrize("spoilt", ["too few iterations", "not a number"])
+def test_a_machine_that_is_not_solved_is_refused_wherever_it_is_adapted(spoilt: str, backend: Any) -> None:
+    few = spoilt == "too few iterations"
+    episodes, subject = blobs(), learner(MetaOpt(iterations=3 if few else 25), backend=backend)
+    if not few:
+        episodes.support_x[0] *= torch.nan
+    with pytest.raises(InputError, match=r"^iterations: \d+ leave a support vector machine .* from its optimum"):
+        subject.adapt(episodes.support_x, episodes.support_y)
+    victim = subject.support_victim(episodes)
+    with pytest.raises(InputError, match=r"^iterations: "):
+        victim.forward(victim.x, victim.points)
+
+
 @pytest.mark.parametrize(
     ("name", "bad"),
     [
@@ -103,6 +135,10 @@ def test_cosine_transfer_compares_with_the_mean_direction_of_each_class() -> Non
         ("meta-sgd", {"lowest": 0.2}),
         ("transfer", {"metric": "manhattan"}),
         ("transfer", {"scale": 0.0}),
+        ("metaopt-svm", {"head": "tree"}),
+        ("metaopt-svm", {"bound": 0.0}),
+        ("metaopt-svm", {"iterations": 0}),
+        ("metaopt-ridge", {"regularisation": -1.0}),
     ],
 )
 def test_options_that_an_algorithm_cannot_have_are_refused_by_name(name: str, bad: dict[str, Any]) -> None:
