@@ -131,6 +131,7 @@ def train(
     Without a recipe, the shipped one named FAMILY-ALGORITHM-DEFENSE is the base, if there is one.
     """
     from robustbench_meta import grid as grids
+    from robustbench_meta.checkpoint import CARD, read_card
     from robustbench_meta.train import train as meta_train
 
     named = {"family": family, "algorithm": algorithm, "defense": defense}
@@ -141,6 +142,9 @@ def train(
     console = _console()
     with _training_bar(console, f"{chosen.algorithm} · {chosen.defense} · {chosen.family} on {where}") as progress:
         meta_train(chosen, out, root=data_root, device=where, progress=progress)
+    card = read_card(out / CARD)
+    if card.stopped:
+        console.print(f"Stopped, and kept the weights of step {card.selected_step}: {card.stopped}")
     console.print(f"Checkpoint: {out}\nNow try: rbm evaluate --ckpt {out}")
 
 

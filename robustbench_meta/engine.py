@@ -73,7 +73,8 @@ class Learner:
     meta-training's running ones (`running`), or the query batch's own (`batch`: transductive). Inner steps
     always normalise by the batch they are fed. `meta_gradient` belongs to training alone: `first-order` cuts it at
     the adapted values (FOMAML, arXiv 1703.03400 section 5.2); `recomputed` is the exact one in memory that does not
-    grow with the steps, for one more forward pass a step.
+    grow with the steps, for one more forward pass a step; `displacement` is the way from the adapted values back
+    (Reptile), which needs no gradient through adaptation.
     """
 
     algorithm: Algorithm
@@ -433,6 +434,15 @@ def craft(
     if attack.needs_single_points and learner.norm_mode == "batch":
         raise InputError(f"norm_mode: 'batch' judges queries together, which {type(attack).__name__} cannot attack")
     return attack(learner.query_victim(fitted, x, y), threat, rng).detach().view(x.shape)
+
+
+def craft_inner(
+    learner: Learner, state: Params, x: Tensor, y: Tensor, *, attack: Attack, threat: Threat, rng: Streams
+) -> Tensor:
+    """Attack what the next inner step is fed, x [T,S,*X], against the learners as they stand at `state`."""
+    with torch.no_grad():
+        fitted = learner.finish(state, x, y)
+    return craft(learner, fitted, x, y, attack=attack, threat=threat, rng=rng)
 
 
 def start_params(algorithm: Algorithm, network: Network, space: Box, ways: int, rng: torch.Generator) -> Params:

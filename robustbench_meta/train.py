@@ -38,10 +38,22 @@ from robustbench_meta.checkpoint import (
     split,
     write,
 )
+from robustbench_meta.descent import Apart, descend, rates
 from robustbench_meta.engine import Fitted, Learner, craft, start_params
 from robustbench_meta.episodes import drawn, fingerprint
 from robustbench_meta.losses import correct
-from robustbench_meta.types import Defense, Episodes, InputError, Params, Pretrained, Spec, Streams, TaskFamily, Threat
+from robustbench_meta.types import (
+    Algorithm,
+    Defense,
+    Episodes,
+    InputError,
+    Params,
+    Pretrained,
+    Spec,
+    Streams,
+    TaskFamily,
+    Threat,
+)
 
 RESUME = "resume.safetensors"
 SAVE_EVERY = 30.0  # seconds between resumable states
@@ -67,7 +79,9 @@ class _Run:
 
     params: Params  # leaves that the optimiser moves
     running: Params
-    optimizer: torch.optim.Adam
+    optimizers: dict[
+        str, torch.optim.Adam
+    ]  # of the whole loss under "", of terms with one of their own under their names
     average: Params
     best: Params = field(default_factory=dict)
     best_step: int = -1
@@ -99,13 +113,13 @@ def train(
         return out
     episodes_sha256 = {part: fingerprint(family, part) for part in ("train", "val")}
     _rehearse(recipe, learner, defense, family, threat)
-    run = _start(recipe, learner)
+    run = _start(recipe, learner, defense)
     if (out / RESUME).exists():
         _resume(run, out / RESUME)
     out.mkdir(parents=True, exist_ok=True)
     started = saved = time.monotonic()
     first, before = run.step, run.seconds
-    while run.step < recipe.steps or _due(run, recipe):
+    while not (stopped := _collapse(run, recipe, defense)) and (run.step < recipe.steps or _due(run, recipe)):
         if _due(run, recipe):
             # Saved first, since a validation may take longer than a kill may lose.
             _save_run(run, recipe, out / RESUME)
@@ -121,7 +135,7 @@ def train(
         if now - saved > SAVE_EVERY:
             _save_run(run, recipe, out / RESUME)
             saved = now
-    _finish(run, recipe, defense, out, episodes_sha256, device)
+    _finish(run, recipe, defense, out, episodes_sha256, device, stopped)
     return out
 
 
@@ -133,12 +147,13 @@ def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, L
     for name in recipe.augment:
         if name not in AUGMENTATIONS:
             raise InputError(f"augment: {name!r} is not one of {', '.join(AUGMENTATIONS)}")
-    catalog.attack(recipe.validate_attack)
-    if recipe.meta_gradient not in (None, algorithm.meta_gradient) and (
-        algorithm.steps is None or algorithm.meta_gradient == "first-order"
-    ):
-        why = "adapts without inner steps" if algorithm.steps is None else "is first order by name; maml has the choice"
-        raise InputError(f"meta_gradient: {recipe.meta_gradient!r} does not fit: {recipe.algorithm} {why}")
+    validating = catalog.attack(recipe.validate_attack)
+    if getattr(defense, "guard", 0.0) and not (validating.needs_gradient and getattr(validating, "steps", 2) > 1):
+        raise InputError(
+            f"validate_attack: {recipe.validate_attack!r} does not show what {recipe.defense} guards against; legal:"
+            " an attack of several gradient steps, as pgd-10"
+        )
+    _check_meta_gradient(recipe, algorithm, defense)
     threat = threats.check(Threat(recipe.norm, recipe.eps), family.space)
     if defense.craft is not None and recipe.eps == 0:
         raise InputError(f"eps: 0 leaves the defense {recipe.defense!r} nothing to train against")
@@ -167,6 +182,21 @@ def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, L
     return defense, learner, family, threat
 
 
+def _check_meta_gradient(recipe: Recipe, algorithm: Algorithm, defense: Defense) -> None:
+    """Refuse a meta-gradient that the algorithm has not, or that the defense's loss is not for."""
+    named = {"first-order": "is first order by name", "displacement": "is displaced by name"}
+    if recipe.meta_gradient not in (None, algorithm.meta_gradient):
+        why = f"{named[algorithm.meta_gradient]}; maml has the choice" if algorithm.meta_gradient in named else ""
+        why = "adapts without inner steps" if algorithm.steps is None else why
+        if why:
+            raise InputError(f"meta_gradient: {recipe.meta_gradient!r} does not fit: {recipe.algorithm} {why}")
+    if (recipe.meta_gradient or algorithm.meta_gradient) == "displacement" and "query" in defense.surfaces:
+        raise InputError(
+            f"defense: {recipe.defense!r} attacks the query loss, which a displacement ({recipe.algorithm}) has not;"
+            " legal: what attacks the support alone, as support does, or nothing"
+        )
+
+
 def _check_pretrained(recipe: Recipe, defense: Defense, family: TaskFamily) -> None:
     """Refuse what training on batches of all classes has no use for."""
     if "support" in defense.surfaces:
@@ -191,7 +221,7 @@ def _rehearse(recipe: Recipe, learner: Learner, defense: Defense, family: TaskFa
         drawn(family, "train", wide, [0], seed=recipe.seed)
     trained, episodes, _ = _batch(recipe, learner, family, 0)
     params = {name: value.clone().requires_grad_() for name, value in learner.params.items()}
-    _gradient(replace(trained, params=params), defense, _tasks(episodes, slice(1)), threat, Streams([0]), among=1)
+    descend(replace(trained, params=params), defense, _tasks(episodes, slice(1)), threat, Streams([0]), among=1)
     if idle := sorted(name for name, value in params.items() if value.grad is None):
         raise InputError(f"meta_gradient: {learner.meta_gradient!r} never moves {idle[0]} of {recipe.algorithm}")
     spec = Spec(recipe.ways, recipe.shots, recipe.queries)
@@ -208,10 +238,12 @@ def _due(run: _Run, recipe: Recipe) -> bool:
     return run.step > seen and (run.step % recipe.validate_every == 0 or run.step == recipe.steps)
 
 
-def _start(recipe: Recipe, learner: Learner) -> _Run:
+def _start(recipe: Recipe, learner: Learner, defense: Defense) -> _Run:
     params = {name: value.clone().requires_grad_() for name, value in learner.params.items()}
-    optimizer = torch.optim.Adam(params.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return _Run(params, {}, optimizer, {name: value.clone() for name, value in learner.params.items()})
+    optimizers = {"": torch.optim.Adam(params.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)}
+    for term, share in rates(defense).items():
+        optimizers[term] = torch.optim.Adam(params.values(), lr=share * recipe.learning_rate)
+    return _Run(params, {}, optimizers, {name: value.clone() for name, value in learner.params.items()})
 
 
 def _meta_step(
@@ -222,9 +254,9 @@ def _meta_step(
     if not run.chunk:
         # A loop goes backward task by task, so that only one task's graph is ever alive.
         run.chunk = 1 if learner.backend == "loop" else episodes.tasks
-    run.optimizer.zero_grad()
+    run.optimizers[""].zero_grad()
     try:
-        total, statistics = _accumulate(run, recipe, learner, defense, episodes, threat, seeds)
+        total, apart, statistics = _accumulate(run, recipe, learner, defense, episodes, threat, seeds)
     except torch.OutOfMemoryError:
         if run.chunk == 1:
             raise
@@ -234,12 +266,7 @@ def _meta_step(
         raise InputError(f"loss: {total} at step {run.step}; lower learning_rate ({recipe.learning_rate:g})")
     if recipe.norm_mode == "running":
         _follow(run.running, statistics)
-    for group in run.optimizer.param_groups:
-        group["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * run.step / recipe.steps))
-    size = torch.nn.utils.clip_grad_norm_(run.params.values(), recipe.clip)
-    if not size.isfinite():
-        raise InputError(f"gradient: not finite at step {run.step}; lower learning_rate ({recipe.learning_rate:g})")
-    run.optimizer.step()
+    _step(run, recipe, rates(defense), apart)
     run.step += 1
     # The average forgets its start faster in the first steps (as in Polyak averaging with a warm-up).
     decay = min(recipe.average, (1 + run.step) / (10 + run.step))
@@ -263,26 +290,36 @@ def _batch(recipe: Recipe, learner: Learner, family: TaskFamily, step: int) -> t
 
 def _accumulate(
     run: _Run, recipe: Recipe, learner: Learner, defense: Defense, episodes: Episodes, threat: Threat, seeds: list[int]
-) -> tuple[float, list[Params]]:
-    """Add up the gradient of the mean loss over the tasks, chunk by chunk; return the loss and running statistics."""
+) -> tuple[float, Apart, list[Params]]:
+    """Add up the gradient of the mean loss over the tasks, chunk by chunk; return what is not in the parameters."""
     total, statistics = 0.0, []
+    apart: Apart = {}
     for at in range(0, episodes.tasks, run.chunk):
         part = _tasks(episodes, slice(at, at + run.chunk))
         rng = Streams(seeds[at : at + run.chunk])
-        total += _gradient(learner, defense, part, threat, rng, among=episodes.tasks)
+        loss, found = descend(learner, defense, part, threat, rng, among=episodes.tasks)
+        total += loss
+        for term, gradient in found.items():
+            known = apart.setdefault(term, {})
+            known.update({name: known[name] + value if name in known else value for name, value in gradient.items()})
         if recipe.norm_mode == "running":
             statistics.append(_statistics(learner, part))
-    return total, statistics
+    return total, apart, statistics
 
 
-def _gradient(
-    learner: Learner, defense: Defense, episodes: Episodes, threat: Threat, rng: Streams, *, among: int
-) -> float:
-    """Add to the parameters' gradient that of the tasks' loss, as their share of `among` tasks; return that share."""
-    terms = defense.loss(learner, episodes, threat, rng)
-    loss = torch.stack(list(terms.values())).sum() / among
-    loss.backward()
-    return loss.item()
+def _step(run: _Run, recipe: Recipe, shares: dict[str, float], apart: Apart) -> None:
+    """Let every optimiser follow its own gradient, clipped, all taken at the same parameters."""
+    annealed = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * run.step / recipe.steps))
+    for term, optimizer in run.optimizers.items():
+        if term:
+            for name, value in run.params.items():
+                value.grad = apart[term].get(name)
+        for group in optimizer.param_groups:
+            group["lr"] = annealed * shares.get(term, 1.0)
+        size = torch.nn.utils.clip_grad_norm_(run.params.values(), recipe.clip)
+        if not size.isfinite():
+            raise InputError(f"gradient: not finite at step {run.step}; lower learning_rate ({recipe.learning_rate:g})")
+        optimizer.step()
 
 
 @torch.no_grad()
@@ -327,6 +364,21 @@ def _validate(
         run.best.update({f"running.{name}": value.clone() for name, value in run.running.items()})
 
 
+def _collapse(run: _Run, recipe: Recipe, defense: Defense) -> str:
+    """Say that robust accuracy has fallen below what the defense's guard allows; empty where it has not.
+
+    What is at or below chance is no accuracy to fall from.
+    """
+    *before, last = [seen.robust for seen in run.history] or [0.0]
+    best = max((robust for robust in before if robust > 1 / recipe.ways), default=0.0)
+    if last >= getattr(defense, "guard", 0.0) * best:
+        return ""
+    return (
+        f"catastrophic overfitting: accuracy under {recipe.validate_attack} fell from {best:.1%} to {last:.1%}"
+        f" at step {run.step} of {recipe.steps}"
+    )
+
+
 def validation(recipe: Recipe, learner: Learner, family: TaskFamily, threat: Threat) -> Iterator[tuple[float, float]]:
     """Give clean and robust accuracy on one validation task after the other, as the recipe says."""
     spec = Spec(recipe.ways, recipe.shots, recipe.queries)
@@ -355,7 +407,7 @@ def _tasks(episodes: Episodes, rows: slice) -> Episodes:
 
 
 def _finish(
-    run: _Run, recipe: Recipe, defense: Defense, out: Path, episodes_sha256: dict[str, str], device: str
+    run: _Run, recipe: Recipe, defense: Defense, out: Path, episodes_sha256: dict[str, str], device: str, stopped: str
 ) -> None:
     weights = pack(*split(run.best))
     card = Card(
@@ -372,6 +424,7 @@ def _finish(
         train_seconds=round(run.seconds, 1),
         selected_step=run.best_step,
         criterion=_criterion(recipe, defense),
+        stopped=stopped,
         history=tuple(run.history),
     )
     _draw_curve(card, out / CURVE)
@@ -408,14 +461,20 @@ def _save_run(run: _Run, recipe: Recipe, path: Path) -> None:
     tensors = {f"params/{name}": value.detach() for name, value in run.params.items()}
     for part in ("running", "average", "best"):
         tensors.update({f"{part}/{name}": value for name, value in getattr(run, part).items()})
-    for name, value in run.params.items():
-        tensors.update({f"adam/{name}/{key}": moment for key, moment in run.optimizer.state[value].items()})
+    for term, optimizer in run.optimizers.items():
+        for name, value in run.params.items():
+            state = optimizer.state[value]
+            tensors.update({f"{_adam(term)}/{name}/{key}": moment for key, moment in state.items()})
     plain: dict[str, Any] = {
         name: getattr(run, name) for name in ("step", "seconds", "losses", "best_step", "best_value")
     }
     plain["history"] = [seen.model_dump() for seen in run.history]
     metadata = {"recipe": recipe.model_dump_json(), "run": json.dumps(plain, allow_nan=False)}
     write(path, save_tensors({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata))
+
+
+def _adam(term: str) -> str:
+    return f"adam.{term}" if term else "adam"
 
 
 @contextmanager
@@ -445,12 +504,14 @@ def _resume(run: _Run, path: Path) -> None:
         for name, value in run.params.items():
             value.copy_(tensors[f"params/{name}"])
             device = value.device
-            run.optimizer.state[value] = {
-                # Adam keeps its step count on the CPU.
-                key: tensors[f"adam/{name}/{key}"].to("cpu" if key == "step" else device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"adam/{name}/{key}" in tensors
-            }
+            for term, optimizer in run.optimizers.items():
+                kept = f"{_adam(term)}/{name}"
+                optimizer.state[value] = {
+                    # Adam keeps its step count on the CPU.
+                    key: tensors[f"{kept}/{key}"].to("cpu" if key == "step" else device)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{kept}/{key}" in tensors
+                }
             run.average[name] = run.average[name].to(device)
     run.running.update({name: value.to(next(iter(run.params.values())).device) for name, value in run.running.items()})
 

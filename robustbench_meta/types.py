@@ -18,7 +18,7 @@ Split = Literal["train", "val", "test"]
 Norm = Literal["linf", "l2", "l1"]
 Surface = Literal["query", "support"]
 NormMode = Literal["support", "running", "batch"]
-MetaGradient = Literal["exact", "recomputed", "first-order"]
+MetaGradient = Literal["exact", "recomputed", "first-order", "displacement"]
 Backend = Literal["loop", "vmap", "flat"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -246,7 +246,12 @@ class Pretrained(Protocol):
 
 @runtime_checkable
 class Defense(Protocol):
-    """A frozen dataclass: what meta-training minimises, as named terms of one value per task."""
+    """A frozen dataclass: what meta-training minimises, as named terms of one value per task.
+
+    Optional: `rates`, the terms that an optimiser of their own follows, each with its share of the recipe's learning
+    rate; `guard`, the share of its best so far that robust accuracy in validation must keep, or training
+    ends (0: never).
+    """
 
     surfaces: ClassVar[tuple[Surface, ...]]  # what it attacks in training
 

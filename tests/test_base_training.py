@@ -68,8 +68,8 @@ def test_an_update_is_multinomial_regression_on_all_classes_attacked_where_the_d
 
     if defense == "aq":
         x = x + EPS * np.sign(error(x) @ weight)
-    run = _start(RECIPE, made)
     crafting = catalog.defense(defense, craft="fgsm")
+    run = _start(RECIPE, made, crafting)
     _meta_step(run, RECIPE, replace(made, backend=backend), crafting, family, Threat("linf", EPS))
     odds = np.exp(x @ weight.T + bias)
     expected = -np.log((odds / odds.sum(axis=1, keepdims=True))[np.arange(24), y]).mean()

@@ -32,6 +32,7 @@ ROOMS = [
     "tasks",
     "catalog",
     "batches",
+    "descent",
     "train",
     "evaluate",
     "executors",
