@@ -726,7 +726,8 @@ def _described_one(value: Any, kind: str) -> str:
     if kind not in ("tasks", "defenses"):
         return repr(value)
     made = value if isinstance(value, type) else type(value)
-    options = {f.name: getattr(value, f.name, f.default) for f in fields(made) if f.name not in ("root", "craft")}
+    hidden = ("root", "craft") if made is value or getattr(value, "craft", None) is None else ("root",)
+    options = {f.name: getattr(value, f.name, f.default) for f in fields(made) if f.name not in hidden}
     settings = ", ".join(f"{name}={setting!r}" for name, setting in options.items() if setting is not MISSING)
     text = (made.__doc__ or "").strip().partition("\n")[0]
     return f"{text} [{settings}]" if settings else text
