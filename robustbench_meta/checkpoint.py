@@ -54,7 +54,7 @@ class Recipe(_Strict):
     shots: int = Field(5, ge=1, le=1000)
     queries: int = Field(15, ge=1, le=1000)
     augment: tuple[str, ...] = Field((), description="flip, crop: drawn per image of a training task")
-    craft: str = Field("pgd-7-aq", description="the attack of the defense; unused by `standard`")
+    craft: str = Field("pgd-7-aq", description="the attack of the defense; unused by `standard` and `fast`")
     norm: Norm = "linf"
     eps: float = Field(8 / 255, ge=0)
     steps: int = Field(2000, ge=1, le=10_000_000, description="meta-updates")
@@ -100,6 +100,7 @@ class Card(_Strict):
     train_seconds: float = Field(ge=0)
     selected_step: int = Field(ge=0)
     criterion: str
+    stopped: str = Field("", description="why training ended before its last step; empty: it did not")
     history: tuple[Validation, ...]
 
     @property

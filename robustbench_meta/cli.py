@@ -139,6 +139,7 @@ def train(
     Without a recipe, the shipped one named FAMILY-ALGORITHM-DEFENSE is the base, if there is one.
     """
     from robustbench_meta import grid as grids
+    from robustbench_meta.checkpoint import CARD, read_card
     from robustbench_meta.train import train as meta_train
 
     named = {"family": family, "algorithm": algorithm, "defense": defense}
@@ -149,6 +150,9 @@ def train(
     console = _console()
     with _training_bar(console, f"{chosen.algorithm} · {chosen.defense} · {chosen.family} on {where}") as progress:
         meta_train(chosen, out, root=data_root, device=where, progress=progress)
+    card = read_card(out / CARD)
+    if card.stopped:
+        console.print(f"Stopped, and kept the weights of step {card.selected_step}: {card.stopped}")
     console.print(f"Checkpoint: {out}\nNow try: rbm evaluate --ckpt {out}")
 
 
@@ -782,7 +786,8 @@ def _described_one(value: Any, kind: str) -> str:
     if kind not in ("tasks", "defenses"):
         return repr(value)
     made = value if isinstance(value, type) else type(value)
-    options = {f.name: getattr(value, f.name, f.default) for f in fields(made) if f.name not in ("root", "craft")}
+    hidden = ("root", "craft") if made is value or getattr(value, "craft", None) is None else ("root",)
+    options = {f.name: getattr(value, f.name, f.default) for f in fields(made) if f.name not in hidden}
     settings = ", ".join(f"{name}={setting!r}" for name, setting in options.items() if setting is not MISSING)
     text = (made.__doc__ or "").strip().partition("\n")[0]
     return f"{text} [{settings}]" if settings else text

@@ -24,6 +24,7 @@ from robustbench_meta.types import (
     Attack,
     Backend,
     Box,
+    Checked,
     Cost,
     Episodes,
     InputError,
@@ -72,7 +73,8 @@ class Learner:
     meta-training's running ones (`running`), or the query batch's own (`batch`: transductive). Inner steps
     always normalise by the batch they are fed. `meta_gradient` belongs to training alone: `first-order` cuts it at
     the adapted values (FOMAML, arXiv 1703.03400 section 5.2); `recomputed` is the exact one in memory that does not
-    grow with the steps, for one more forward pass a step.
+    grow with the steps, for one more forward pass a step; `displacement` is the way from the adapted values back
+    (Reptile), which needs no gradient through adaptation.
     """
 
     algorithm: Algorithm
@@ -109,10 +111,31 @@ class Learner:
         counts = [0] * len(steps) if self.algorithm.steps is None else list(steps)
         if counts != sorted(counts) or counts[0] < 0:
             raise InputError(f"steps: {list(steps)} is not a list of whole numbers >= 0 in ascending order")
+        if not x.shape[1]:  # without a support there is nothing to learn from, nor to normalise by
+            return [Fitted(self.start(len(x)), {}, {}) for _ in counts]
         if self.backend != "loop":
-            return [Fitted(*parts) for parts in self._learn(x, y, counts, vmap)]
+            return [self._fitted(*parts) for parts in self._learn(x, y, counts, vmap)]
         tasks = [self._learn(_index(x, t), y[t], counts, _alone) for t in range(len(x))]
-        return [Fitted(*_stack(list(rows))) for rows in zip(*tasks, strict=True)]
+        return [self._fitted(*_stack(list(rows))) for rows in zip(*tasks, strict=True)]
+
+    def start(self, tasks: int) -> Params:
+        """Return what adaptation starts from, for each of T tasks: each [T,...]."""
+        return {name: value.expand(tasks, *value.shape) for name, value in self._begin().items()}
+
+    def step(self, state: Params, x: Tensor, y: Tensor) -> Params:
+        """Take one inner step from `state` (each [T,...]) on x [T,S,*X], y [T,S], which may be others at every step."""
+        if self.backend != "loop":
+            return self._advance(state, x, y, (), steps=1, lift=vmap)
+        rows = [(_index(state, t), _index(x, t), y[t]) for t in range(len(x))]
+        return _stack([self._advance(*row, (), steps=1, lift=_alone) for row in rows])
+
+    def finish(self, state: Params, x: Tensor, y: Tensor) -> Fitted:
+        """Return T learners whose adaptation ended at `state`, normalising by x [T,S,*X] as if it were the support."""
+        if self.backend != "loop":
+            return self._fitted(*self._finish(state, x, y, vmap))
+        return self._fitted(
+            *_stack([self._finish(_index(state, t), _index(x, t), y[t], _alone) for t in range(len(x))])
+        )
 
     def predict(self, fitted: Fitted, x: Tensor) -> Tensor:
         """Score x [T,Q,*X] with each task's own learner: [T,Q,N]."""
@@ -163,22 +186,28 @@ class Learner:
         params, running = ({k: v.to(device) for k, v in part.items()} for part in (self.params, self.running))
         return replace(self, params=params, running=running)
 
+    def _fitted(self, state: Params, extra: Params, norm: Params) -> Fitted:
+        """Let the algorithm judge what it found, which mapped code cannot."""
+        if isinstance(self.algorithm, Checked):
+            self.algorithm.check(extra)
+        return Fitted(state, extra, norm)
+
     def _learn(self, x: Tensor, y: Tensor, counts: list[int], lift: Lift) -> list[tuple[Params, Params, Params]]:
         """Adapt to x [S,*X], y [S], or with `lift` = vmap to T such tasks: state, extra and norm at every count."""
         inner, final, norm = self._shared_embedding(x, lift) if self._shares_body else ((), (), {})
-        state = self.algorithm.start(_Net(self.network, self._by_batch), self.params)
-        if lift is vmap:
-            state = {name: value.expand(len(x), *value.shape) for name, value in state.items()}
+        state = self.start(len(x)) if lift is vmap else self._begin()
         found, done = [], 0
         for count in counts:
             state = self._advance(state, x, y, inner, steps=count - done, lift=lift)
             done = count
-            attached = state
-            if self.meta_gradient == "first-order":
-                attached = {name: self.params[name] + (v - self.params[name]).detach() for name, v in state.items()}
-            extra, recorded = lift(self._finish_one)(attached, x, y, *final)
+            attached, extra, recorded = self._finish(state, x, y, lift, *final)
             found.append((attached, extra, norm or recorded))
         return found
+
+    def _finish(self, state: Params, x: Tensor, y: Tensor, lift: Lift, *known: Tensor) -> tuple[Params, Params, Params]:
+        if self.meta_gradient == "first-order":
+            state = {name: self.params[name] + (v - self.params[name]).detach() for name, v in state.items()}
+        return (state, *lift(self._finish_one)(state, x, y, *known))
 
     def _advance(
         self, state: Params, x: Tensor, y: Tensor, known: tuple[Tensor, ...], *, steps: int, lift: Lift
@@ -241,8 +270,10 @@ class Learner:
     @property
     def _shares_body(self) -> bool:
         """Whether no parameter of the network changes in adaptation, so that one embedding serves all inner steps."""
-        adapts = self.algorithm.start(_Net(self.network, self._by_batch), self.params).keys()
-        return not adapts & self._body(self.params).keys()
+        return not self._begin().keys() & self._body(self.params).keys()
+
+    def _begin(self) -> Params:
+        return self.algorithm.start(_Net(self.network, self._by_batch), self.params)
 
     def _body(self, params: Params) -> Params:
         """Pick the network's own parameters."""
@@ -405,10 +436,19 @@ def craft(
     return attack(learner.query_victim(fitted, x, y), threat, rng).detach().view(x.shape)
 
 
+def craft_inner(
+    learner: Learner, state: Params, x: Tensor, y: Tensor, *, attack: Attack, threat: Threat, rng: Streams
+) -> Tensor:
+    """Attack what the next inner step is fed, x [T,S,*X], against the learners as they stand at `state`."""
+    with torch.no_grad():
+        fitted = learner.finish(state, x, y)
+    return craft(learner, fitted, x, y, attack=attack, threat=threat, rng=rng)
+
+
 def start_params(algorithm: Algorithm, network: Network, space: Box, ways: int, rng: torch.Generator) -> Params:
     """Draw all meta-parameters: the network's and the algorithm's own."""
-    params = network.parameters(space.shape, rng)
-    return {**params, **algorithm.parameters(network.features(space.shape), ways, rng)}
+    body = network.parameters(space.shape, rng)
+    return {**body, **algorithm.parameters(body, network.features(space.shape), ways, rng)}
 
 
 def recomputed(

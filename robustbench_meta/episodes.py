@@ -57,6 +57,13 @@ def sample(pool: Pool, spec: Spec, indices: Sequence[int], *, stream: str) -> Ep
     )
 
 
+def batch(pool: Pool, count: int, *, stream: str) -> tuple[Tensor, Tensor]:
+    """Draw `count` different images, or all that there are, fixed by `stream`: x [n,*X] in [0,1], class numbers [n]."""
+    bits = np.random.PCG64(int.from_bytes(hashlib.sha256(stream.encode()).digest(), "big"))
+    rows = torch.from_numpy(_permutation(bits, len(pool.images))[:count])
+    return pool.images[rows].float() / 255, torch.bucketize(rows, torch.tensor(pool.starts[1:]), right=True)
+
+
 def drawn(family: TaskFamily, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
     """Sample tasks from a family of anyone's, and refuse those on which no accuracy could be believed."""
     made = family.sample(split, spec, indices, seed=seed)

@@ -659,7 +659,7 @@ def with_ways(subject: Subject, ways: int) -> AnyLearner:
     learner = subject.learner
     if isinstance(learner, Learner) and ways != learner.ways:
         shapes = [
-            {name: value.shape for name, value in learner.algorithm.parameters(4, n, torch.Generator()).items()}
+            {name: value.shape for name, value in learner.algorithm.parameters({}, 4, n, torch.Generator()).items()}
             for n in (ways, learner.ways)
         ]
         if shapes[0] != shapes[1]:

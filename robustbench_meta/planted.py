@@ -81,7 +81,7 @@ class Readout:
     test_steps: None = None
     meta_gradient: MetaGradient = "exact"
 
-    def parameters(self, width: int, ways: int, rng: torch.Generator) -> Params:
+    def parameters(self, body: Params, width: int, ways: int, rng: torch.Generator) -> Params:
         return {}
 
     def start(self, net: Net, params: Params) -> Params:

@@ -24,6 +24,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from robustbench_meta import catalog, threats, untrusted
+from robustbench_meta.batches import AUGMENTATIONS, classes_of, generator, seed, tasks_of
 from robustbench_meta.checkpoint import (
     CARD,
     CURVE,
@@ -31,23 +32,33 @@ from robustbench_meta.checkpoint import (
     Card,
     Recipe,
     Validation,
-    digest,
     pack,
     read_card,
     save,
     split,
     write,
 )
+from robustbench_meta.descent import Apart, descend, rates
 from robustbench_meta.engine import Fitted, Learner, craft, start_params
 from robustbench_meta.episodes import drawn, fingerprint
 from robustbench_meta.losses import correct
-from robustbench_meta.types import Defense, Episodes, InputError, Params, Spec, Streams, TaskFamily, Threat
+from robustbench_meta.types import (
+    Algorithm,
+    Defense,
+    Episodes,
+    InputError,
+    Params,
+    Pretrained,
+    Spec,
+    Streams,
+    TaskFamily,
+    Threat,
+)
 
 RESUME = "resume.safetensors"
 SAVE_EVERY = 30.0  # seconds between resumable states
+BASE = "base."  # prefix of the parameters that serve training alone
 MOMENTUM = 0.1  # of running statistics, as torch.nn.BatchNorm2d's
-AUGMENTATIONS = ("flip", "crop")
-CROP_PADDING = 1 / 8  # of a side
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,9 @@ class _Run:
 
     params: Params  # leaves that the optimiser moves
     running: Params
-    optimizer: torch.optim.Adam
+    optimizers: dict[
+        str, torch.optim.Adam
+    ]  # of the whole loss under "", of terms with one of their own under their names
     average: Params
     best: Params = field(default_factory=dict)
     best_step: int = -1
@@ -100,13 +113,13 @@ def train(
         return out
     episodes_sha256 = {part: fingerprint(family, part) for part in ("train", "val")}
     _rehearse(recipe, learner, defense, family, threat)
-    run = _start(recipe, learner)
+    run = _start(recipe, learner, defense)
     if (out / RESUME).exists():
         _resume(run, out / RESUME)
     out.mkdir(parents=True, exist_ok=True)
     started = saved = time.monotonic()
     first, before = run.step, run.seconds
-    while run.step < recipe.steps or _due(run, recipe):
+    while not (stopped := _collapse(run, recipe, defense)) and (run.step < recipe.steps or _due(run, recipe)):
         if _due(run, recipe):
             # Saved first, since a validation may take longer than a kill may lose.
             _save_run(run, recipe, out / RESUME)
@@ -122,7 +135,7 @@ def train(
         if now - saved > SAVE_EVERY:
             _save_run(run, recipe, out / RESUME)
             saved = now
-    _finish(run, recipe, defense, out, episodes_sha256, device)
+    _finish(run, recipe, defense, out, episodes_sha256, device, stopped)
     return out
 
 
@@ -134,16 +147,21 @@ def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, L
     for name in recipe.augment:
         if name not in AUGMENTATIONS:
             raise InputError(f"augment: {name!r} is not one of {', '.join(AUGMENTATIONS)}")
-    catalog.attack(recipe.validate_attack)
-    if recipe.meta_gradient not in (None, algorithm.meta_gradient) and (
-        algorithm.steps is None or algorithm.meta_gradient == "first-order"
-    ):
-        why = "adapts without inner steps" if algorithm.steps is None else "is first order by name; maml has the choice"
-        raise InputError(f"meta_gradient: {recipe.meta_gradient!r} does not fit: {recipe.algorithm} {why}")
+    validating = catalog.attack(recipe.validate_attack)
+    if getattr(defense, "guard", 0.0) and not (validating.needs_gradient and getattr(validating, "steps", 2) > 1):
+        raise InputError(
+            f"validate_attack: {recipe.validate_attack!r} does not show what {recipe.defense} guards against; legal:"
+            " an attack of several gradient steps, as pgd-10"
+        )
+    _check_meta_gradient(recipe, algorithm, defense)
     threat = threats.check(Threat(recipe.norm, recipe.eps), family.space)
     if defense.craft is not None and recipe.eps == 0:
         raise InputError(f"eps: 0 leaves the defense {recipe.defense!r} nothing to train against")
-    params = start_params(algorithm, network, family.space, recipe.ways, _generator(recipe, "weights"))
+    params = start_params(algorithm, network, family.space, recipe.ways, generator(recipe, "weights"))
+    if isinstance(algorithm, Pretrained):
+        _check_pretrained(recipe, defense, family)
+        width, classes = network.features(family.space.shape), len(family.classes("train"))
+        params |= algorithm.base.parameters(params, width, classes, generator(recipe, "base"))
     if recipe.train_ways not in (None, recipe.ways):
         wider = start_params(algorithm, network, family.space, recipe.ways + 1, torch.Generator())
         if any(value.shape != params[name].shape for name, value in wider.items()):
@@ -164,11 +182,48 @@ def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, L
     return defense, learner, family, threat
 
 
+def _check_meta_gradient(recipe: Recipe, algorithm: Algorithm, defense: Defense) -> None:
+    """Refuse a meta-gradient that the algorithm has not, or that the defense's loss is not for."""
+    named = {"first-order": "is first order by name", "displacement": "is displaced by name"}
+    if recipe.meta_gradient not in (None, algorithm.meta_gradient):
+        why = f"{named[algorithm.meta_gradient]}; maml has the choice" if algorithm.meta_gradient in named else ""
+        why = "adapts without inner steps" if algorithm.steps is None else why
+        if why:
+            raise InputError(f"meta_gradient: {recipe.meta_gradient!r} does not fit: {recipe.algorithm} {why}")
+    if (recipe.meta_gradient or algorithm.meta_gradient) == "displacement" and "query" in defense.surfaces:
+        raise InputError(
+            f"defense: {recipe.defense!r} attacks the query loss, which a displacement ({recipe.algorithm}) has not;"
+            " legal: what attacks the support alone, as support does, or nothing"
+        )
+
+
+def _check_pretrained(recipe: Recipe, defense: Defense, family: TaskFamily) -> None:
+    """Refuse what training on batches of all classes has no use for."""
+    if "support" in defense.surfaces:
+        raise InputError(
+            f"defense: {recipe.defense!r} attacks the support, and {recipe.algorithm} trains without one; legal:"
+            " what attacks queries alone, as aq and trades do, or nothing"
+        )
+    if recipe.train_ways is not None:
+        raise InputError(
+            f"train_ways: {recipe.train_ways} has no meaning where {recipe.algorithm} trains on all classes"
+        )
+    if not hasattr(family, "pool"):
+        raise InputError(
+            f"family: {recipe.family} gives tasks alone; {recipe.algorithm} trains on images by class, pool(split)"
+        )
+
+
 def _rehearse(recipe: Recipe, learner: Learner, defense: Defense, family: TaskFamily, threat: Threat) -> None:
     """Try one task of training and one of validation, so that what cannot run is refused before anything is kept."""
-    wide = Spec(recipe.train_ways or recipe.ways, recipe.shots, recipe.queries)
-    train_task = drawn(family, "train", wide, [0], seed=recipe.seed).to(learner.device, learner.dtype)
-    defense.loss(replace(learner, ways=wide.ways), train_task, threat, Streams([0]))
+    if not isinstance(learner.algorithm, Pretrained):
+        wide = Spec(recipe.train_ways or recipe.ways, recipe.shots, recipe.queries)
+        drawn(family, "train", wide, [0], seed=recipe.seed)
+    trained, episodes, _ = _batch(recipe, learner, family, 0)
+    params = {name: value.clone().requires_grad_() for name, value in learner.params.items()}
+    descend(replace(trained, params=params), defense, _tasks(episodes, slice(1)), threat, Streams([0]), among=1)
+    if idle := sorted(name for name, value in params.items() if value.grad is None):
+        raise InputError(f"meta_gradient: {learner.meta_gradient!r} never moves {idle[0]} of {recipe.algorithm}")
     spec = Spec(recipe.ways, recipe.shots, recipe.queries)
     task = drawn(family, "val", spec, [0]).to(learner.device, learner.dtype)
     if recipe.norm_mode == "running":
@@ -183,29 +238,25 @@ def _due(run: _Run, recipe: Recipe) -> bool:
     return run.step > seen and (run.step % recipe.validate_every == 0 or run.step == recipe.steps)
 
 
-def _start(recipe: Recipe, learner: Learner) -> _Run:
+def _start(recipe: Recipe, learner: Learner, defense: Defense) -> _Run:
     params = {name: value.clone().requires_grad_() for name, value in learner.params.items()}
-    optimizer = torch.optim.Adam(params.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    return _Run(params, {}, optimizer, {name: value.clone() for name, value in learner.params.items()})
+    optimizers = {"": torch.optim.Adam(params.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)}
+    for term, share in rates(defense).items():
+        optimizers[term] = torch.optim.Adam(params.values(), lr=share * recipe.learning_rate)
+    return _Run(params, {}, optimizers, {name: value.clone() for name, value in learner.params.items()})
 
 
 def _meta_step(
     run: _Run, recipe: Recipe, learner: Learner, defense: Defense, family: TaskFamily, threat: Threat
 ) -> None:
     """Make one meta-update; its loss, averaged over the tasks, joins `run.losses`."""
-    numbers = range(run.step * recipe.meta_batch, (run.step + 1) * recipe.meta_batch)
-    ways = recipe.train_ways or recipe.ways
-    spec = Spec(ways, recipe.shots, recipe.queries)
-    episodes = family.sample("train", spec, numbers, seed=recipe.seed)
-    episodes = _augmented(episodes, recipe, numbers).to(learner.device, learner.dtype)
-    rng = [_seed(recipe, "attack", number) for number in numbers]
-    learner = replace(learner, params=run.params, ways=ways)
+    learner, episodes, seeds = _batch(recipe, replace(learner, params=run.params), family, run.step)
     if not run.chunk:
         # A loop goes backward task by task, so that only one task's graph is ever alive.
-        run.chunk = 1 if learner.backend == "loop" else recipe.meta_batch
-    run.optimizer.zero_grad()
+        run.chunk = 1 if learner.backend == "loop" else episodes.tasks
+    run.optimizers[""].zero_grad()
     try:
-        total, statistics = _accumulate(run, recipe, learner, defense, episodes, threat, rng)
+        total, apart, statistics = _accumulate(run, recipe, learner, defense, episodes, threat, seeds)
     except torch.OutOfMemoryError:
         if run.chunk == 1:
             raise
@@ -215,12 +266,7 @@ def _meta_step(
         raise InputError(f"loss: {total} at step {run.step}; lower learning_rate ({recipe.learning_rate:g})")
     if recipe.norm_mode == "running":
         _follow(run.running, statistics)
-    for group in run.optimizer.param_groups:
-        group["lr"] = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * run.step / recipe.steps))
-    size = torch.nn.utils.clip_grad_norm_(run.params.values(), recipe.clip)
-    if not size.isfinite():
-        raise InputError(f"gradient: not finite at step {run.step}; lower learning_rate ({recipe.learning_rate:g})")
-    run.optimizer.step()
+    _step(run, recipe, rates(defense), apart)
     run.step += 1
     # The average forgets its start faster in the first steps (as in Polyak averaging with a warm-up).
     decay = min(recipe.average, (1 + run.step) / (10 + run.step))
@@ -229,32 +275,60 @@ def _meta_step(
     run.losses.append(total)
 
 
+def _batch(recipe: Recipe, learner: Learner, family: TaskFamily, step: int) -> tuple[Learner, Episodes, list[int]]:
+    """Return what update number `step` is made of: who is trained, on which tasks, with which seeds of attacks."""
+    if isinstance(learner.algorithm, Pretrained):
+        classes = len(family.classes("train"))
+        # A batch of all classes has no support to normalise by.
+        learner = replace(learner, algorithm=learner.algorithm.base, ways=classes, norm_mode="batch")
+        episodes, seeds = classes_of(recipe, family, step)
+    else:
+        learner = replace(learner, ways=recipe.train_ways or recipe.ways)
+        episodes, seeds = tasks_of(recipe, family, step)
+    return learner, episodes.to(learner.device, learner.dtype), seeds
+
+
 def _accumulate(
-    run: _Run,
-    recipe: Recipe,
-    learner: Learner,
-    defense: Defense,
-    episodes: Episodes,
-    threat: Threat,
-    rng: list[int],
-) -> tuple[float, list[Params]]:
-    """Add up the gradient of the mean loss over the tasks, chunk by chunk; return the loss and running statistics."""
+    run: _Run, recipe: Recipe, learner: Learner, defense: Defense, episodes: Episodes, threat: Threat, seeds: list[int]
+) -> tuple[float, Apart, list[Params]]:
+    """Add up the gradient of the mean loss over the tasks, chunk by chunk; return what is not in the parameters."""
     total, statistics = 0.0, []
-    for at in range(0, recipe.meta_batch, run.chunk):
+    apart: Apart = {}
+    for at in range(0, episodes.tasks, run.chunk):
         part = _tasks(episodes, slice(at, at + run.chunk))
-        terms = defense.loss(learner, part, threat, Streams(rng[at : at + run.chunk]))
-        loss = torch.stack(list(terms.values())).sum() / recipe.meta_batch
-        loss.backward()
-        total += loss.item()
+        rng = Streams(seeds[at : at + run.chunk])
+        loss, found = descend(learner, defense, part, threat, rng, among=episodes.tasks)
+        total += loss
+        for term, gradient in found.items():
+            known = apart.setdefault(term, {})
+            known.update({name: known[name] + value if name in known else value for name, value in gradient.items()})
         if recipe.norm_mode == "running":
             statistics.append(_statistics(learner, part))
-    return total, statistics
+    return total, apart, statistics
+
+
+def _step(run: _Run, recipe: Recipe, shares: dict[str, float], apart: Apart) -> None:
+    """Let every optimiser follow its own gradient, clipped, all taken at the same parameters."""
+    annealed = recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * run.step / recipe.steps))
+    for term, optimizer in run.optimizers.items():
+        if term:
+            for name, value in run.params.items():
+                value.grad = apart[term].get(name)
+        for group in optimizer.param_groups:
+            group["lr"] = annealed * shares.get(term, 1.0)
+        size = torch.nn.utils.clip_grad_norm_(run.params.values(), recipe.clip)
+        if not size.isfinite():
+            raise InputError(f"gradient: not finite at step {run.step}; lower learning_rate ({recipe.learning_rate:g})")
+        optimizer.step()
 
 
 @torch.no_grad()
 def _statistics(learner: Learner, episodes: Episodes) -> Params:
-    """Return the statistics of every task's support: each [T,C]."""
-    return replace(learner, norm_mode="support").adapt(episodes.support_x, episodes.support_y).norm
+    """Return the statistics of every task's support, or of its queries where it has none: each [T,C]."""
+    x, y = episodes.support_x, episodes.support_y
+    if not x.shape[1]:
+        x, y = episodes.query_x, episodes.query_y
+    return replace(learner, norm_mode="support").adapt(x, y).norm
 
 
 def _follow(running: Params, statistics: list[Params]) -> None:
@@ -285,8 +359,24 @@ def _validate(
     value = seen.clean if defense.select == "clean" else (seen.clean + seen.robust) / 2
     if value > run.best_value:
         run.best_value, run.best_step = value, run.step
-        run.best = {name: value.detach().clone() for name, value in params.items()}
+        kept = {name: value for name, value in params.items() if not name.startswith(BASE)}
+        run.best = {name: value.detach().clone() for name, value in kept.items()}
         run.best.update({f"running.{name}": value.clone() for name, value in run.running.items()})
+
+
+def _collapse(run: _Run, recipe: Recipe, defense: Defense) -> str:
+    """Say that robust accuracy has fallen below what the defense's guard allows; empty where it has not.
+
+    What is at or below chance is no accuracy to fall from.
+    """
+    *before, last = [seen.robust for seen in run.history] or [0.0]
+    best = max((robust for robust in before if robust > 1 / recipe.ways), default=0.0)
+    if last >= getattr(defense, "guard", 0.0) * best:
+        return ""
+    return (
+        f"catastrophic overfitting: accuracy under {recipe.validate_attack} fell from {best:.1%} to {last:.1%}"
+        f" at step {run.step} of {recipe.steps}"
+    )
 
 
 def validation(recipe: Recipe, learner: Learner, family: TaskFamily, threat: Threat) -> Iterator[tuple[float, float]]:
@@ -297,7 +387,7 @@ def validation(recipe: Recipe, learner: Learner, family: TaskFamily, threat: Thr
         with torch.no_grad():
             fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=learner.algorithm.test_steps)
             right = correct(learner.predict(fitted, episodes.query_x), episodes.query_y)
-        rng = Streams([_seed(recipe, "validation", number)])
+        rng = Streams([seed(recipe, "validation", number)])
         survived = _survival(learner, fitted, episodes, recipe.validate_attack, threat, rng, right)
         yield right.float().mean().item(), survived
 
@@ -311,42 +401,13 @@ def _survival(
         return (right & correct(learner.predict(fitted, x_adv), y)).float().mean().item()
 
 
-def _augmented(episodes: Episodes, recipe: Recipe, numbers: range) -> Episodes:
-    if not recipe.augment:
-        return episodes
-    support, queries = [], []
-    for row, number in enumerate(numbers):
-        rng = torch.Generator().manual_seed(_seed(recipe, "augment", number))
-        support.append(augment(episodes.support_x[row], recipe.augment, rng))
-        queries.append(augment(episodes.query_x[row], recipe.augment, rng))
-    return replace(episodes, support_x=torch.stack(support), query_x=torch.stack(queries))
-
-
-def augment(images: Tensor, names: tuple[str, ...], rng: torch.Generator) -> Tensor:
-    """Mirror each of images [n,C,H,W] with probability 1/2 (flip), move it by up to 1/8 of a side (crop)."""
-    if "flip" in names:
-        mirrored = torch.rand(len(images), generator=rng) < 0.5
-        images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
-    if "crop" in names:
-        count, _, height, width = images.shape
-        pad = round(CROP_PADDING * min(height, width))
-        padded = torch.nn.functional.pad(images, (pad, pad, pad, pad), mode="reflect")
-        corner = torch.randint(2 * pad + 1, (count, 2), generator=rng)
-        rows = (corner[:, :1] + torch.arange(height)).view(count, 1, height, 1)
-        columns = (corner[:, 1:] + torch.arange(width)).view(count, 1, 1, width)
-        images = padded[
-            torch.arange(count).view(-1, 1, 1, 1), torch.arange(images.shape[1]).view(1, -1, 1, 1), rows, columns
-        ]
-    return images
-
-
 def _tasks(episodes: Episodes, rows: slice) -> Episodes:
     e = episodes
     return Episodes(e.support_x[rows], e.support_y[rows], e.query_x[rows], e.query_y[rows])
 
 
 def _finish(
-    run: _Run, recipe: Recipe, defense: Defense, out: Path, episodes_sha256: dict[str, str], device: str
+    run: _Run, recipe: Recipe, defense: Defense, out: Path, episodes_sha256: dict[str, str], device: str, stopped: str
 ) -> None:
     weights = pack(*split(run.best))
     card = Card(
@@ -363,6 +424,7 @@ def _finish(
         train_seconds=round(run.seconds, 1),
         selected_step=run.best_step,
         criterion=_criterion(recipe, defense),
+        stopped=stopped,
         history=tuple(run.history),
     )
     _draw_curve(card, out / CURVE)
@@ -399,14 +461,20 @@ def _save_run(run: _Run, recipe: Recipe, path: Path) -> None:
     tensors = {f"params/{name}": value.detach() for name, value in run.params.items()}
     for part in ("running", "average", "best"):
         tensors.update({f"{part}/{name}": value for name, value in getattr(run, part).items()})
-    for name, value in run.params.items():
-        tensors.update({f"adam/{name}/{key}": moment for key, moment in run.optimizer.state[value].items()})
+    for term, optimizer in run.optimizers.items():
+        for name, value in run.params.items():
+            state = optimizer.state[value]
+            tensors.update({f"{_adam(term)}/{name}/{key}": moment for key, moment in state.items()})
     plain: dict[str, Any] = {
         name: getattr(run, name) for name in ("step", "seconds", "losses", "best_step", "best_value")
     }
     plain["history"] = [seen.model_dump() for seen in run.history]
     metadata = {"recipe": recipe.model_dump_json(), "run": json.dumps(plain, allow_nan=False)}
     write(path, save_tensors({name: value.cpu().contiguous() for name, value in tensors.items()}, metadata))
+
+
+def _adam(term: str) -> str:
+    return f"adam.{term}" if term else "adam"
 
 
 @contextmanager
@@ -436,12 +504,14 @@ def _resume(run: _Run, path: Path) -> None:
         for name, value in run.params.items():
             value.copy_(tensors[f"params/{name}"])
             device = value.device
-            run.optimizer.state[value] = {
-                # Adam keeps its step count on the CPU.
-                key: tensors[f"adam/{name}/{key}"].to("cpu" if key == "step" else device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-                if f"adam/{name}/{key}" in tensors
-            }
+            for term, optimizer in run.optimizers.items():
+                kept = f"{_adam(term)}/{name}"
+                optimizer.state[value] = {
+                    # Adam keeps its step count on the CPU.
+                    key: tensors[f"{kept}/{key}"].to("cpu" if key == "step" else device)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{kept}/{key}" in tensors
+                }
             run.average[name] = run.average[name].to(device)
     run.running.update({name: value.to(next(iter(run.params.values())).device) for name, value in run.running.items()})
 
@@ -466,11 +536,3 @@ def _draw_curve(card: Card, path: Path) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
-
-
-def _seed(recipe: Recipe, purpose: str, number: int) -> int:
-    return int(digest([recipe.seed, purpose, number])[:15], 16)
-
-
-def _generator(recipe: Recipe, purpose: str) -> torch.Generator:
-    return torch.Generator().manual_seed(_seed(recipe, purpose, 0))

@@ -18,7 +18,7 @@ Split = Literal["train", "val", "test"]
 Norm = Literal["linf", "l2", "l1"]
 Surface = Literal["query", "support"]
 NormMode = Literal["support", "running", "batch"]
-MetaGradient = Literal["exact", "recomputed", "first-order"]
+MetaGradient = Literal["exact", "recomputed", "first-order", "displacement"]
 Backend = Literal["loop", "vmap", "flat"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -205,8 +205,8 @@ class Algorithm(Protocol):
     @property
     def meta_gradient(self) -> MetaGradient: ...  # of meta-training, unless the recipe says otherwise
 
-    def parameters(self, width: int, ways: int, rng: torch.Generator) -> Params:
-        """Make the meta-parameters beyond the network's own (head, step sizes, scale)."""
+    def parameters(self, body: Params, width: int, ways: int, rng: torch.Generator) -> Params:
+        """Make the meta-parameters beyond the network's own `body` (head, step sizes, scale)."""
         ...
 
     def start(self, net: Net, params: Params) -> Params: ...
@@ -226,8 +226,34 @@ class Algorithm(Protocol):
 
 
 @runtime_checkable
+class Checked(Protocol):
+    """An Algorithm that solves a problem in `finish`, and says when it failed to."""
+
+    def check(self, fitted: Params) -> None:
+        """Raise InputError where what `finish` returned for T tasks, each [T,...], is no solution."""
+        ...
+
+
+@runtime_checkable
+class Pretrained(Protocol):
+    """An Algorithm whose network is made by telling all classes of the train split apart, not by episodes."""
+
+    @property
+    def base(self) -> Algorithm:
+        """The classifier that is trained; its own parameters, named base.*, are left out of the checkpoint."""
+        ...
+
+
+@runtime_checkable
 class Defense(Protocol):
-    """A frozen dataclass: what meta-training minimises, as named terms of one value per task."""
+    """A frozen dataclass: what meta-training minimises, as named terms of one value per task.
+
+    Optional: `rates`, the terms that an optimiser of their own follows, each with its share of the recipe's learning
+    rate; `guard`, the share of its best so far that robust accuracy in validation must keep, or training
+    ends (0: never).
+    """
+
+    surfaces: ClassVar[tuple[Surface, ...]]  # what it attacks in training
 
     @property
     def craft(self) -> Attack | None: ...
@@ -246,6 +272,7 @@ class TaskFamily(Protocol):
 
     A preset of the catalog also has `name` (its own), and `default_network` with `default_network_options` for recipes
     that name none. Optional: a field `root` (a Path or None) that takes `--data-root`; `sources` for `rbm data get`;
+    `pool(split)`, the images by class, on which `transfer` trains;
     `duplicates = True` where the source itself holds some images twice, so that support and query may share one.
     """
 

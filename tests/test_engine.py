@@ -283,7 +283,7 @@ class Modulated:
     test_steps: int = 2
     meta_gradient: MetaGradient = "exact"
 
-    def parameters(self, width: int, ways: int, rng: torch.Generator) -> Params:
+    def parameters(self, body: Params, width: int, ways: int, rng: torch.Generator) -> Params:
         return {"head": torch.randn(ways, width, generator=rng), "factor": torch.ones(4)}
 
     def start(self, net: Net, params: Params) -> Params:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustbench_meta.kernels import batch_norm
-from robustbench_meta.networks import Conv4, R2D2Net
+from robustbench_meta.networks import Conv4, R2D2Net, ResNet12
 from robustbench_meta.types import InputError, Params
 
 
@@ -38,7 +38,7 @@ def reference(
     return nn.Sequential(*layers).double(), norms
 
 
-def random_weights(network: Conv4 | R2D2Net, shape: tuple[int, ...]) -> Params:
+def random_weights(network: Conv4 | R2D2Net | ResNet12, shape: tuple[int, ...]) -> Params:
     rng = torch.Generator().manual_seed(0)
     weights = network.parameters(shape, rng)
     noise = {name: 0.3 * torch.randn(value.shape, generator=rng) for name, value in weights.items()}
@@ -80,6 +80,80 @@ def test_the_r2d2_embedding_joins_its_last_two_blocks() -> None:
     found = network(weights, x, by_batch)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     assert found.shape[1] == network.features((3, 32, 32)) == 6 * 16 + 7 * 9
+
+
+class Residual(nn.Module):
+    """A block as torch users write it, with the weights of ours."""
+
+    def __init__(self, weights: Params, block: int) -> None:
+        super().__init__()
+        self.convolutions, self.norms = nn.ModuleList(), nn.ModuleList()
+        for name in ("conv0", "conv1", "conv2", "shortcut"):
+            kernel = weights[f"block{block}.{name}.weight"]
+            conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[2], padding="same", bias=False)
+            norm = nn.BatchNorm2d(len(kernel))
+            with torch.no_grad():
+                conv.weight.copy_(kernel)
+                norm.weight.copy_(weights[f"block{block}.{name}.gamma"])
+                norm.bias.copy_(weights[f"block{block}.{name}.beta"])
+            self.convolutions.append(conv)
+            self.norms.append(norm)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second, third, shortcut = (
+            (lambda h, c=c, n=n: n(c(h))) for c, n in zip(self.convolutions, self.norms, strict=True)
+        )
+        h = third(F.leaky_relu(second(F.leaky_relu(first(x), 0.1)), 0.1))
+        return F.max_pool2d(F.leaky_relu(h + shortcut(x), 0.1), 2)
+
+    def statistics(self, block: int) -> Params:
+        found: Params = {}
+        for name, norm in zip(("conv0", "conv1", "conv2", "shortcut"), self.norms, strict=True):
+            found |= {f"block{block}.{name}.mean": norm.running_mean, f"block{block}.{name}.var": norm.running_var}  # type: ignore[dict-item]
+        return found
+
+
+@pytest.mark.parametrize("pooling", ["none", "mean"])
+def test_resnet12_equals_the_module_that_torch_users_write(pooling: str) -> None:
+    network = ResNet12((4, 5, 6), pooling)  # type: ignore[arg-type]
+    weights = random_weights(network, (3, 17, 16))
+    blocks = [Residual(weights, block) for block in range(3)]
+    module = nn.Sequential(*blocks)
+    x = torch.rand(6, 3, 17, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def expected() -> Tensor:
+        h = module(x)
+        return h.flatten(1) if pooling == "none" else h.mean(dim=(2, 3))
+
+    found = network(weights, x, by_batch)
+    torch.testing.assert_close(found, expected(), rtol=1e-9, atol=1e-9)
+    assert found.shape == (6, network.features((3, 17, 16)))
+    module.eval()  # now by the running statistics that the call above left behind
+    statistics = {
+        name: value for number, block in enumerate(blocks) for name, value in block.statistics(number).items()
+    }
+    torch.testing.assert_close(network(weights, x, statistics), expected(), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(network.freeze(weights, statistics)(x), expected(), rtol=1e-9, atol=1e-9)
+
+
+def test_resnet12_of_the_papers_has_their_size() -> None:
+    weights = ResNet12().parameters((3, 32, 32), torch.Generator())
+    kernels = sum(value.numel() for name, value in weights.items() if name.endswith("weight"))
+    by_hand = sum(
+        9 * into * out + 2 * 9 * out * out + into * out for into, out in ((3, 64), (64, 160), (160, 320), (320, 640))
+    )
+    assert kernels == by_hand
+    assert ResNet12().features((3, 32, 32)) == 2560
+    assert ResNet12(pooling="mean").features((3, 84, 84)) == 640
+
+
+@pytest.mark.parametrize("bad", [{"widths": ()}, {"widths": (64, 0)}, {"pooling": "max"}])
+def test_resnet12_refuses_options_it_cannot_have(bad: dict[str, object]) -> None:
+    with pytest.raises(InputError, match=next(iter(bad))):
+        ResNet12(**bad)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="4 poolings leave nothing"):
+        ResNet12().parameters((3, 8, 8), torch.Generator())
 
 
 @pytest.mark.parametrize("bad", [{"width": 0}, {"depth": 0}, {"order": "relu"}, {"width": 10_000}])

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from robustbench_meta import catalog, checkpoint
+from robustbench_meta.batches import augment
 from robustbench_meta.checkpoint import Recipe
-from robustbench_meta.train import Progress, augment, train
+from robustbench_meta.train import Progress, train
 from robustbench_meta.types import InputError
 
 TINY = Recipe(
@@ -48,6 +49,10 @@ def stop_at(step: int) -> object:
     [
         {"norm_mode": "running", "average": 0.9, "train_ways": 8},
         {"algorithm": "fomaml", "defense": "aq", "craft": "fgsm-rs", "augment": ("flip", "crop")},
+        {"algorithm": "transfer", "defense": "aq", "craft": "fgsm-rs", "norm_mode": "running", "augment": ("flip",)},
+        {"algorithm": "meta-sgd", "average": 0.9},
+        {"algorithm": "fomaml", "defense": "rmaml", "craft": "fgsm-rs"},
+        {"algorithm": "reptile", "defense": "support", "craft": "fgsm-rs"},
     ],
 )
 def test_an_interrupted_run_goes_on_to_the_same_weights(
@@ -90,6 +95,25 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     subprocess.run(command, check=True, env=os.environ)
     whole, killed = (tmp_path / name / checkpoint.WEIGHTS for name in ("whole", "killed"))
     assert whole.read_bytes() == killed.read_bytes()
+
+
+def test_a_guarded_run_that_collapses_ends_there_keeps_its_best_weights_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"defense": "fast", "defense_options": {"guard": 0.97}, "steps": 60, "validate_every": 2, "shots": 5}
+    recipe = TINY.model_copy(update=changes | {"learning_rate": 5e-3, "eps": 0.005})
+    found = checkpoint.load(train(recipe, tmp_path / "whole")).card
+    accuracies = [seen.robust for seen in found.history]
+    assert found.history[-1].step < 60
+    assert accuracies[-1] < 0.97 * max(accuracies[:-1])
+    assert found.stopped.startswith(f"catastrophic overfitting: accuracy under pgd-2 fell from {max(accuracies):.1%}")
+    best = max(found.history, key=lambda seen: (seen.clean + seen.robust, -seen.step))
+    assert found.selected_step == best.step
+    monkeypatch.setattr("robustbench_meta.train.SAVE_EVERY", 0.0)
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "cut", progress=stop_at(found.history[-1].step))  # type: ignore[arg-type]
+    cut = checkpoint.load(train(recipe, tmp_path / "cut")).card
+    assert (cut.stopped, cut.weights_sha256) == (found.stopped, found.weights_sha256)
 
 
 def test_training_makes_a_learner_better(tmp_path: Path) -> None:
@@ -141,6 +165,20 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(tmp_path: Pa
         ({"defense": "trades", "craft": "fgsm", "defense_options": {"beta": -3.0}}, "beta: -3.0"),
         ({"defense": "mixed", "craft": "fgsm", "defense_options": {"clean_weight": -1.0}}, "clean_weight: -1.0"),
         ({"train_ways": 8, "algorithm": "fomaml"}, "train_ways: 8 does not fit fomaml's 5-way head"),
+        ({"train_ways": 8, "algorithm": "transfer"}, "train_ways: 8 has no meaning where transfer trains"),
+        ({"algorithm": "transfer", "defense": "mixed", "craft": "fgsm"}, "defense: 'mixed' attacks the support"),
+        (
+            {"algorithm": "reptile", "defense": "aq", "craft": "fgsm"},
+            "defense: 'aq' attacks the query loss, which a disp",
+        ),
+        (
+            {"algorithm": "anil", "meta_gradient": "displacement"},
+            "meta_gradient: 'displacement' never moves conv0.beta",
+        ),
+        ({"defense": "fast", "validate_attack": "fgsm"}, "validate_attack: 'fgsm' does not show what fast guards"),
+        ({"defense": "fast", "defense_options": {"guard": 1.0}}, "guard: 1.0 is not from 0 to below 1"),
+        ({"defense": "rmaml", "craft": "fgsm", "defense_options": {"robust_rate": 0.0}}, "robust_rate: 0.0"),
+        ({"algorithm": "meta-sgd", "meta_gradient": "first-order"}, "meta_gradient: 'first-order' never moves rate"),
     ],
 )
 def test_a_recipe_that_cannot_run_is_refused_before_anything_is_written(
@@ -171,7 +209,12 @@ def test_augmentation_mirrors_and_moves_whole_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "said"), [("fomaml", "is first order by name"), ("protonet", "adapts without inner steps")]
+    ("algorithm", "said"),
+    [
+        ("fomaml", "is first order by name"),
+        ("reptile", "is displaced by name"),
+        ("protonet", "adapts without inner steps"),
+    ],
 )
 def test_a_meta_gradient_that_does_not_fit_the_algorithm_is_refused(algorithm: str, said: str, tmp_path: Path) -> None:
     recipe = Recipe(algorithm=algorithm, meta_gradient="recomputed", steps=1, meta_batch=1)

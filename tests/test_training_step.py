@@ -15,12 +15,12 @@ from torch import Tensor
 
 from robustbench_meta import catalog, checkpoint
 from robustbench_meta.algorithms.protonet import ProtoNet
-from robustbench_meta.checkpoint import Recipe
+from robustbench_meta.checkpoint import Recipe, Validation
 from robustbench_meta.defenses.standard import Standard
 from robustbench_meta.engine import Learner
 from robustbench_meta.networks import BatchNorm, Embed
 from robustbench_meta.tasks.strokes import Strokes
-from robustbench_meta.train import _meta_step, _Run, _start, _validate, train
+from robustbench_meta.train import _collapse, _meta_step, _Run, _start, _validate, train
 from robustbench_meta.types import Box, Defense, Episodes, Net, Params, Spec, Split, Streams, Threat
 
 BOX = Box((2, 2, 2))
@@ -78,7 +78,7 @@ def loss_and_slope(scale: float, number: int) -> tuple[float, float]:
 def test_meta_steps_are_adam_on_the_clipped_mean_gradient_with_an_annealed_rate(backend: Any) -> None:
     subject = replace(learner("protonet", network=Identity(), space=BOX), backend=backend)
     subject = replace(subject, params={"scale": torch.tensor(6.0, dtype=torch.float64)})
-    run, family = _start(RECIPE, subject), Rough()
+    run, family = _start(RECIPE, subject, Standard()), Rough()
     scale, first, second, clipped = 6.0, 0.0, 0.0, []
     for step in range(STEPS):
         noted = meta_step(run, RECIPE, subject, family)
@@ -96,6 +96,61 @@ def test_meta_steps_are_adam_on_the_clipped_mean_gradient_with_an_annealed_rate(
     assert family.asked == [("train", Spec(3, 2, 2), [2 * step, 2 * step + 1], RECIPE.seed) for step in range(STEPS)]
 
 
+@dataclass(frozen=True)
+class Twofold(Standard):
+    """The same loss twice, the second time five times over and by an optimiser of its own."""
+
+    rates: ClassVar[dict[str, float]] = {"again": 0.3}
+
+    def loss(self, learner: Learner, episodes: Episodes, threat: Threat, rng: Streams) -> dict[str, Tensor]:
+        (loss,) = super().loss(learner, episodes, threat, rng).values()
+        return {"first": loss, "again": 5 * loss}
+
+
+@pytest.mark.parametrize("backend", ["loop", "vmap"])
+def test_a_term_with_an_optimiser_of_its_own_is_clipped_and_followed_by_that_one_alone(backend: Any) -> None:
+    subject = replace(learner("protonet", network=Identity(), space=BOX), backend=backend)
+    subject = replace(subject, params={"scale": torch.tensor(6.0, dtype=torch.float64)})
+    run, family, scale = _start(RECIPE, subject, Twofold()), Rough(), 6.0
+    moments = np.zeros((2, 2))  # first and second, of each optimiser
+    for step in range(STEPS):
+        _meta_step(run, RECIPE, subject, Twofold(), family, THREAT)
+        rows = [loss_and_slope(scale, number) for number in range(step * BATCH, (step + 1) * BATCH)]
+        loss, slope = np.mean(rows, axis=0)
+        assert run.losses[-1] == pytest.approx(6 * loss, rel=1e-6)
+        slopes = np.clip(np.array([1, 5]) * slope, -CLIP, CLIP)
+        moments = np.stack([0.9 * moments[0] + 0.1 * slopes, 0.999 * moments[1] + 0.001 * slopes**2])
+        corrected, spread = moments[0] / (1 - 0.9 ** (step + 1)), moments[1] / (1 - 0.999 ** (step + 1))
+        rates = RATE * np.array([1, 0.3]) * (1 + np.cos(np.pi * step / STEPS)) / 2
+        scale -= float((rates * corrected / (np.sqrt(spread) + 1e-8)).sum())
+        assert run.params["scale"].item() == pytest.approx(scale, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("robust", "collapsed"),
+    [
+        ([0.4, 0.6, 0.31], False),
+        ([0.4, 0.6, 0.29], True),
+        ([0.4, 0.29], False),
+        ([0.33, 0.0], False),  # what is at or below chance, 1/3, is no accuracy to fall from
+        ([0.4, 0.6, 0.29, 0.5], False),  # it is looked at after every validation
+        ([0.1], False),
+        ([], False),
+    ],
+)
+def test_a_guard_ends_training_where_robust_accuracy_falls_below_its_share_of_the_best(
+    robust: list[float], collapsed: bool
+) -> None:
+    subject, fast = learner("protonet", network=Identity(), space=BOX), catalog.defense("fast", craft="fgsm")
+    run = _start(RECIPE, subject, fast)
+    run.step = 4
+    run.history = [Validation(step=n, loss=1.0, clean=0.9, robust=value, seconds=0) for n, value in enumerate(robust)]
+    said = _collapse(run, RECIPE, fast)
+    assert bool(said) == collapsed
+    assert not collapsed or "under pgd-10 fell from 60.0% to 29.0% at step 4 of 6" in said
+    assert _collapse(run, RECIPE, Standard()) == ""
+
+
 def test_tasks_that_do_not_fit_in_memory_together_go_backward_in_smaller_chunks_to_the_same_weights() -> None:
     @dataclass(frozen=True)
     class Greedy(Standard):
@@ -105,7 +160,7 @@ def test_tasks_that_do_not_fit_in_memory_together_go_backward_in_smaller_chunks_
             return super().loss(learner, episodes, threat, rng)
 
     subject = learner("protonet", network=Identity(), space=BOX, backend="vmap")
-    cramped, roomy = _start(RECIPE, subject), _start(RECIPE, subject)
+    cramped, roomy = _start(RECIPE, subject, Standard()), _start(RECIPE, subject, Standard())
     _meta_step(cramped, RECIPE, subject, Greedy(), Rough(), THREAT)
     assert (cramped.step, cramped.chunk) == (0, 1)  # nothing was learned, and the next try is smaller
     for _ in range(2):
@@ -146,7 +201,7 @@ class Normed:
 def test_running_statistics_follow_the_supports_by_a_tenth_and_start_at_the_first_batch() -> None:
     recipe = RECIPE.model_copy(update={"norm_mode": "running"})
     subject = learner("protonet", network=Normed(), space=BOX, norm_mode="batch")
-    run = _start(recipe, subject)
+    run = _start(recipe, subject, Standard())
     means: list[np.ndarray] = []
     variances: list[np.ndarray] = []
     for step in range(3):
@@ -166,7 +221,7 @@ def test_running_statistics_follow_the_supports_by_a_tenth_and_start_at_the_firs
 class Level(ProtoNet):
     """Right about a query of class 0 where the pixel that `weights` looks at is below one half."""
 
-    def parameters(self, width: int, ways: int, rng: torch.Generator) -> Params:
+    def parameters(self, body: Params, width: int, ways: int, rng: torch.Generator) -> Params:
         return {"weights": torch.zeros(width)}
 
     def finish(self, net: Net, params: Params, x: Tensor, y: Tensor, ways: int) -> Params:
@@ -211,7 +266,7 @@ def validated(pixels: Sequence[int], defense: Defense) -> tuple[_Run, Five]:
     """Validate once for every pixel, with weights that look at it alone."""
     recipe = RECIPE.model_copy(update={"ways": 2, "validate_attack": "fgsm", "validate_tasks": 3})
     subject = learner(Level(), network=Identity(), space=Five.space, ways=2)
-    run, family = _start(recipe, subject), Five()
+    run, family = _start(recipe, subject, Standard()), Five()
     for step, pixel in enumerate(pixels, start=1):
         with torch.no_grad():
             run.params["weights"].copy_(torch.eye(3)[pixel])

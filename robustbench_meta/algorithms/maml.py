@@ -1,7 +1,9 @@
 """MAML and its kin: gradient descent on the support (Finn et al., arXiv 1703.03400, algorithm 2).
 
 `anil` adapts the head alone (Raghu et al., arXiv 1909.09157). `fomaml` is `maml` meta-trained with the
-first-order gradient of section 5.2; adaptation itself is the same and always differentiable.
+first-order gradient of section 5.2, `reptile` by the displacement of the parameters over 8 steps, on 10 images each
+at 5 ways, 5 shots and 15 queries (Nichol et al., arXiv 1803.02999, section 2; by SGD, where the authors take Adam);
+adaptation itself is the same and always differentiable.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustbench_meta.heads import linear
 from robustbench_meta.types import InputError, MetaGradient, Net, Params
 
 
@@ -35,9 +38,8 @@ class MAML:
         if self.adapts not in ("all", "head"):
             raise InputError(f"adapts: {self.adapts!r} is not all or head")
 
-    def parameters(self, width: int, ways: int, rng: torch.Generator) -> Params:
-        weight = torch.randn(ways, width, generator=rng) * width**-0.5
-        return {"head.weight": weight, "head.bias": torch.zeros(ways)}
+    def parameters(self, body: Params, width: int, ways: int, rng: torch.Generator) -> Params:
+        return linear(width, ways, rng)
 
     def start(self, net: Net, params: Params) -> Params:
         return {name: value for name, value in params.items() if self.adapts == "all" or name.startswith("head.")}
@@ -56,4 +58,9 @@ class MAML:
         return F.linear(net(params, x), params["head.weight"], params["head.bias"])
 
 
-PRESETS = {"maml": MAML(), "fomaml": MAML(meta_gradient="first-order"), "anil": MAML(adapts="head", step_size=0.1)}
+PRESETS = {
+    "maml": MAML(),
+    "fomaml": MAML(meta_gradient="first-order"),
+    "anil": MAML(adapts="head", step_size=0.1),
+    "reptile": MAML(step_size=0.1, steps=8, test_steps=20, meta_gradient="displacement"),
+}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from robustbench_meta.heads import class_means, distances
 from robustbench_meta.types import MetaGradient, Net, Params
 
 
@@ -19,7 +19,7 @@ class ProtoNet:
     test_steps: None = None
     meta_gradient: MetaGradient = "exact"
 
-    def parameters(self, width: int, ways: int, rng: torch.Generator) -> Params:
+    def parameters(self, body: Params, width: int, ways: int, rng: torch.Generator) -> Params:
         return {}
 
     def start(self, net: Net, params: Params) -> Params:
@@ -29,12 +29,10 @@ class ProtoNet:
         return state
 
     def finish(self, net: Net, params: Params, x: Tensor, y: Tensor, ways: int) -> Params:
-        member = F.one_hot(y, ways).to(x.dtype)
-        return {"prototypes": (member / member.sum(dim=0)).T @ net(params, x)}
+        return {"prototypes": class_means(net(params, x), y, ways)}
 
     def predict(self, net: Net, params: Params, fitted: Params, x: Tensor) -> Tensor:
-        # Differences, not the expanded square: that one loses the small distances in float32.
-        return -(net(params, x).unsqueeze(1) - fitted["prototypes"]).square().sum(dim=2)
+        return -distances(net(params, x), fitted["prototypes"])
 
 
 PRESETS = {"protonet": ProtoNet()}

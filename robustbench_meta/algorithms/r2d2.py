@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from robustbench_meta.heads import ridge
 from robustbench_meta.types import InputError, MetaGradient, Net, Params
 
 
@@ -24,7 +24,7 @@ class R2D2:
         if not 0 < self.regularisation < 1e6:
             raise InputError(f"regularisation: {self.regularisation} is not between 0 and 1e6")
 
-    def parameters(self, width: int, ways: int, rng: torch.Generator) -> Params:
+    def parameters(self, body: Params, width: int, ways: int, rng: torch.Generator) -> Params:
         log_lambda = torch.tensor(float(self.regularisation)).log()  # the logarithm keeps lambda positive
         return {"ridge.log_lambda": log_lambda, "ridge.scale": torch.ones(()), "ridge.offset": torch.zeros(())}
 
@@ -35,10 +35,7 @@ class R2D2:
         return state
 
     def finish(self, net: Net, params: Params, x: Tensor, y: Tensor, ways: int) -> Params:
-        features = net(params, x)
-        # Woodbury: an S by S system where the features outnumber the support.
-        gram = features @ features.T + params["ridge.log_lambda"].exp() * torch.eye(len(x)).to(features)
-        return {"head": features.T @ torch.linalg.solve(gram, F.one_hot(y, ways).to(x.dtype))}
+        return {"head": ridge(net(params, x), y, ways, params["ridge.log_lambda"].exp())}
 
     def predict(self, net: Net, params: Params, fitted: Params, x: Tensor) -> Tensor:
         return params["ridge.scale"] * (net(params, x) @ fitted["head"]) + params["ridge.offset"]

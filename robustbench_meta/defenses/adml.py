@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from robustbench_meta.engine import Learner, craft
 from robustbench_meta.losses import cross_entropy
-from robustbench_meta.types import Attack, Episodes, Streams, Threat
+from robustbench_meta.types import Attack, Episodes, Streams, Surface, Threat
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class ADML:
 
     craft: Attack
     select: Literal["mean"] = "mean"
+    surfaces: ClassVar[tuple[Surface, ...]] = ("support", "query")
 
     def loss(self, learner: Learner, episodes: Episodes, threat: Threat, rng: Streams) -> dict[str, Tensor]:
         support_x, support_y = episodes.support_x, episodes.support_y

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from robustbench_meta.engine import Learner, craft
 from robustbench_meta.losses import cross_entropy
-from robustbench_meta.types import Attack, Episodes, InputError, Streams, Threat
+from robustbench_meta.types import Attack, Episodes, InputError, Streams, Surface, Threat
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Mixed:
     clean_weight: float = 0.5
     robust_weight: float = 0.5
     select: Literal["mean"] = "mean"
+    surfaces: ClassVar[tuple[Surface, ...]] = ("support", "query")
 
     def __post_init__(self) -> None:
         for name in ("clean_weight", "robust_weight"):

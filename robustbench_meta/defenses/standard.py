@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from robustbench_meta.engine import Learner
 from robustbench_meta.losses import cross_entropy
-from robustbench_meta.types import Episodes, Streams, Threat
+from robustbench_meta.types import Episodes, Streams, Surface, Threat
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Standard:
 
     craft: None = None
     select: Literal["clean"] = "clean"
+    surfaces: ClassVar[tuple[Surface, ...]] = ()
 
     def loss(self, learner: Learner, episodes: Episodes, threat: Threat, rng: Streams) -> dict[str, Tensor]:
         fitted = learner.adapt(episodes.support_x, episodes.support_y)

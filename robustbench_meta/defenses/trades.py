@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from robustbench_meta.engine import Learner, craft
 from robustbench_meta.losses import cross_entropy, kl_divergence
-from robustbench_meta.types import Attack, Episodes, InputError, Streams, Threat
+from robustbench_meta.types import Attack, Episodes, InputError, Streams, Surface, Threat
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Trades:
     craft: Attack
     beta: float = 3.0
     select: Literal["mean"] = "mean"
+    surfaces: ClassVar[tuple[Surface, ...]] = ("query",)
 
     def __post_init__(self) -> None:
         if not 0 <= self.beta < math.inf:
