@@ -100,7 +100,7 @@ class Card(_Strict):
     train_seconds: float = Field(ge=0)
     selected_step: int = Field(ge=0)
     criterion: str
-    stopped: str = Field("", description="why training ended before its last step; empty: it did not")
+    stopped: str | None = Field(None, description="why training ended before its last step; null: it did not")
     history: tuple[Validation, ...]
 
     @property

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from robustbench_meta import checkpoint, store, untrusted
 from robustbench_meta.checkpoint import Card, first_problem
@@ -196,6 +196,11 @@ class Entry(Strict):
     cells: tuple[EntryCell, ...] = Field(min_length=1, max_length=10_000)
     audits: tuple[EntryAudit, ...] = Field((), max_length=10_000)
     sha256: str = Field("", pattern="^([0-9a-f]{64})?$", description="of all the rest, as compact sorted JSON")
+
+    @field_serializer("card")
+    def _told(self, card: Card | None) -> dict[str, Any] | None:
+        """Leave out what is null, so that a field which a later version adds changes no entry that lacks it."""
+        return None if card is None else card.model_dump(mode="json", exclude_none=True)
 
     @property
     def file(self) -> str:

@@ -424,7 +424,7 @@ def _finish(
         train_seconds=round(run.seconds, 1),
         selected_step=run.best_step,
         criterion=_criterion(recipe, defense),
-        stopped=stopped,
+        stopped=stopped or None,
         history=tuple(run.history),
     )
     _draw_curve(card, out / CURVE)

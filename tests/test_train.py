@@ -106,6 +106,7 @@ def test_a_guarded_run_that_collapses_ends_there_keeps_its_best_weights_and_says
     accuracies = [seen.robust for seen in found.history]
     assert found.history[-1].step < 60
     assert accuracies[-1] < 0.97 * max(accuracies[:-1])
+    assert found.stopped
     assert found.stopped.startswith(f"catastrophic overfitting: accuracy under pgd-2 fell from {max(accuracies):.1%}")
     best = max(found.history, key=lambda seen: (seen.clean + seen.robust, -seen.step))
     assert found.selected_step == best.step
