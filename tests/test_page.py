@@ -18,6 +18,7 @@ from scipy.special import stdtrit
 from test_grid import saved
 
 from robustbench_meta import cli, store
+from robustbench_meta.grid import parse_eps
 from robustbench_meta.outcomes import cells_behind
 from robustbench_meta.ranking import standings
 from robustbench_meta.report import album, charts, data, lines, tables
@@ -253,3 +254,8 @@ def test_ticks_are_whole_and_few() -> None:
         assert 2 <= len(ticks) <= 7
         assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in ticks)
         assert all(abs(100 * tick / 5 - round(100 * tick / 5)) < 1e-9 for tick in ticks)
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 0.05, 0.0123456789, 1.5])
+def test_a_budget_in_a_command_is_read_back_as_the_same_number(eps: float) -> None:
+    assert round(parse_eps(lines._exact(eps)), 9) == round(eps, 9)

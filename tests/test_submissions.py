@@ -294,6 +294,15 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "cells.1.tasks.0.survived: '800'; only what is right when clean (000) can survive",
     ),
     "further than eps": (row(3, 0.11), "cells.1.tasks.1.distance: 0.11; at most eps 0.05"),
+    "a little further than eps": (row(3, 0.0505), "cells.1.tasks.1.distance: 0.0505; at most eps 0.05"),
+    "a support that the attack cannot reach": (
+        lambda e: e["cells"][1]["cell"].update(
+            attack="square",
+            attack_fields=repr(catalog.attack("square")),
+            threat={"norm": "linf", "eps": 0.1, "surface": "support"},
+        ),
+        "cells.1.threat.surface: 'support'; square attacks query",
+    ),
     "a task left out": (
         lambda e: e["cells"][1]["tasks"].pop(1),
         "cells.1.tasks: '2 at place 1'; tasks go from",
