@@ -67,7 +67,8 @@ def _external(
         _claimed(one, there.get(one.claim.weights))
         for one in external.judge(folder, verify.learners(given), root=root, tell=tell)
     ]
-    return Verdict(tuple(findings), f"accepted claims enter a board by `rbm leaderboard add --external {folder}`")
+    advice = f"claims enter a board, all or none, by `rbm leaderboard add --external {folder}`"
+    return Verdict(tuple(findings), advice)
 
 
 def _claimed(one: Judged, entry: Entry | None) -> Finding:

@@ -261,7 +261,7 @@ def test_comparing_gives_the_paired_differences_of_the_statistics(visit: Open, r
     expect(dialog).to_be_visible()
     first, second, third = (board[place].entry for place in places)
     assert dialog.locator(".who").all_inner_texts() == [
-        f"{i} {entry.checkpoint}" for i, entry in enumerate((first, second, third), start=1)
+        f"{i} {entry.checkpoint}, 10 steps" for i, entry in enumerate((first, second, third), start=1)
     ]
     table = {row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in rows_of(dialog)}
     for column, (one, other) in enumerate(((first, second), (first, third), (second, third))):

@@ -5,8 +5,8 @@ const tray = document.getElementById("tray"), dialog = document.getElementById("
 function makeChoices() {
   for (const { board, rows } of tables) {
     for (const { body, id } of rows.filter((row) => row.id)) {
-      const name = entryOf(board.slug, id).name;
-      const box = element("input", { type: "checkbox", "aria-label": `Compare ${name}`, change: () => choose(board.slug, id, box.checked) });
+      const entry = entryOf(board.slug, id);
+      const box = element("input", { type: "checkbox", "aria-label": `Compare ${entry.name}${stepsText(entry)}`, change: () => choose(board.slug, id, box.checked) });
       body.querySelector(".rank").prepend(box);
     }
   }
@@ -49,12 +49,12 @@ function openComparison(board, entries) {
   if (dialog.open) return;
   dialog.replaceChildren(
     button("Close", () => dialog.close(), { class: "close" }),
-    element("h2", { id: "dialog-title" }, ...entries.map((entry, i) => element("span", { class: "who" }, element("span", { class: `key k${i}` }), `${i + 1} ${entry.name}`))),
+    element("h2", { id: "dialog-title" }, ...entries.map((entry, i) => element("span", { class: "who" }, element("span", { class: `key k${i}` }), `${i + 1} ${entry.name}${stepsText(entry)}`))),
     element("p", { class: "criterion" }, `${board.title}. Differences are paired task by task on the n tasks both ran; bold where the 95 % interval leaves out 0.`),
     element("div", { class: "wrap scroll", tabindex: "0", role: "region", "aria-label": "Comparison" }, comparison(board, entries)),
   );
   dialog.showModal();
-  const lines = entries.map((entry, i) => ({ name: `${i + 1} ${entry.name}`, look: `c${i}`, points: curveOf(board, entry), dashed: entry.defense === "standard" }));
+  const lines = entries.map((entry, i) => ({ name: `${i + 1} ${entry.name}${stepsText(entry)}`, look: `c${i}`, points: curveOf(board, entry), dashed: entry.defense === "standard" }));
   dialog.append(element("h3", {}, "Worst case against ε, with 95 % bands"));
   dialog.append(curves(board, lines, dialog.clientWidth - 52, "Robustness curves"));
   const differing = recipeRows(entries);
