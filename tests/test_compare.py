@@ -127,6 +127,19 @@ def test_the_worst_case_is_over_the_attacks_that_both_met() -> None:
     assert back.drops == ["a, strokes (test), 2-way 1-shot, L∞: square at 0.1 was not run in B"]
 
 
+def test_examples_of_other_learners_are_no_part_of_the_worst_case() -> None:
+    theirs: Cells = ({"attack": "file:x", "attack_fields": "FromFile(sha256='0')"}, wrong(*[9] * 12))
+    made = compare.runs(results(({}, HALF), theirs), results(({}, HALF), theirs))
+    assert found(made)["worst case"].a == pytest.approx(0.5)
+    assert found(made)["file:x"].a == pytest.approx(0.1)
+
+
+def test_clean_accuracy_is_that_of_the_most_tasks() -> None:
+    long: Cells = ({"attack": "fgsm"}, wrong(*[1] * 14))
+    made = compare.runs(results(({}, HALF), long), results(({}, HALF), long))
+    assert found(made)["clean"].tasks == 14
+
+
 def test_a_query_fooled_at_a_smaller_eps_counts_in_the_worst_case_of_both() -> None:
     small, large = ({"eps": 0.1}, wrong(3, 3)), ({"eps": 0.2}, [("1" * 10, "1" * 7 + "0" * 3)] * 2)
     made = compare.runs(results(small, large), results(small, large))
