@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-BROWSERS = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
+from robustbench_meta.doctor import BROWSERS, find_browser
+
 LARGEST = 300_000  # bytes of a picture
 
 
 def main(page_file: Path, out: Path) -> None:
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    browser = find_browser()
     if browser is None:
         sys.exit(f"screenshots: needs a browser: one of {', '.join(BROWSERS)}")
     out.mkdir(parents=True, exist_ok=True)

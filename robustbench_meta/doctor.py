@@ -184,8 +184,13 @@ def _results(results: Path) -> Iterator[Check]:
         yield Check("store", "warning", str(error))
 
 
+def find_browser() -> str | None:
+    """Return the path of a browser in which pages can be opened and tested; None where there is none."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
 def _places() -> Iterator[Check]:
-    browser = next((found for name in BROWSERS if (found := shutil.which(name))), None)
+    browser = find_browser()
     text = browser or "no chromium; only the tests that open a report in a browser need it"
     yield Check("browser", "ok" if browser else "optional", text)
     try:

@@ -71,11 +71,6 @@ class Entry:
     steps: int | None
 
     @property
-    def of_an_object(self) -> bool:
-        """Whether it is an object of somebody's program, of which there is no checkpoint."""
-        return self.algorithm in ("custom", f"custom {BLACK_BOX}")
-
-    @property
     def black_box(self) -> bool:
         return self.algorithm.endswith(BLACK_BOX)
 
@@ -205,6 +200,11 @@ def outcomes(results: Results) -> list[Outcome]:
                 needed = tuple(sorted(required.get(eps, set())))
                 found.append(_outcome(board, entry, eps, needed, mine, bits, check))
     return found
+
+
+def is_object(algorithm: str) -> bool:
+    """Say whether a learner is an object of somebody's program, of which there is no checkpoint and no card."""
+    return algorithm in ("custom", f"custom {BLACK_BOX}")
 
 
 def is_set(attack_fields: str) -> bool:

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from robustbench_meta import checkpoint, store, untrusted
 from robustbench_meta.checkpoint import Card, first_problem
 from robustbench_meta.flags import Measures
+from robustbench_meta.outcomes import is_object
 from robustbench_meta.store import Examination, Run, Timing
 from robustbench_meta.types import Audit, Cell, InputError, Norm, Record, Spec, Split, Surface, Threat
 
@@ -412,11 +413,6 @@ def as_results(entry: Entry, folder: Path) -> None:
 def address(paper: str) -> str:
     """Return where a paper is found: arXiv:2010.09670 has an address too."""
     return f"https://arxiv.org/abs/{paper.removeprefix('arXiv:')}" if paper.startswith("arXiv:") else paper
-
-
-def is_object(algorithm: str) -> bool:
-    """Say whether a learner is an object of somebody's program, which has no card."""
-    return algorithm in ("custom", "custom (black-box)")
 
 
 def to_hex(bits: Sequence[bool]) -> str:

@@ -16,7 +16,7 @@ from typing import Any, cast
 from robustbench_meta import catalog, store, submissions, threats, untrusted
 from robustbench_meta.audit import VERSION
 from robustbench_meta.episodes import fingerprint
-from robustbench_meta.outcomes import BLACK_BOX, is_set
+from robustbench_meta.outcomes import BLACK_BOX, is_object, is_set
 from robustbench_meta.submissions import AuditFields, CellFields, Entry, EntryAudit, EntryCell
 from robustbench_meta.transfer import source_of
 from robustbench_meta.types import Box, InputError, Norm, Split, Threat
@@ -222,7 +222,7 @@ def _of_bytes(file: str, entry: Entry, content: bytes) -> Iterator[Problem]:
 def _of_card(file: str, entry: Entry) -> Iterator[Problem]:
     card = entry.card
     if card is None:
-        if odd := sorted({one.cell.algorithm for one in entry.cells if not submissions.is_object(one.cell.algorithm)}):
+        if odd := sorted({one.cell.algorithm for one in entry.cells if not is_object(one.cell.algorithm)}):
             yield Problem(file, "card", "none", f"every learner but an object has one, and this is a {odd[0]}")
         return
     if card.recipe.sha256 != card.recipe_sha256:
@@ -251,7 +251,7 @@ def _of_learner(file: str, where: str, entry: Entry, one: CellFields | AuditFiel
     """Refuse what is said of a learner that its card does not say."""
     legal: dict[str, Any] = {"checkpoint": entry.name, "weights": entry.weights}
     card = entry.card
-    if card is None and submissions.is_object(one.algorithm):
+    if card is None and is_object(one.algorithm):
         # Its scores may depend on the batch; audits look for that (F10), for nothing declares it.
         legal |= {"defense": "custom", "norm_mode": "own"}
     elif card is not None:

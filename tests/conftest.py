@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, sync_playwright
 
+from robustbench_meta.doctor import BROWSERS, find_browser
 from robustbench_meta.libraries import missing
 
 torch.set_num_threads(1)
@@ -75,7 +75,6 @@ def cleverhans(optional: Callable[[str], None]) -> Any:
     return lambda name: getattr(import_module(f"cleverhans.torch.attacks.{name}"), name)
 
 
-BROWSERS = ("chromium", "google-chrome", "google-chrome-stable", "chromium-browser")
 SWITCHES = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
     *("--disable-background-networking", "--disable-component-update", "--no-first-run"),
@@ -92,9 +91,7 @@ def _not_here(reason: str) -> NoReturn:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of a browser, where there is one; else skips, or fails where RBM_REQUIRE_BROWSER=1."""
-    return next(filter(None, map(shutil.which, BROWSERS)), None) or _not_here(
-        f"needs a browser: one of {', '.join(BROWSERS)}"
-    )
+    return find_browser() or _not_here(f"needs a browser: one of {', '.join(BROWSERS)}")
 
 
 @pytest.fixture(scope="session")

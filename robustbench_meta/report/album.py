@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from robustbench_meta.report.gallery import pixels
+
 LARGEST = 150_000  # characters of all pictures together
 BLOCKS, QUERIES = 4, 5
 STILL = 1e-6  # pixels that moved less did not move
@@ -63,7 +65,7 @@ def album(items: Sequence[dict[str, Any]]) -> Album:
 
 
 def _block(item: dict[str, Any], room: int) -> Block:
-    clean, adversarial = _pixels(item["clean"]), _pixels(item["adversarial"])
+    clean, adversarial = pixels(item["clean"]), pixels(item["adversarial"])
     moved = adversarial - clean
     largest = float(np.abs(moved).max())
     factor = max(1, math.floor(0.5 / largest)) if largest > STILL else 1
@@ -79,15 +81,6 @@ def _block(item: dict[str, Any], room: int) -> Block:
         )
         shots.append(Shot(pictures[0], pictures[1], pictures[2], label, says, says_attacked))
     return Block(str(item["title"]), factor, tuple(shots))
-
-
-def _pixels(values: Any) -> np.ndarray:
-    """Return [n, H, W, 3] or [n, H, W] in [0, 1] from [n, C, H, W] or [n, H, W], floats or bytes."""
-    array = np.asarray(values)
-    array = array / 255.0 if array.dtype == np.uint8 else array.astype(float)
-    if array.ndim == 4:
-        array = array[:, 0] if array.shape[1] != 3 else array.transpose(0, 2, 3, 1)
-    return array
 
 
 def _png(image: np.ndarray) -> str:

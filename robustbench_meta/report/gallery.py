@@ -45,7 +45,7 @@ def about(items: Sequence[dict[str, Any]]) -> About:
 
 
 def _block(part: Any, item: dict[str, Any], columns: int) -> None:
-    clean, adversarial = _images(item["clean"]), _images(item["adversarial"])
+    clean, adversarial = pixels(item["clean"]), pixels(item["adversarial"])
     moved = adversarial - clean
     largest = float(np.abs(moved).max())
     factor = max(1, math.floor(0.5 / largest)) if largest > 1e-6 else 1
@@ -98,7 +98,7 @@ def _image(axes: Axes, image: np.ndarray, says: int | None, label: int) -> None:
         axes.set_xlabel(f"✓ {says}" if right else f"✗ {says}, is {label}", fontsize=9, labelpad=3)
 
 
-def _images(values: Any) -> np.ndarray:
+def pixels(values: Any) -> np.ndarray:
     """Return [n, H, W, 3] or [n, H, W] in [0, 1] from [n, C, H, W] or [n, H, W], floats or bytes."""
     array = np.asarray(values)
     array = array / 255.0 if array.dtype == np.uint8 else array.astype(float)

@@ -12,7 +12,7 @@ from typing import Any
 
 from robustbench_meta import untrusted
 from robustbench_meta.intervals import interval
-from robustbench_meta.outcomes import Board, Entry, Results, is_set
+from robustbench_meta.outcomes import Board, Entry, Results, is_object, is_set
 from robustbench_meta.ranking import Standing
 from robustbench_meta.report.tables import NOTHING, Value, columns_of_eps
 from robustbench_meta.untrusted import printable
@@ -99,7 +99,7 @@ def commands(one: Standing, cells: Cells, known: Learner | None) -> tuple[tuple[
 
     One command runs the attacks that met the same budgets on the same number of tasks.
     """
-    if one.entry.of_an_object:
+    if is_object(one.entry.algorithm):
         return (), "all: no command finds an object of somebody's program"
     ran: dict[str, dict[int, list[float]]] = {}
     lost: list[str] = []
