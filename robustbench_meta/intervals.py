@@ -133,6 +133,24 @@ class Crossed:
         return float(max(10**high, min(1.0, surest(self.moved))))
 
 
+def arm(values: np.ndarray) -> np.ndarray:
+    """Return values [R, n] as they speak: of a method where R is 3 or more, else their mean [1, n] over seeds."""
+    return values if len(values) >= LEAST_SEEDS else values.mean(0)[None]
+
+
+def spanning(a: np.ndarray, b: np.ndarray | None = None) -> tuple[float, float]:
+    """Return the mean of an arm, or of one minus another, and its half-width over tasks, and over seeds if it has any.
+
+    An arm of one row gives what `interval` gives of it.
+    """
+    if b is None:
+        b = np.zeros((1, a.shape[1]))
+    if len(a) == len(b) == 1:
+        return interval(a[0] - b[0])
+    found = crossed(a, b)
+    return found.mean, found.half()
+
+
 def crossed(a: np.ndarray, b: np.ndarray | None = None) -> Crossed:
     """Part what a [R, n], or a minus b [R', n], owes to seeds and to tasks; both arms met the same n tasks.
 
