@@ -1,6 +1,7 @@
 # make demo: a leaderboard from a clean clone.  make test, make lint: what CI runs.  make bench: speed beside the peers.
 # make selftest: robust accuracies that are known.  make mutation: 12 planted bugs, each of which it must catch.
 # make leaderboard: the pages of reports/leaderboard from its entries.  make leaderboard-check: are they up to date?
+# make reproduction: reports/reproduction.md from its entries.
 # make screenshots: the page at the width of a desk and of a phone, from PAGE.
 # make agreement: our attacks beside foolbox, torchattacks and cleverhans, in an environment of their own.
 PYTHON ?= python3
@@ -12,7 +13,7 @@ AXE := node_modules/axe-core/axe.min.js
 PAGE ?= reports/leaderboard/leaderboard.html
 
 .PHONY: demo test selftest mutation bench leaderboard leaderboard-check screenshots lint format
-.PHONY: agreement agreement-tests clean
+.PHONY: agreement agreement-tests clean reproduction
 
 demo: $(INSTALLED)
 	$(BIN)/rbm demo
@@ -39,6 +40,9 @@ leaderboard: $(INSTALLED)
 
 leaderboard-check: $(INSTALLED)
 	$(BIN)/rbm leaderboard check reports/leaderboard
+
+reproduction: $(INSTALLED)
+	$(BIN)/python benchmarks/reproduction.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -73,6 +73,11 @@ class Recipe(_Strict):
         # Without what is not set, so that a field added later leaves older recipes their name.
         return digest(self.model_dump(mode="json", exclude_none=True))
 
+    @property
+    def method(self) -> str:
+        """Identify the recipe but for its seed: what training seeds of one method share."""
+        return digest(self.model_dump(mode="json", exclude_none=True, exclude={"seed"}))
+
 
 class Validation(_Strict):
     """What one look at the validation tasks saw; accuracies in [0, 1]."""

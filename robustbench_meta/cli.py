@@ -621,7 +621,7 @@ def _measure(
     failures, lost = ran
     found = grids.results_of(plan, out)
     _print_summary(statistics.summarise(found))
-    for one in (one for board in ranking.standings(found) for one in board):
+    for one in (one for board in ranking.checkpoints(found) for one in board):
         for flag in one.check.flags:
             console.print(f"{printable(one.entry.checkpoint)}: {flag.colour} flag {printable(flag.text)}")
     if lost:

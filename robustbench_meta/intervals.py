@@ -1,7 +1,7 @@
 """How sure a mean over tasks is, and which means differ: intervals, paired tests and ranks with many pairs at once.
 
 Everything is two-sided and at 95 %. A p-value from few pairs is never below what flipping their signs could give.
-Shapes: n tasks, m entries, P = m (m - 1) / 2 pairs of them.
+Shapes: n tasks, m entries, P = m (m - 1) / 2 pairs of them, R training seeds of one arm.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from scipy.special import stdtr, stdtrit
 ALPHA = 0.05
 REPLICATES = 2000  # of a bootstrap; its ends move by about 3 % of the half-width from seed to seed
 MOST_TASKS = 10**9  # beyond which no number of tasks is named
+LEAST_SEEDS = 3  # of training, from which on their mean speaks of a method and not of these checkpoints alone
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,110 @@ def _shares(n: int, seed: int) -> np.ndarray:
     shares: np.ndarray = rng.multinomial(n, np.full(n, 1 / n), size=REPLICATES) / n
     shares.flags.writeable = False
     return shares
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """What the mean of an arm, or of arm a minus arm b, owes to its training seeds and to its tasks.
+
+    `seeds` and `tasks` are variances of the mean, with their degrees of freedom; without two seeds in an arm `seeds`
+    is 0, and the mean speaks of these checkpoints alone.
+    """
+
+    mean: float
+    seeds: float
+    seed_degrees: float
+    tasks: float
+    n: int
+    moved: int  # tasks on which the arms differ
+
+    def half(self, level: float = ALPHA) -> float:
+        """Return the half-width of the interval at 1 - `level`; NaN for fewer than two tasks.
+
+        Each part has its own Student's t, and the two add in quadrature, which covers at least as often as it says for
+        independent normal parts (Banerjee 1961, Sankhya 23). The seeds of two arms are one part by Welch's degrees.
+        In simulations of 3 and 5 seeds (sd .5 to 2 points, also unequal ones) on 40 and 150 tasks (sd 8) it holds in 95
+        to 98 of 100 draws; a percentile bootstrap over seeds and tasks holds in 82 to 95, and one Welch-Satterthwaite t
+        over both parts in 92 to 97. The price at 3 seeds of sd 1: 1.2 times the width of that t, and 1.4 (40 tasks) to
+        1.6 times (150) that of the bootstrap. Effects of seeds are taken as normal: a training that fails once in ten
+        times is not seen by three.
+        """
+        if self.n < 2:
+            return math.nan
+        found = stdtrit(self.n - 1, level / 2) ** 2 * self.tasks
+        if self.seeds > 0:
+            found += stdtrit(self.seed_degrees, level / 2) ** 2 * self.seeds
+        return math.sqrt(found)
+
+    @property
+    def p(self) -> float:
+        """Return the p-value that the mean is 0: the level at which the interval just reaches it, with a floor."""
+        if self.n < 2 or not self.mean:
+            return 1.0
+        low, high = -300.0, 0.0  # exponents of ten
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.half(10**middle) <= abs(self.mean) else (middle, high)
+        return float(max(10**high, min(1.0, surest(self.moved))))
+
+
+def arm(values: np.ndarray) -> np.ndarray:
+    """Return values [R, n] as they speak: of a method where R is 3 or more, else their mean [1, n] over seeds."""
+    return values if len(values) >= LEAST_SEEDS else values.mean(0)[None]
+
+
+def spanning(a: np.ndarray, b: np.ndarray | None = None) -> tuple[float, float]:
+    """Return the mean of an arm, or of one minus another, and its half-width over tasks, and over seeds if it has any.
+
+    An arm of one row gives what `interval` gives of it.
+    """
+    if b is None:
+        b = np.zeros((1, a.shape[1]))
+    if len(a) == len(b) == 1:
+        return interval(a[0] - b[0])
+    found = crossed(a, b)
+    return found.mean, found.half()
+
+
+def crossed(a: np.ndarray, b: np.ndarray | None = None) -> Crossed:
+    """Part what a [R, n], or a minus b [R', n], owes to seeds and to tasks; both arms met the same n tasks.
+
+    Seeds and tasks are crossed: every seed is judged on every task, so tasks are drawn once for all seeds. What seed
+    and task do together counts in both parts, which errs towards wide.
+    """
+    arms = [np.asarray(arm, float) for arm in (a, b) if arm is not None]
+    by_task = arms[0].mean(0) - (arms[1].mean(0) if len(arms) > 1 else 0.0)
+    n = len(by_task)
+    parts = [(arm.mean(1).var(ddof=1) / len(arm), len(arm) - 1) for arm in arms if len(arm) > 1 and n]
+    seeds = float(sum(variance for variance, _ in parts))
+    welch = sum(variance**2 / degrees for variance, degrees in parts)
+    return Crossed(
+        mean=float(by_task.mean()) if n else math.nan,
+        seeds=seeds,
+        seed_degrees=seeds**2 / welch if welch else math.nan,
+        tasks=float(by_task.var(ddof=1)) / n if n > 1 else math.nan,
+        n=n,
+        moved=int(np.count_nonzero(by_task)),
+    )
+
+
+def crossed_bootstrap(a: np.ndarray, b: np.ndarray | None = None, *, seed: int) -> tuple[float, float]:
+    """Return the ends of a 95 % percentile bootstrap of a [R, n], or of a minus b [R', n].
+
+    Seeds are drawn again within each arm, tasks once for all. On 3 seeds it is too narrow (see `Crossed.half`) and is
+    only shown beside. NaN for fewer than two tasks; the same values and seed give the same ends.
+    """
+    arms = [np.asarray(arm, float) for arm in (a, b) if arm is not None]
+    n = arms[0].shape[1]
+    if n < 2:
+        return math.nan, math.nan
+    rng = np.random.default_rng(seed)
+    moved = np.zeros((REPLICATES, n))
+    for sign, arm in zip((1, -1), arms, strict=False):
+        drawn = rng.multinomial(len(arm), np.full(len(arm), 1 / len(arm)), size=REPLICATES) / len(arm)
+        moved += sign * np.einsum("br,rn->bn", drawn, arm)
+    low, high = np.quantile(np.einsum("bn,bn->b", _shares(n, seed), moved), [ALPHA / 2, 1 - ALPHA / 2])
+    return float(low), float(high)
 
 
 def mann_whitney(

@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from robustbench_meta import flags as signs
 from robustbench_meta.flags import Flag
-from robustbench_meta.intervals import interval
+from robustbench_meta.intervals import arm, interval, spanning
 
+Kind = Literal["clean", "robust", "known"]
 _Key = TypeVar("_Key", bound=Hashable)
 SET = "FromFile(sha256="  # how the fields of an attack begin that gives back another learner's adversarial examples
 BLACK_BOX = "(black-box)"  # how the algorithm of a learner ends that gradients do not reach
@@ -77,13 +78,26 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Bits:
-    """The verdicts of one cell, in task order: tasks [n], clean and survived [n, Q], rows sent [n]."""
+    """The verdicts of one cell, in task order: tasks [n], clean and survived [n, Q], rows sent [n].
+
+    Those of several training `seeds` stand side by side, Q for each.
+    """
 
     tasks: np.ndarray
     clean: np.ndarray
     survived: np.ndarray
     forwards: np.ndarray
     backwards: np.ndarray
+    seeds: int = 1
+
+    def sample(self, kind: Literal["clean", "survived"]) -> np.ndarray:
+        """Return accuracies by seed and task [R, n], or their mean [1, n] where seeds are too few for a method."""
+        bits: np.ndarray = getattr(self, kind)
+        return arm(bits.reshape(len(bits), self.seeds, -1).mean(2).T)
+
+    def accuracy(self, kind: Literal["clean", "survived"] = "survived") -> tuple[float, float]:
+        """Return the mean accuracy and its half-width."""
+        return spanning(self.sample(kind))
 
     def at(self, tasks: np.ndarray) -> np.ndarray:
         """Find the rows of `tasks`; every one of them must be there."""
@@ -131,7 +145,8 @@ class Outcome:
     `required` is what any white-box entry of the board met at this eps; `runs` holds the verdicts by attack, `errors`
     (attack, reason). `check` is the entry's flags, with what this eps adds. `transferred` names the attacks that are
     adversarial test sets and of no such claim: nobody needs them, and they are no part of either worst case, or
-    whoever met more of them would rank lower.
+    whoever met more of them would rank lower. `seeds` are the outcomes that this one is the mean of, where training
+    seeds of one recipe share a row (see methods.py).
     """
 
     board: Board
@@ -148,6 +163,22 @@ class Outcome:
     transferred: tuple[str, ...] = ()
     external: tuple[str, ...] = ()
     claimed: tuple[str, ...] = ()
+    seeds: tuple[Outcome, ...] = ()
+
+    def by_seed(self, kind: Kind) -> np.ndarray:
+        """Return accuracies by training seed and task [R, n]."""
+        made: np.ndarray = np.stack(
+            [getattr(one, kind)[np.searchsorted(one.tasks, self.tasks)] for one in self.seeds or (self,)]
+        )
+        return made
+
+    def sample(self, kind: Kind) -> np.ndarray:
+        """Return accuracies by seed and task [R, n], or their mean [1, n] where seeds are too few for a method."""
+        return arm(self.by_seed(kind))
+
+    def accuracy(self, kind: Kind) -> tuple[float, float]:
+        """Return the mean accuracy and its half-width: over tasks, and over training seeds where it is a method's."""
+        return spanning(self.sample(kind))
 
     @property
     def attacked(self) -> bool:

@@ -1,25 +1,37 @@
 """Ranks of a board and their intervals, and what its tasks can tell apart: every pair tested on the tasks it shares.
 
 An entry's rank is one more than the number of entries shown to be better, with Holm's correction for all pairs of
-the board (see intervals.py). Accuracies are in [0, 1]. Shapes: n tasks, Q judged queries in a task.
+the board (see intervals.py). Training seeds of one recipe share a row (see methods.py), whose tests are over seeds and
+tasks. Accuracies are in [0, 1]. Shapes: n tasks, Q judged queries in a task, R training seeds.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
 from statistics import median_low
-from typing import Literal
 
 import numpy as np
 
-from robustbench_meta import intervals
-from robustbench_meta.intervals import ALPHA, bootstrap_interval, interval
-from robustbench_meta.outcomes import Board, Check, Entry, Outcome, Results, eps_text, outcomes
+from robustbench_meta import intervals, methods
+from robustbench_meta.intervals import ALPHA, Crossed, Pairs, bootstrap_interval, crossed, crossed_bootstrap, spanning
+from robustbench_meta.methods import Training
+from robustbench_meta.outcomes import (
+    Board,
+    Check,
+    Entry,
+    Kind,
+    Outcome,
+    Results,
+    board_order,
+    entry_order,
+    eps_text,
+    outcomes,
+)
 
 NOTHING = 1e-9  # a difference below this is rounding
 
@@ -31,7 +43,8 @@ class Standing:
     The rank is one more than the number of ranked entries that are significantly better, all pairs of the board tested
     at once; with 95 % confidence, for all entries together, the true rank lies from `rank_low` to `rank_high`.
     `check` holds the flags of all its cells and of its audit, and of its accuracy at the eps of the ranking. `curve`
-    holds the eps over which the areas of this board are taken.
+    holds the eps over which the areas of this board are taken. `members` are the checkpoints that share this row, each
+    as it would stand alone but for a rank, `trained` their training seeds; a row of one checkpoint has none.
     """
 
     board: Board
@@ -43,6 +56,17 @@ class Standing:
     reason: str
     outcomes: dict[float, Outcome]
     curve: tuple[float, ...]
+    members: tuple[Standing, ...] = ()
+    trained: tuple[int, ...] = ()
+
+    @property
+    def seeds(self) -> int:
+        return len(self.members) or 1
+
+    @property
+    def word(self) -> str:
+        """Whether its numbers speak of a method, or of a checkpoint or two."""
+        return methods.word(self.seeds)
 
     @property
     def rank_low(self) -> int | None:
@@ -63,27 +87,28 @@ class Standing:
     @cached_property
     def clean(self) -> tuple[float, float, int]:
         """Clean accuracy, its half-width and n, on the tasks of the ranking where there are any."""
-        return (*interval(self.measured.clean), len(self.measured.clean))
+        return (*self.measured.accuracy("clean"), len(self.measured.clean))
 
     @cached_property
     def clean_bootstrap(self) -> tuple[float, float]:
         """The ends of the bootstrap interval of clean accuracy; NaN where there is none."""
-        return bootstrapped(self.measured.clean)
+        return bootstrapped(self.measured.sample("clean"))
 
     @cached_property
     def robust(self) -> tuple[float, float, int]:
         """Best known worst-case accuracy at the eps of the ranking, its half-width and n."""
-        return (*interval(self._at_rank("known")), len(self._at_rank("known")))
+        return self._at_rank("known")
 
     @cached_property
     def robust_bootstrap(self) -> tuple[float, float]:
         """The ends of the bootstrap interval of `robust`; NaN where there is none."""
-        return bootstrapped(self._at_rank("known"))
+        here = self.outcomes.get(self.rank_eps)
+        return (math.nan, math.nan) if here is None else bootstrapped(here.sample("known"))
 
     @cached_property
     def ours(self) -> tuple[float, float, int]:
         """What our own attacks alone left at the eps of the ranking, its half-width and n."""
-        return (*interval(self._at_rank("robust")), len(self._at_rank("robust")))
+        return self._at_rank("robust")
 
     @property
     def external(self) -> tuple[str, ...]:
@@ -114,13 +139,21 @@ class Standing:
             return math.nan, math.nan, 0
         tasks = shared_tasks(found)
         first = found[0]
-        heights = [first.clean[np.isin(first.tasks, tasks)], *(one.known[np.isin(one.tasks, tasks)] for one in found)]
-        return (*interval(intervals.trapezoids([0.0, *self.curve], heights)), len(tasks))
+        heights = [first.sample("clean")[:, np.isin(first.tasks, tasks)]]
+        heights += [one.sample("known")[:, np.isin(one.tasks, tasks)] for one in found]
+        return (*spanning(intervals.trapezoids([0.0, *self.curve], heights)), len(tasks))
 
-    def _at_rank(self, kind: Literal["known", "robust"]) -> np.ndarray:
+    def spread(self, kind: Kind) -> tuple[float, float]:
+        """Return the least and the most of the means of its training seeds, on the tasks of the ranking."""
+        here = self.measured if kind == "clean" else self.outcomes.get(self.rank_eps)
+        if here is None or not len(here.tasks):
+            return math.nan, math.nan
+        means = here.by_seed(kind).mean(1)
+        return float(means.min()), float(means.max())
+
+    def _at_rank(self, kind: Kind) -> tuple[float, float, int]:
         here = self.outcomes.get(self.rank_eps)
-        values: np.ndarray = np.empty(0) if here is None else getattr(here, kind)
-        return values
+        return (math.nan, math.nan, 0) if here is None else (*here.accuracy(kind), len(here.tasks))
 
 
 @dataclass(frozen=True)
@@ -170,9 +203,9 @@ def _points(difference: float) -> str:
     return f"{points:.2g} points" if points < 10 else f"{points:.0f} points"
 
 
-def bootstrapped(values: np.ndarray) -> tuple[float, float]:
-    """Keep the ends of an accuracy's bootstrap interval within what an accuracy can be."""
-    low, high = bootstrap_interval(values, seed=0)
+def bootstrapped(sample: np.ndarray) -> tuple[float, float]:
+    """Keep the ends of the bootstrap interval of accuracies [R, n] within what an accuracy can be."""
+    low, high = bootstrap_interval(sample[0], seed=0) if len(sample) == 1 else crossed_bootstrap(sample, seed=0)
     return (low, high) if math.isnan(low) else (max(0.0, low), min(1.0, high))
 
 
@@ -187,11 +220,34 @@ def better_than_constant(mean: float, half: float, constant: float) -> bool:
 
 
 def standings(results: Results) -> list[list[Standing]]:
-    """Rank every board: ranked entries first, best first, then those shown without a rank and why."""
+    """Rank every board: ranked entries first, best first, then those shown without a rank and why.
+
+    Training seeds of one recipe share a row.
+    """
+    return _standings(results, methods.trainings(results))
+
+
+def checkpoints(results: Results) -> list[list[Standing]]:
+    """Rank every board with a row for each checkpoint, whatever recipe it is of."""
+    return _standings(results, {})
+
+
+def apart(board: Iterable[Standing]) -> list[Standing]:
+    """Give the checkpoints of a board one by one, those that share a row as they would stand alone."""
+    return [member for one in board for member in one.members or (one,)]
+
+
+def rows(boards: Iterable[Iterable[Standing]]) -> list[Outcome]:
+    """Return the outcomes of the rows of boards as `outcomes` orders those of checkpoints."""
+    found = [outcome for board in boards for one in board for outcome in one.outcomes.values()]
+    return sorted(found, key=lambda one: (board_order(one.board), entry_order(one.entry), one.eps))
+
+
+def _standings(results: Results, known: Mapping[str, Training]) -> list[list[Standing]]:
     boards: dict[Board, dict[Entry, dict[float, Outcome]]] = {}
     for one in outcomes(results):
         boards.setdefault(one.board, {}).setdefault(one.entry, {})[one.eps] = one
-    return [_rank(board, entries) for board, entries in boards.items()]
+    return [_rank(board, entries, known) for board, entries in boards.items()]
 
 
 def separation(board: list[Standing]) -> Separation:
@@ -203,10 +259,11 @@ def separation(board: list[Standing]) -> Separation:
     ranked = [one for one in board if one.rank is not None]
     if len(ranked) < 2:
         return Separation(0, 0, 0, math.nan, 0.0, apart=False, needed=None)
-    found = intervals.pairs(_known([one.outcomes[one.rank_eps] for one in ranked]))
+    judged = [one.outcomes[one.rank_eps] for one in ranked]
+    found = _pairs(judged)
     above, number = found.above, len(found.above[0])
     n = found.n[above]
-    each = [intervals.smallest_separable(s, k, number) for s, k in zip(found.spread[above], n, strict=True)]
+    each = [_smallest(judged, found, pair, number) for pair in zip(*above, strict=True)]
     # Two that fail every query on every task say nothing of what differences take.
     moved = [one for one, s in zip(each, found.spread[above], strict=True) if s > 0] or each
     told = moved if not any(map(math.isnan, moved)) else []
@@ -217,19 +274,71 @@ def separation(board: list[Standing]) -> Separation:
         smallest=float(np.median(told)) if told else math.nan,
         difference=float(np.nan_to_num(found.mean[0, 1])),
         apart=bool(intervals.better(found)[[0, 1], [1, 0]].any()),
-        needed=intervals.tasks_needed(float(found.mean[0, 1]), float(found.spread[0, 1]), number),
+        needed=None
+        if _over_seeds(judged[:2])
+        else intervals.tasks_needed(float(found.mean[0, 1]), float(found.spread[0, 1]), number),
     )
 
 
-def _rank(board: Board, entries: dict[Entry, dict[float, Outcome]]) -> list[Standing]:
-    eps = _rank_eps(entries)
+def _smallest(judged: Sequence[Outcome], found: Pairs, pair: tuple[int, int], number: int) -> float:
+    """Return the difference that the tasks of a pair, and its seeds if any, just separate as one of `number` pairs."""
+    two, n = [judged[at] for at in pair], int(found.n[pair])
+    if not _over_seeds(two):
+        return intervals.smallest_separable(float(found.spread[pair]), n, number)
+    level = ALPHA / number
+    return _crossed(*two).half(level) if intervals.surest(n) <= level else math.nan
+
+
+def _pairs(judged: Sequence[Outcome]) -> Pairs:
+    """Compare every two outcomes on the tasks that both met, over seeds too where one of them is a method's."""
+    found = intervals.pairs(_known(judged))
+    for a, b in zip(*found.above, strict=True):
+        if _over_seeds([judged[a], judged[b]]):
+            found.p[a, b] = found.p[b, a] = _crossed(judged[a], judged[b]).p
+    return found
+
+
+def _over_seeds(judged: Iterable[Outcome]) -> bool:
+    return any(methods.word(len(one.seeds)) == "method" for one in judged)
+
+
+def _crossed(a: Outcome, b: Outcome) -> Crossed:
+    tasks = np.intersect1d(a.tasks, b.tasks)
+    x, y = (one.sample("known")[:, np.searchsorted(one.tasks, tasks)] for one in (a, b))
+    return crossed(x, y)
+
+
+def _joined(
+    entries: dict[Entry, dict[float, Outcome]], eps: float, known: Mapping[str, Training]
+) -> tuple[dict[Entry, dict[float, Outcome]], dict[Entry, tuple[Entry, ...]]]:
+    """Let training seeds of one recipe share a row, and say which checkpoints share one.
+
+    Only those join that nothing but a flag keeps from a rank of their own; the others stand alone, with the reason.
+    """
+    able = [entry for entry, found in entries.items() if not _lack(entry, found, eps)]
+    few = _too_few({entry: len(entries[entry][eps].tasks) for entry in able}, eps)
+    made, members = dict(entries), dict[Entry, tuple[Entry, ...]]()
+    for mine in methods.together((entry for entry in able if entry not in few), known):
+        if len(mine) > 1:
+            row = methods.shared_entry(mine, known)
+            each = [made.pop(entry) for entry in mine]
+            made[row] = {
+                at: methods.joined(row, [one[at] for one in each]) for at in sorted(set.intersection(*map(set, each)))
+            }
+            members[row] = mine
+    return dict(sorted(made.items(), key=lambda item: entry_order(item[0]))), members
+
+
+def _rank(board: Board, entries: dict[Entry, dict[float, Outcome]], known: Mapping[str, Training]) -> list[Standing]:
+    eps = _rank_eps(entries, known)
+    alone, (entries, members) = entries, _joined(entries, eps, known)
     reasons = {entry: _reason(entry, found, eps) for entry, found in entries.items()}
     reasons |= _too_few({entry: len(entries[entry][eps].tasks) for entry, why in reasons.items() if not why}, eps)
     ranked = [entry for entry in entries if not reasons[entry]]
     places: dict[Entry, tuple[int, int]] = {}
     if ranked:
         values = _known([entries[entry][eps] for entry in ranked])
-        wins = intervals.better(intervals.pairs(values))
+        wins = intervals.better(_pairs([entries[entry][eps] for entry in ranked]))
         low, high = intervals.rank_intervals(wins)
         # On the tasks that all met, so that none is placed by easier tasks of its own.
         shared = values[:, ~np.isnan(values).any(0)]
@@ -239,6 +348,10 @@ def _rank(board: Board, entries: dict[Entry, dict[float, Outcome]]) -> list[Stan
     sizes = Counter(place for place, _ in places.values())
     rest = sorted((entry for entry in entries if reasons[entry]), key=lambda entry: entry.black_box)
     curve = _curve([entries[entry] for entry in ranked])
+    each = {
+        entry: Standing(board, entry, eps, None, None, tied=False, reason="", outcomes=found, curve=curve)
+        for entry, found in alone.items()
+    }
     return [
         Standing(
             board=board,
@@ -250,6 +363,8 @@ def _rank(board: Board, entries: dict[Entry, dict[float, Outcome]]) -> list[Stan
             reason=reasons[entry],
             outcomes=entries[entry],
             curve=curve,
+            members=tuple(each[one] for one in members.get(entry, ())),
+            trained=tuple(known[one.weights].seed for one in members.get(entry, ())),
         )
         for entry in (*places, *rest)
     ]
@@ -270,23 +385,33 @@ def _curve(ranked: Sequence[dict[float, Outcome]]) -> tuple[float, ...]:
     return tuple(sorted(eps for eps, count in met.items() if 2 * count > len(ranked)))
 
 
-def _rank_eps(entries: dict[Entry, dict[float, Outcome]]) -> float:
+def _rank_eps(entries: dict[Entry, dict[float, Outcome]], known: Mapping[str, Training]) -> float:
     """Choose the largest eps at which the most white-box entries were evaluated."""
     judged = {entry: found for entry, found in entries.items() if not entry.black_box} or entries
-    # Learners, not rows: one that was run at many numbers of steps has one voice.
-    attacked = {
-        (eps, entry.checkpoint, entry.weights)
-        for entry, found in judged.items()
-        for eps, one in found.items()
-        if one.attacked
+    # Recipes, not rows: one that was run at many numbers of steps, or trained with many seeds, has one voice.
+    voice = {
+        entry: (known[entry.weights].method, known[entry.weights].authors)
+        if entry.weights in known
+        else (entry.checkpoint, entry.weights)
+        for entry in judged
     }
-    met = {(eps, entry.checkpoint, entry.weights) for entry, found in judged.items() for eps in found}
-    counts = Counter(eps for eps, *_ in attacked or met)
+    attacked = {(eps, voice[entry]) for entry, found in judged.items() for eps, one in found.items() if one.attacked}
+    met = {(eps, voice[entry]) for entry, found in judged.items() for eps in found}
+    counts = Counter(eps for eps, _ in attacked or met)
     return max(counts, key=lambda eps: (eps > 0, counts[eps], eps))
 
 
 def _reason(entry: Entry, found: dict[float, Outcome], eps: float) -> str:
     """Say why an entry has no rank; empty if it has one."""
+    lack = _lack(entry, found, eps)
+    if entry.black_box:
+        return lack
+    check = found[eps].check if eps in found else next(iter(found.values())).check
+    return "; ".join(filter(None, [lack, check.reason]))
+
+
+def _lack(entry: Entry, found: dict[float, Outcome], eps: float) -> str:
+    """Say why an entry has no rank, flags apart; empty if nothing else forbids one."""
     if entry.black_box:
         return "black-box only: gradients do not reach it, so white-box attacks could not run"
     failed: dict[tuple[float, str], list[str]] = {}
@@ -302,8 +427,7 @@ def _reason(entry: Entry, found: dict[float, Outcome], eps: float) -> str:
         reasons.append(f"met nothing but other learners' adversarial examples at {eps_text(eps)}")
     elif not reasons and not len(found[eps].tasks):
         reasons.append(f"no task on which every attack ran at {eps_text(eps)}")
-    check = found[eps].check if eps in found else next(iter(found.values())).check
-    return "; ".join(filter(None, [*reasons, check.reason]))
+    return "; ".join(reasons)
 
 
 def _too_few(tasks: dict[Entry, int], eps: float) -> dict[Entry, str]:
@@ -329,9 +453,10 @@ def shared_tasks(found: Sequence[Outcome]) -> np.ndarray:
 
 
 def paired(a: np.ndarray, x: np.ndarray, b: np.ndarray, y: np.ndarray) -> tuple[float, float, int]:
-    """Return mean, half-width and n of x - y over the tasks that `a` and `b` share."""
-    difference = on_shared(a, x, b, y)
-    return (*interval(difference), len(difference))
+    """Return mean, half-width and n of samples x [R, n] - y [R', n'] over the tasks that `a` and `b` share."""
+    shared = np.intersect1d(a, b)
+    one, other = x[:, np.searchsorted(a, shared)], y[:, np.searchsorted(b, shared)]
+    return (*spanning(one, other), len(shared))
 
 
 def on_shared(a: np.ndarray, x: np.ndarray, b: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Tables of accuracies, ranks and paired differences for pages and notebooks, each a DataFrame.
 
 Accuracies are in [0, 1]; every interval is the half-width of a 95 % Student t interval over tasks, so it says nothing
-about other training seeds.
+about other training seeds. Only `leaderboard` and `paired_differences` have rows of several seeds, whose intervals are
+over seeds and tasks from three seeds on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -14,11 +15,12 @@ import numpy as np
 import pandas as pd
 
 from robustbench_meta import intervals
-from robustbench_meta.intervals import interval
+from robustbench_meta.intervals import interval, spanning
 from robustbench_meta.outcomes import (
     Bits,
     Board,
     Entry,
+    Outcome,
     Results,
     bits_by_key,
     board_of,
@@ -34,6 +36,7 @@ from robustbench_meta.ranking import (
     Standing,
     better_than_constant,
     bootstrapped,
+    checkpoints,
     on_shared,
     over_chance,
     paired,
@@ -54,7 +57,7 @@ CONSTANT = "constant predictor"
 def summarise(results: Results) -> pd.DataFrame:
     """Return one row per cell with the columns of cells.csv, and `key`; a failed cell's accuracies are NaN."""
     bits, rows = bits_by_key(results.tasks), []
-    checks = {(one.board, one.entry): one.check for board in standings(results) for one in board}
+    checks = {(one.board, one.entry): one.check for board in checkpoints(results) for one in board}
     for cell in records(results.cells):
         mine, check = bits.get(cell["key"]), checks[board_of(cell), entry_of(cell)]
         clean = robust = np.empty(0)
@@ -82,23 +85,28 @@ def worst_case(results: Results) -> pd.DataFrame:
     the best known, which counts the examples of `external` evaluations too; `ours` is what our own attacks left.
     `low` and `high` are the ends of a bootstrap interval, `gain` is accuracy over chance.
     """
+    return worst_cases(outcomes(results))
+
+
+def worst_cases(outcomes: Iterable[Outcome]) -> pd.DataFrame:
+    """Return the columns of `worst_case` for outcomes at hand, as those of `ranking.rows`."""
     rows = []
-    for one in outcomes(results):
+    for one in outcomes:
         row: dict[str, Any] = {**fields_of(one.board), **fields_of(one.entry), "eps": one.eps}
         row |= {"attacks": ", ".join(one.ran), "missing": ", ".join(one.missing)}
         row |= {"errors": "; ".join(f"{attack}: {reason}" for attack, reason in one.errors), "tasks": len(one.tasks)}
-        row |= _accuracies("clean", one.clean) | _accuracies("robust", one.known)
-        row["gain"], row["gain_ci95"], _ = over_chance((*interval(one.known), 0), one.board.constant)
-        row |= {"ours": interval(one.robust)[0], "external": "; ".join(one.external)}
+        row |= _accuracies("clean", one.sample("clean")) | _accuracies("robust", one.sample("known"))
+        row["gain"], row["gain_ci95"], _ = over_chance((*one.accuracy("known"), 0), one.board.constant)
+        row |= {"ours": one.accuracy("robust")[0], "external": "; ".join(one.external)}
         rows.append(row | {"complete": one.complete, "flags": one.check.text})
     columns = [*field_names(Board), *field_names(Entry), "eps", "attacks", "missing", "errors", "tasks"]
     columns += [*ACCURACIES, "gain", "gain_ci95", "ours", "external", "complete", "flags"]
     return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64"})
 
 
-def _accuracies(name: str, values: np.ndarray) -> dict[str, float]:
-    mean, half = interval(values)
-    low, high = bootstrapped(values)
+def _accuracies(name: str, sample: np.ndarray) -> dict[str, float]:
+    mean, half = spanning(sample)
+    low, high = bootstrapped(sample)
     return {name: mean, f"{name}_ci95": half, f"{name}_low": low, f"{name}_high": high}
 
 
@@ -108,14 +116,19 @@ def by_attack(results: Results) -> pd.DataFrame:
     One row per attack that ran, on all tasks that it ran on, clean accuracy on the same; `transferred` marks
     adversarial test sets, which are no part of the worst case.
     """
+    return by_attacks(outcomes(results))
+
+
+def by_attacks(outcomes: Iterable[Outcome]) -> pd.DataFrame:
+    """Return the columns of `by_attack` for outcomes at hand."""
     rows = []
-    for one in outcomes(results):
+    for one in outcomes:
         about: dict[str, Any] = {**fields_of(one.board), **fields_of(one.entry), "eps": one.eps}
-        found = {attack: (run.clean.mean(1), run.survived.mean(1)) for attack, run in sorted(one.runs.items())}
-        for attack, (clean, robust) in ({WORST_CASE: (one.clean, one.known)} | found).items():
-            row = {**about, "attack": attack, "transferred": attack in one.transferred, "tasks": len(robust)}
-            row["clean"], row["clean_ci95"] = interval(clean)
-            row["robust"], row["robust_ci95"] = interval(robust)
+        found = {attack: (run.sample("clean"), run.sample("survived")) for attack, run in sorted(one.runs.items())}
+        for attack, (clean, robust) in ({WORST_CASE: (one.sample("clean"), one.sample("known"))} | found).items():
+            row = {**about, "attack": attack, "transferred": attack in one.transferred, "tasks": robust.shape[1]}
+            row["clean"], row["clean_ci95"] = spanning(clean)
+            row["robust"], row["robust_ci95"] = spanning(robust)
             rows.append(row | {"complete": one.complete if attack == WORST_CASE else True})
     columns = [*field_names(Board), *field_names(Entry), "eps", "attack", "transferred", "tasks"]
     columns += ["clean", "clean_ci95", "robust", "robust_ci95", "complete"]
@@ -130,7 +143,8 @@ def leaderboard(results: Results) -> pd.DataFrame:
     better in a paired test on the tasks that both met, corrected for all pairs (Holm); `rank_high` counts those that
     are not significantly worse. Entries of one rank are `tied`, and ordered by their mean. `area` is the mean height of
     the curve over eps, `gain` robust and `clean_gain` clean accuracy over chance. Entries that cannot be ranked come
-    last, with the `reason`.
+    last, with the `reason`. Training seeds of one recipe share a row: `seeds` says how many, `robust_min` and
+    `robust_max` how far they lie apart, and from three on every interval and test is over seeds and tasks.
     """
     rows = []
     for board in standings(results):
@@ -139,6 +153,7 @@ def leaderboard(results: Results) -> pd.DataFrame:
         reference |= {name: 0.0 if name.endswith("ci95") else constant for name in (*ACCURACIES, "area", "area_ci95")}
         reference |= {"gain": 0.0, "gain_ci95": 0.0, "clean_gain": 0.0, "clean_gain_ci95": 0.0, "ours": constant}
         reference |= {"tied": False, "better_than_constant": False, "external": "", "flags": "", "reason": "reference"}
+        reference |= {"robust_min": constant, "robust_max": constant}
         placed = [_standing_row(one) for one in board]
         above = sum(row["rank"] is not None and row["robust"] > constant for row in placed)
         rows += [*placed[:above], reference, *placed[above:]]
@@ -154,9 +169,9 @@ def leaderboard(results: Results) -> pd.DataFrame:
         "tasks",
     ]
     columns += [*ACCURACIES, "better_than_constant", "area", "area_ci95", "gain", "gain_ci95", "clean_gain"]
-    columns += ["clean_gain_ci95", "ours", "external", "flags", "reason"]
+    columns += ["clean_gain_ci95", "ours", "seeds", "robust_min", "robust_max", "external", "flags", "reason"]
     table = pd.DataFrame(rows, columns=columns)
-    return table.astype(dict.fromkeys(("rank", "rank_low", "rank_high", "steps", "tasks"), "Int64"))
+    return table.astype(dict.fromkeys(("rank", "rank_low", "rank_high", "steps", "seeds", "tasks"), "Int64"))
 
 
 def paired_differences(results: Results) -> pd.DataFrame:
@@ -177,7 +192,7 @@ def paired_differences(results: Results) -> pd.DataFrame:
 def paired_difference(results: Results, a: str, b: str) -> pd.DataFrame:
     """Return checkpoint `a` minus checkpoint `b` on every board and step count that both were evaluated on."""
     rows = []
-    for board in standings(results):
+    for board in checkpoints(results):
         for one in (s for s in board if s.entry.checkpoint == a):
             for other in (s for s in board if s.entry.checkpoint == b and s.entry.steps == one.entry.steps):
                 rows += _compare(one, other)
@@ -192,7 +207,7 @@ def step_costs(results: Results) -> pd.DataFrame:
     required attack.
     """
     rows: list[dict[str, Any]] = []
-    for board in standings(results):
+    for board in checkpoints(results):
         mine: list[dict[str, Any]] = []
         for named, counts in _by_steps(board):
             for one, following in pairwise(counts):
@@ -225,7 +240,7 @@ def step_areas(results: Results) -> pd.DataFrame:
     which only like compare. A worst case is there where every step count met every required attack.
     """
     rows = []
-    for board in standings(results):
+    for board in checkpoints(results):
         for named, counts in _by_steps(board):
             found = [one.measured for one in counts]
             curves = [("clean", 0.0, found, [one.clean for one in found])]
@@ -299,8 +314,13 @@ def agreement(results: Results) -> pd.DataFrame:
     `fooled` by the attack, `fooled_by_other` by the other or any of them, `only` by the attack and not by the other.
     Other learners' examples are left out, those of an external evaluation are not.
     """
+    return agreements(outcomes(results))
+
+
+def agreements(outcomes: Iterable[Outcome]) -> pd.DataFrame:
+    """Return the columns of `agreement` for outcomes at hand."""
     rows = []
-    for one in outcomes(results):
+    for one in outcomes:
         names = [attack for attack in one.ran if attack not in one.transferred]
         named = {**fields_of(one.board), **fields_of(one.entry), "eps": one.eps}
         for attack in names if len(names) > 1 else ():
@@ -371,12 +391,12 @@ def _compare(one: Standing, reference: Standing) -> list[dict[str, Any]]:
     for eps in sorted(set(one.outcomes) & set(reference.outcomes)):
         a, b = one.outcomes[eps], reference.outcomes[eps]
         if eps == one.rank_eps:
-            add("clean", 0.0, a.tasks, a.clean, b.tasks, b.clean)
+            add("clean", 0.0, a.tasks, a.sample("clean"), b.tasks, b.sample("clean"))
         if a.complete and b.complete:
-            add(WORST_CASE, eps, a.tasks, a.known, b.tasks, b.known)
+            add(WORST_CASE, eps, a.tasks, a.sample("known"), b.tasks, b.sample("known"))
         for attack in sorted(set(a.runs) & set(b.runs)):
             x, y = a.runs[attack], b.runs[attack]
-            add(attack, eps, x.tasks, x.survived.mean(1), y.tasks, y.survived.mean(1))
+            add(attack, eps, x.tasks, x.sample("survived"), y.tasks, y.sample("survived"))
     return rows
 
 
@@ -405,6 +425,7 @@ def _standing_row(one: Standing) -> dict[str, Any]:
     row["better_than_constant"] = better_than_constant(row["robust"], row["robust_ci95"], one.board.constant)
     for name in ("area", "gain", "clean_gain"):
         row[name], row[f"{name}_ci95"], _ = getattr(one, name)
-    row |= {"ours": one.ours[0], "external": "; ".join(one.external)}
+    row |= {"ours": one.ours[0], "external": "; ".join(one.external), "seeds": one.seeds}
+    row["robust_min"], row["robust_max"] = one.spread("known")
     here = one.outcomes.get(one.rank_eps)
     return row | {"attacks": "" if here is None else ", ".join(here.ran)}

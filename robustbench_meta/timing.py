@@ -509,7 +509,7 @@ def _meta_step(setup: Setup) -> Side:
 
     def call(meter: Meter | None) -> Values:
         params = {name: value.clone().requires_grad_() for name, value in setup.learner.params.items()}
-        learner = replace(_metered(setup.learner, meter), params=params)
+        learner = replace(metered(setup.learner, meter), params=params)
         tasks, episodes = setup.episodes.tasks, setup.episodes
         # As training does it: a loop goes backward task by task, so that only one task's graph is ever alive.
         together = 1 if learner.backend == "loop" else tasks
@@ -528,7 +528,7 @@ def _meta_step(setup: Setup) -> Side:
 def _adapt(setup: Setup) -> Side:
     @torch.no_grad()
     def call(meter: Meter | None) -> Values:
-        fitted = _metered(setup.learner, meter).adapt(setup.episodes.support_x, setup.episodes.support_y)
+        fitted = metered(setup.learner, meter).adapt(setup.episodes.support_x, setup.episodes.support_y)
         return {**fitted.state, **fitted.extra}
 
     return call
@@ -607,7 +607,8 @@ class _Seen(torch.autograd.Function):
         return gradients[0], None
 
 
-def _metered(learner: Learner, meter: Meter | None) -> Learner:
+def metered(learner: Learner, meter: Meter | None) -> Learner:
+    """Return the learner with a network that counts its rows, where there is a meter."""
     # Counted in the loop, to which all backends are equal: mapped code runs once for all tasks.
     return replace(learner, network=_Counted(learner.network, meter), backend="loop") if meter else learner
 

@@ -139,6 +139,15 @@ def train(
     return out
 
 
+def first_update(recipe: Recipe, watched: Callable[[Learner], Learner], *, root: Path | None = None) -> None:
+    """Take the gradient of the first meta-update with what `watched` makes of its learner, and keep nothing."""
+    defense, learner, family, threat = _prepare(recipe, root, "cpu")
+    run = _start(recipe, learner, defense)
+    learner, episodes, seeds = _batch(recipe, replace(watched(learner), params=run.params), family, 0)
+    run.chunk = 1
+    _accumulate(run, recipe, learner, defense, episodes, threat, seeds)
+
+
 def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, Learner, TaskFamily, Threat]:
     algorithm = catalog.algorithm(recipe.algorithm, **recipe.algorithm_options)
     defense = catalog.defense(recipe.defense, craft=recipe.craft, **recipe.defense_options)

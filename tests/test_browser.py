@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from many import Results, many, page, pictures
 from playwright.sync_api import Browser, Locator, Page, expect
 from scipy.special import stdtrit
 from test_hostile import TEXTS, everywhere
+from test_methods import measured
+from test_methods import seeds as seeded
 
-from robustbench_meta.intervals import interval
+from robustbench_meta.intervals import crossed, interval
 from robustbench_meta.ranking import standings
 from robustbench_meta.report.tables import Value
 from robustbench_meta.statistics import leaderboard, paired_difference
@@ -326,6 +329,38 @@ def test_a_worst_case_that_lacks_an_attack_is_compared_with_nothing(visit: Open,
     }
     assert table["Worst case, ε 2/255"][2:] == ["–", "–"]
     assert "±" in table["Worst case, ε 8/255"][2]
+
+
+def test_training_seeds_count_in_what_the_page_compares(visit: Open, tmp_path: Path) -> None:
+    """As the tables have it, but for degrees of freedom that are rounded down where two methods meet."""
+    seeds = [*seeded(0.5, 0.6, 0.7), *seeded(0.2, 0.25, 0.4, name="y", recipe={"algorithm": "r2d2"})]
+    found = measured(*seeds)
+    path = tmp_path / "seeds.html"
+    path.write_text(page(found))
+    shown, board = visit(path), standings(found)[0]
+    assert sorted(column_of(shown, "seeds")) == ["3, a method", "3, a method", "–"]
+    one, other = (row.outcomes[row.rank_eps] for row in board)
+    own, pair = shown.evaluate(
+        """() => {
+            const [a, b] = DATA.boards[0].entries.map((entry) => accuracies(entry.outcomes[0], "worst"));
+            return [intervalOf(a), paired(a, b)];
+        }"""
+    )
+    assert [own["mean"], own["half"]] == pytest.approx(board[0].robust[:2], rel=1e-6)
+    exact = crossed(one.sample("known"), other.sample("known"))
+    rounded = replace(exact, seed_degrees=float(int(exact.seed_degrees)))
+    assert [pair["mean"], pair["half"]] == pytest.approx([exact.mean, rounded.half()], rel=1e-6)
+    assert rounded.half() >= exact.half()
+    choose(shown, 0, 1)
+    shown.get_by_role("button", name="Compare").click()
+    table = {
+        row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in rows_of(shown.locator("#dialog"))
+    }
+    assert table["Worst case, ε 8/255"][0] == Value(*board[0].robust).text
+
+
+def column_of(shown: Page, name: str) -> list[str]:
+    return [cell.inner_text().strip() for cell in shown.locator(FIRST).locator(f"td[data-column='{name}']").all()]
 
 
 def test_students_t_of_the_page_is_scipys(visit: Open) -> None:

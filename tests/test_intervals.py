@@ -240,3 +240,101 @@ def test_a_board_of_500_entries_is_ranked_in_seconds() -> None:
     low, high = rank_intervals(intervals.better(intervals.pairs(values)))
     assert time.perf_counter() - started < 10
     assert len(low) == len(high) == 500
+
+
+def arms(
+    rng: np.random.Generator, seeds: tuple[int, int], n: int, spreads: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw two arms [R, n] without a difference: tasks of sd 8 points that both share for the most, seeds of `spreads`.
+
+    Seed and task together add 3 points of their own.
+    """
+    shared = rng.normal(0, 8 * math.sqrt(0.7), n)
+    a, b = (
+        shared + rng.normal(0, 8 * math.sqrt(0.3), n) + rng.normal(0, spread, (count, 1)) + rng.normal(0, 3, (count, n))
+        for count, spread in zip(seeds, spreads, strict=True)
+    )
+    return a / 100, b / 100
+
+
+def test_one_arm_of_two_seeds_is_worked_out_by_hand() -> None:
+    found = intervals.crossed(np.array([[0.2, 0.4, 0.6], [0.4, 0.6, 0.8]]))
+    # Seeds 0.4 and 0.6: variance 0.02, over 2. Tasks 0.3, 0.5 and 0.7: variance 0.04, over 3. t(1) and t(2).
+    assert (found.mean, found.seeds, found.tasks) == pytest.approx((0.5, 0.01, 0.04 / 3))
+    assert found.half() == pytest.approx(math.sqrt(12.706205**2 * 0.01 + 4.302653**2 * 0.04 / 3), rel=1e-6)
+
+
+def test_the_seeds_of_two_arms_are_one_part_by_welchs_degrees() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 1, (3, 1)) + np.zeros((3, 5)), rng.normal(0, 2, (4, 1)) + np.zeros((4, 5))
+    found = intervals.crossed(a, b)
+    welch = stats.ttest_ind(a[:, 0], b[:, 0], equal_var=False)
+    low, high = welch.confidence_interval()
+    # Tasks that never differ leave Welch's test alone.
+    assert (found.mean - found.half(), found.mean + found.half()) == pytest.approx((low, high))
+    assert found.p == pytest.approx(max(welch.pvalue, intervals.surest(5)))
+
+
+def test_arms_of_one_seed_each_are_the_paired_t_test() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.random((1, 20)), rng.random((1, 20)) + 0.2
+    found, (mean, half) = intervals.crossed(a, b), interval((a - b)[0])
+    assert (found.mean, found.half()) == pytest.approx((mean, half))
+    assert found.p == pytest.approx(paired_p((a - b)[0]))
+
+
+def test_a_p_value_is_the_level_whose_interval_ends_at_zero() -> None:
+    a, b = arms(np.random.default_rng(1), (3, 3), 40, (1, 1))
+    found = intervals.crossed(a + 0.04, b)
+    assert 0.0001 < found.p < 0.05
+    assert found.half(found.p) == pytest.approx(abs(found.mean))
+    assert intervals.crossed(a, a).p == 1.0
+    assert intervals.crossed(a + 1.0, a).p == pytest.approx(intervals.surest(40), abs=1e-3)
+
+
+def test_tasks_that_agree_give_no_p_below_what_their_signs_allow() -> None:
+    found = intervals.crossed(np.full((3, 4), 0.5), np.full((3, 4), 0.25))
+    assert found.half() == 0
+    assert found.p == 2.0**-3
+
+
+@pytest.mark.parametrize("n", [40, 150])
+@pytest.mark.parametrize("spreads", [(0.5, 0.5), (1, 1), (2, 2), (0.5, 2)])
+def test_the_interval_over_three_seeds_holds_where_a_percentile_bootstrap_does_not(
+    n: int, spreads: tuple[float, float]
+) -> None:
+    rng = np.random.default_rng(11)
+    draws = [arms(rng, (3, 3), n, spreads) for _ in range(1500)]
+    found = [intervals.crossed(a, b) for a, b in draws]
+    held = np.mean([abs(one.mean) <= one.half() for one in found])
+    assert 0.945 <= held <= 0.992  # 1500 draws: a standard error of 0.6 points around 95 %
+    if max(spreads) > 1:
+        ends = [intervals.crossed_bootstrap(a, b, seed=0) for a, b in draws[:200]]
+        assert np.mean([low <= 0 <= high for low, high in ends]) < 0.93
+
+
+def test_an_interval_that_forgets_the_seeds_holds_far_less_often() -> None:
+    rng = np.random.default_rng(12)
+    draws = [arms(rng, (3, 3), 150, (2, 2)) for _ in range(500)]
+    forgetful = [interval(a.mean(0) - b.mean(0)) for a, b in draws]
+    assert np.mean([abs(mean) <= half for mean, half in forgetful]) < 0.7
+
+
+def test_the_bootstrap_draws_seeds_within_arms_and_tasks_once_for_all() -> None:
+    a, b = np.zeros((3, 12)), np.linspace(0.1, 0.5, 12)[None].repeat(3, 0)
+    low, high = intervals.crossed_bootstrap(a, b, seed=4)
+    # Seeds that agree leave tasks alone: the percentile bootstrap of one row, by the same shares.
+    means = np.einsum("bn,n->b", intervals._shares(12, 4), -b[0])
+    assert (low, high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])))
+    seeds = np.array([[0.1], [0.2], [0.6]]) + np.zeros((3, 4))
+    low, high = intervals.crossed_bootstrap(seeds, seed=4)
+    # The mean is 0.1 only where the first seed is drawn three times, once in 27.
+    assert (low, high) == pytest.approx((0.1, 0.6))
+
+
+def test_one_task_has_no_interval_over_seeds() -> None:
+    found = intervals.crossed(np.ones((3, 1)), np.zeros((3, 1)))
+    assert found.mean == 1
+    assert math.isnan(found.half())
+    assert found.p == 1
+    assert all(map(math.isnan, intervals.crossed_bootstrap(np.ones((3, 1)), seed=0)))

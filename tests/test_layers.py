@@ -40,6 +40,7 @@ ROOMS = [
     "audit",
     "intervals",
     "outcomes",
+    "methods",
     "ranking",
     "statistics",
     "transfer",

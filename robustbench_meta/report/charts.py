@@ -12,7 +12,6 @@ from os.path import commonprefix
 
 from markupsafe import Markup
 
-from robustbench_meta.intervals import interval
 from robustbench_meta.outcomes import Entry, eps_text
 from robustbench_meta.ranking import Standing
 from robustbench_meta.report.drawing import short
@@ -282,7 +281,7 @@ def _by_eps(one: Standing) -> dict[float, Value]:
     values = {0.0: Value(*one.clean)} if one.clean[2] else {}
     for eps, outcome in one.outcomes.items():
         if len(outcome.known) and eps > 0:
-            mean, half = interval(outcome.known)
+            mean, half = outcome.accuracy("known")
             values[eps] = Value(mean, half, len(outcome.known), "" if outcome.complete else "†")
     return values
 

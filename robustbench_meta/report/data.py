@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from robustbench_meta.outcomes import Outcome, eps_text
+from robustbench_meta.intervals import crossed
+from robustbench_meta.outcomes import Kind, Outcome, eps_text
 from robustbench_meta.ranking import Standing
 from robustbench_meta.report.lines import Learner, Line, Run, spent_text
 from robustbench_meta.report.tables import Report, Table, Value, columns_of_eps, norm_text
 
 EXACT = 30  # degrees of freedom up to which the page is given Student's t; beyond, a series is exact enough
+KINDS: dict[str, Kind] = {"worst": "known", "clean": "clean"}
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -101,7 +103,14 @@ def _outcome(place: int, outcome: Outcome, *, ranked: bool) -> dict[str, Any]:
     queries = next(iter(outcome.runs.values())).survived.shape[1]
     made: dict[str, Any] = {"eps": place, "complete": outcome.complete, "queries": queries}
     made |= {"tasks": _ranges(outcome.tasks), "worst": _counts(outcome.known, queries)}
+    between = {name: _between(outcome.sample(kind)) for name, kind in KINDS.items() if ranked or name == "worst"}
+    made |= {"between": between} if any(between.values()) else {}
     return made | ({"clean": _counts(outcome.clean, queries)} if ranked else {})
+
+
+def _between(sample: np.ndarray) -> list[float]:
+    """Give the variance that a mean owes to its training seeds, and its degrees of freedom; nothing of a checkpoint."""
+    return [] if len(sample) == 1 else [crossed(sample).seeds, len(sample) - 1]
 
 
 def _counts(accuracy: np.ndarray, queries: int) -> str:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from robustbench_meta import statistics
 from robustbench_meta.outcomes import Board, Results, eps_text
-from robustbench_meta.ranking import Standing
+from robustbench_meta.ranking import Standing, rows
 from robustbench_meta.report import agreement, curves, frames, gallery, pareto, scatter, surface
 from robustbench_meta.report.drawing import STYLE, About, Picture, save
 from robustbench_meta.report.tables import slugs, titles
@@ -46,7 +46,7 @@ def draw(
     home = dict(zip(abouts, slugs(abouts), strict=True))
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        parts = _frames(results) if boards else {}
+        parts = _frames(results, boards) if boards else {}
         for board, title in zip(boards, titles(abouts), strict=True):
             about = board[0].board
             for kind, figure, said in _of_board(parts[about], board, title):
@@ -63,10 +63,12 @@ def draw(
     return made
 
 
-def _frames(results: Results) -> dict[Board, Frames]:
-    worst, attacks = statistics.worst_case(results), statistics.by_attack(results)
+def _frames(results: Results, boards: list[list[Standing]]) -> dict[Board, Frames]:
+    """Gather the rows of the boards; task by task only checkpoints, since a method has no task of its own."""
+    found = rows(boards)
+    worst, attacks = statistics.worst_cases(found), statistics.by_attacks(found)
     places, tasks = frames.measured(statistics.leaderboard(results)), scatter.worst(statistics.per_task(results))
-    sources = (worst, attacks, places, statistics.agreement(results), tasks)
+    sources = (worst, attacks, places, statistics.agreements(found), tasks)
     parts = [dict(frames.by_board(frame)) for frame in sources]
     empty = [frame.iloc[:0] for frame in sources]
     return {

@@ -13,12 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from robustbench_meta.intervals import interval
 from robustbench_meta.outcomes import Board, Outcome, Results, attack_fields
 from robustbench_meta.ranking import Standing, standings
 from robustbench_meta.report import latex
 from robustbench_meta.report.references import bibliography, papers
-from robustbench_meta.report.tables import columns_of_eps, csv_of, display_names, shown, slugs, titles
+from robustbench_meta.report.tables import columns_of_eps, csv_of, row_names, shown, slugs, titles
 from robustbench_meta.statistics import leaderboard
 
 SCHEMA = 1
@@ -68,7 +67,7 @@ def to_csv(results: Results) -> str:
 def to_json(results: Results) -> str:
     """Write everything of the leaderboard for programs, in ASCII; a number that is not there is null."""
     boards, settings = standings(results), attack_fields(results)
-    names, abouts = display_names(results.cells), [one[0].board for one in boards]
+    names, abouts = row_names(results.cells, boards), [one[0].board for one in boards]
     made = {
         "kind": "robustbench_meta leaderboard",
         "schema": SCHEMA,
@@ -109,20 +108,23 @@ def _entry(one: Standing, name: str, settings: dict[str, str]) -> dict[str, Any]
     found["flags"] = [{"code": flag.code, "colour": flag.colour, "detail": flag.detail} for flag in check.flags]
     found |= {"audited_tasks": check.audited, "audit": check.text, "clean": _number(*one.clean)}
     found |= {"area": _number(*one.area), "gain": _number(*one.gain)}
+    if one.members:
+        low, high = one.spread("known")
+        found["seeds"] = {"trained": list(one.trained), "word": one.word, "least": _plain(low), "most": _plain(high)}
     return found | {"worst_case": [_outcome(one.outcomes[eps], settings) for eps in sorted(one.outcomes)]}
 
 
 def _outcome(outcome: Outcome, settings: dict[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {"eps": outcome.eps, **_number(*interval(outcome.known), len(outcome.known))}
-    found |= {"ours": _number(*interval(outcome.robust), len(outcome.robust)), "external": list(outcome.external)}
+    found: dict[str, Any] = {"eps": outcome.eps, **_number(*outcome.accuracy("known"), len(outcome.known))}
+    found |= {"ours": _number(*outcome.accuracy("robust"), len(outcome.robust)), "external": list(outcome.external)}
     found |= {"complete": outcome.complete, "missing": list(outcome.missing)}
     found["errors"] = [{"attack": attack, "reason": reason} for attack, reason in outcome.errors]
     attacks = []
     for attack, run in sorted(outcome.runs.items()):
         queries = run.survived.size
         row = {"attack": attack, "settings": settings[attack], "transferred": attack in outcome.transferred}
-        row |= _number(*interval(run.survived.mean(1)), len(run.tasks))
-        row["clean"] = _number(*interval(run.clean.mean(1)), len(run.tasks))
+        row |= _number(*run.accuracy(), len(run.tasks))
+        row["clean"] = _number(*run.accuracy("clean"), len(run.tasks))
         row["forwards_a_query"] = float(run.forwards.sum() / queries)
         row["backwards_a_query"] = float(run.backwards.sum() / queries)
         attacks.append(row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from robustbench_meta.intervals import LEAST_SEEDS
 from robustbench_meta.outcomes import Outcome, Results, eps_text
 from robustbench_meta.ranking import Standing, standings
 from robustbench_meta.report.tables import (
@@ -152,7 +153,7 @@ def _caption(board: list[Standing], table: Table) -> str:
         "A query counts as robust if it is right when clean and withstands every attack that was run at its "
         rf"$\varepsilon$ ({_attacks(board)}) and at smaller ones.",
         r"$\pm$: half-width of the 95\,\% Student $t$ interval over $n$ tasks; it says nothing about other training "
-        "seeds.",
+        "seeds" + _of_methods(board) + ".",
         rf"Ranked by the worst case at $\varepsilon = {rank}$: one more than the number of entries that are better by "
         r"a paired $t$ test, corrected for all pairs (Holm); in brackets the 95\,\% interval of the rank; =: shared.",
         "Bold: better than every other entry by these tests.",
@@ -167,6 +168,15 @@ def _caption(board: list[Standing], table: Table) -> str:
     if any(row.kind == "unranked" for row in table.rows):
         parts.append("--: shown without a rank, as the report explains.")
     return " ".join(parts)
+
+
+def _of_methods(board: list[Standing]) -> str:
+    """Say which rows are of several training seeds, and what their interval is over."""
+    shared = [one for one in board if one.members]
+    if not shared:
+        return ""
+    rows = ", ".join(f"{short(one.entry.checkpoint)} ({one.seeds} seeds)" for one in shared)
+    return f", but where there are {LEAST_SEEDS} or more, which it is over, too. Means over seeds: {rows}"
 
 
 def _attacks(board: list[Standing]) -> str:

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from robustbench_meta import untrusted
-from robustbench_meta.intervals import interval
 from robustbench_meta.outcomes import Board, Entry, Results, is_object, is_set
 from robustbench_meta.ranking import Standing
 from robustbench_meta.report.tables import NOTHING, Value, columns_of_eps
@@ -51,7 +50,8 @@ class Line:
     """What the page says of an entry beyond its row in the table; `id` names it in links.
 
     `places` is the 95 % interval of its rank, `source` who holds the best known attack on it if not we,
-    `commands` run its numbers again, and `left_out` says which attacks they cannot name.
+    `commands` run its numbers again, and `left_out` says which attacks they cannot name. `weights` are those of its
+    first training seed; `seeds` says of each that shares the row what it is and what it has.
     """
 
     id: str
@@ -63,6 +63,7 @@ class Line:
     runs: tuple[Run, ...]
     commands: tuple[str, ...]
     left_out: str
+    seeds: tuple[str, ...] = ()
 
     def spent(self, attack: str) -> str:
         """Write what one attack took at all eps together."""
@@ -139,18 +140,30 @@ def _exact(eps: float) -> str:
 
 def line_of_standing(one: Standing, cells: Cells, known: dict[str, Learner]) -> Line:
     """Read everything that a standing says beyond its row of the table."""
-    made, left_out = commands(one, cells, known.get(one.entry.weights))
+    each = one.members or (one,)
+    told = [commands(member, cells, known.get(member.entry.weights)) for member in each]
     return Line(
         id=entry_id(one.entry),
-        weights=one.entry.weights,
+        weights=each[0].entry.weights,
         places=_places(one.rank_low, one.rank_high),
         area=Value(*one.area),
         gain=Value(*one.gain),
         source=", ".join(one.external),
         runs=tuple(_runs(one, cells)),
-        commands=made,
-        left_out=left_out,
+        commands=tuple(command for made, _ in told for command in made),
+        left_out=", ".join(dict.fromkeys(left_out for _, left_out in told if left_out)),
+        seeds=tuple(_seeds(one)),
     )
+
+
+def _seeds(one: Standing) -> Iterable[str]:
+    """Say of each training seed of a row what it is called, what it has and by which hash to know it."""
+    for seed, member in zip(one.trained, one.members, strict=True):
+        entry, worst, clean = member.entry, Value(*member.robust), Value(*member.clean)
+        yield (
+            f"seed {seed}: {entry.checkpoint}, worst case {worst.text}, clean {clean.text} %, n = {worst.n}, "
+            f"SHA-256 {entry.weights[:12]}…"
+        )
 
 
 def _places(low: int | None, high: int | None) -> str:
@@ -162,11 +175,12 @@ def _places(low: int | None, high: int | None) -> str:
 def _runs(one: Standing, cells: Cells) -> Iterable[Run]:
     for eps in columns_of_eps([one]):
         for attack, bits in sorted(one.outcomes[eps].runs.items() if eps in one.outcomes else ()):
-            cell = cells[one.board, one.entry, eps, attack]
-            left = Value(*interval(bits.survived.mean(1)), len(bits.tasks))
+            found = [cells[one.board, each.entry, eps, attack] for each in one.members or (one,)]
+            left = Value(*bits.accuracy(), len(bits.tasks))
             passes = int(bits.forwards.sum()), int(bits.backwards.sum())
-            seconds, device = float(cell.get("seconds", math.nan)), str(cell.get("device", ""))
-            yield Run(attack, eps, left, *passes, seconds, device, str(cell["key"])[:8])
+            seconds = sum(float(cell.get("seconds", math.nan)) for cell in found)
+            device = ", ".join(sorted({str(cell.get("device", "")) for cell in found}))
+            yield Run(attack, eps, left, *passes, seconds, device, " ".join(str(cell["key"])[:8] for cell in found))
 
 
 def _learner(row: dict[Any, Any]) -> Learner:

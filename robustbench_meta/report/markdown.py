@@ -103,18 +103,20 @@ def _code(text: str) -> str:
 
 def _board(table: Table, report: Report, pictures: Sequence[Picture]) -> list[str]:
     eps = [escape(one) for one in table.eps]
-    header = ["Rank", "Checkpoint", "Clean", f"Worst case, ε {eps[0]}", *(f"ε {one}" for one in eps[1:])]
-    header += [table.n_label(row.n for row in table.rows), "Flags"]
+    header = ["Rank", "Checkpoint", *(["Seeds"] if table.several else []), "Clean", f"Worst case, ε {eps[0]}"]
+    header += [*(f"ε {one}" for one in eps[1:]), table.n_label(row.n for row in table.rows), "Flags"]
     parts = [
         f"### {escape(table.title)}",
         escape(table.headline[:1].upper() + table.headline[1:]),
-        _grid(header, [_row(row) for row in table.rows]),
+        _grid(header, [_row(row, table) for row in table.rows]),
     ]
     reasons = [f"- **{escape(_full_name(row))}**: {escape(row.reason)}" for row in table.rows if row.reason]
     if reasons:
         parts += ["Shown without a rank:", "\n".join(reasons)]
     if known := [f"- **{escape(_full_name(row))}**: {escape(row.known)}" for row in table.rows if row.known]:
         parts += ["Best known by examples of others, scored again here:", "\n".join(known)]
+    if shared := [f"- **{escape(_full_name(row))}**: {escape(row.spread)}" for row in table.rows if row.spread]:
+        parts += ["Training seeds that share a row:", "\n".join(shared)]
     parts.append(escape(table.criterion))
     parts += [_figure(one) for one in pictures if one.name.startswith(INLINE)]
     parts.append(_folded("Settings of each entry", [_settings(table)]))
@@ -200,13 +202,14 @@ def _differences(table: Table) -> str:
     return _grid(header, rows)
 
 
-def _row(row: Row) -> list[str]:
+def _row(row: Row, table: Table) -> list[str]:
     first = row.worst[0]
     bold = row.kind == "ranked" and first.firm and CONSTANT_MARK not in first.mark
     worst = [f"**{first.text}**" if bold else first.text, *_values(row.worst[1:])]
     rank = f"{row.rank} ({row.between})" if row.between else row.rank
     name = f"*{escape(row.name)}*" if row.kind == "reference" else escape(_full_name(row))
-    return [rank, name, with_n(row.clean, row.n), *worst, row.n, escape(row.flags)]
+    seeds = [row.seeds or (NOTHING if row.kind == "reference" else "1")] if table.several else []
+    return [rank, name, *seeds, with_n(row.clean, row.n), *worst, row.n, escape(row.flags)]
 
 
 def _full_name(row: Row) -> str:

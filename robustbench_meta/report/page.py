@@ -16,8 +16,8 @@ from robustbench_meta.report.tables import (
     CONSTANT_MARK,
     Report,
     Value,
-    display_names,
     robust_value,
+    row_names,
     slugs,
     steps_text,
     titles,
@@ -75,7 +75,7 @@ def make(
     results: Results, boards: list[list[Standing]], report: Report, known: dict[str, Learner], album: Album
 ) -> Page:
     """Gather the page; `boards` and the tables of `report` are the same boards in the same order."""
-    cells, names = cells_behind(results), display_names(results.cells)
+    cells, names = cells_behind(results), row_names(results.cells, boards)
     surfaces, leaves, made = _surfaces(boards, names), [], []
     for board, table in zip(boards, report.tables, strict=True):
         lines = [line_of_standing(one, cells, known) for one in board]

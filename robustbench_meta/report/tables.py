@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from robustbench_meta.flags import ABOUT, WIDEST, About, Flag
-from robustbench_meta.intervals import interval
+from robustbench_meta.intervals import LEAST_SEEDS
 from robustbench_meta.outcomes import Board, Entry, Outcome, Results, attack_fields, eps_text
 from robustbench_meta.ranking import Standing, better_than_constant, separation, standings
 from robustbench_meta.statistics import COLUMNS, CONSTANT, WORST_CASE, paired_differences
@@ -22,6 +22,13 @@ from robustbench_meta.untrusted import printable
 
 NOTHING = "\N{EN DASH}"
 LACKING, CONSTANT_MARK = "†", "‡"
+FEW = f"fewer than {LEAST_SEEDS} seeds speak of no method"
+SEEDS = (
+    "Training seeds of one recipe share a row, whose numbers are means over them on the tasks that all of them met. "
+    f"From {LEAST_SEEDS} seeds on the row is a method: its intervals and tests are over seeds and tasks, each part "
+    "with its own Student t, added in quadrature. Fewer are checkpoints, with intervals over tasks alone. A red flag "
+    "of one seed takes the rank of the row away."
+)
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 
 
@@ -106,6 +113,8 @@ class Row:
     attacks: list[AttackRow]
     between: str = ""
     known: str = ""  # whose examples lowered which number, and what our attacks had left
+    seeds: str = ""  # training seeds of one recipe that share this row, as "3, a method"
+    spread: str = ""  # how far their means lie apart
 
 
 @dataclass(frozen=True)
@@ -159,6 +168,11 @@ class Table:
     differences: list[Difference]
 
     @property
+    def several(self) -> bool:
+        """Whether training seeds share a row, so that a column says how many."""
+        return any(row.seeds for row in self.rows)
+
+    @property
     def headline(self) -> str:
         """Name the best ranked row, and what its number is worth; empty if nothing is ranked."""
         ranked = [row for row in self.rows if row.kind == "ranked"]
@@ -207,7 +221,7 @@ def tables(
 ) -> Report:
     """Turn results into tables of text, one per board, and say what the results do not hold."""
     boards = standings(results) if boards is None else boards
-    names, differences = display_names(results.cells), paired_differences(results)
+    names, differences = row_names(results.cells, boards), paired_differences(results)
     abouts = [one[0].board for one in boards]
     made = [
         _table(board, slug, heading, names, differences)
@@ -226,6 +240,17 @@ def display_names(cells: pd.DataFrame) -> dict[tuple[str, str], str]:
     pairs = sorted(set(zip(cells["checkpoint"], cells["weights"], strict=True)))
     count = pd.Series([name for name, _ in pairs], dtype=object).value_counts()
     return {(name, weights): f"{name}@{weights[:8]}" if count[name] > 1 else name for name, weights in pairs}
+
+
+def row_names(cells: pd.DataFrame, boards: list[list[Standing]]) -> dict[tuple[str, str], str]:
+    """Name every checkpoint, and every row that training seeds share, by the name and weights of its entry."""
+    names = display_names(cells)
+    for one in (one for board in boards for one in board if one.members):
+        entry = one.entry
+        twins = {weights for name, weights in names if name == entry.checkpoint}
+        apart = twins - {entry.weights, *(member.entry.weights for member in one.members)}
+        names[entry.checkpoint, entry.weights] = entry.checkpoint + (f"@{entry.weights[:8]}" if apart else "")
+    return names
 
 
 def slugs(boards: Sequence[Board]) -> list[str]:
@@ -293,7 +318,7 @@ def robust_value(outcome: Outcome | None) -> Value:
     """Return an entry's best known worst case at one eps, marked where footnotes apply."""
     if outcome is None or not len(outcome.known):
         return Value(math.nan, math.nan, 0)
-    mean, half = interval(outcome.known)
+    mean, half = outcome.accuracy("known")
     useless = not better_than_constant(mean, half, outcome.board.constant)
     mark = (LACKING if not outcome.complete else "") + (CONSTANT_MARK if useless else "")
     return Value(mean, half, len(outcome.known), mark)
@@ -522,6 +547,21 @@ def _row(one: Standing, eps: list[float], names: dict[tuple[str, str], str]) -> 
         raised=list(one.check.flags),
         attacks=_attack_rows(one, eps),
         between=rank_interval(one),
+        seeds=f"{one.seeds}, a {one.word}" if one.members else "",
+        spread=_spread(one),
+    )
+
+
+def _spread(one: Standing) -> str:
+    """Say which training seeds share a row, and how far apart they lie."""
+    if not one.members:
+        return ""
+    trained = ", ".join(map(str, one.trained))
+    (low, high), (least, most) = one.spread("known"), one.spread("clean")
+    what = "interval over seeds and tasks" if one.word == "method" else f"interval over tasks alone: {FEW}"
+    return (
+        f"training seeds {trained}; worst case at ε {eps_text(one.rank_eps)} from {100 * low:.1f} to {100 * high:.1f}, "
+        f"clean from {100 * least:.1f} to {100 * most:.1f} %; {what}"
     )
 
 
@@ -535,7 +575,7 @@ def rank_interval(one: Standing) -> str:
 def _credit(one: Standing, eps: list[float]) -> str:
     """Say whose examples lowered which worst case, and what our own attacks left there."""
     found = [(at, one.outcomes[at]) for at in eps if at in one.outcomes and one.outcomes[at].external]
-    ours = {at: Value(*interval(outcome.robust), len(outcome.robust)).text for at, outcome in found}
+    ours = {at: Value(*outcome.accuracy("robust"), len(outcome.robust)).text for at, outcome in found}
     return "; ".join(
         f"ε {eps_text(at)} by {', '.join(outcome.external)} (our attacks leave {ours[at]})" for at, outcome in found
     )
@@ -565,10 +605,10 @@ def _attack_rows(one: Standing, eps: list[float]) -> list[AttackRow]:
     rows = []
     for attack in sorted({name for outcome in one.outcomes.values() for name in outcome.runs}):
         runs = [one.outcomes[at].runs.get(attack) if at in one.outcomes else None for at in eps]
-        values = [NONE if run is None else Value(*interval(run.survived.mean(1)), len(run.tasks)) for run in runs]
+        values = [NONE if run is None else Value(*run.accuracy(), len(run.tasks)) for run in runs]
         ran = [run for run in runs if run is not None]
         longest, queries = max(ran, key=lambda run: len(run.tasks)), ran[0].survived.size
-        clean = Value(*interval(longest.clean.mean(1)), len(longest.tasks))
+        clean = Value(*longest.accuracy("clean"), len(longest.tasks))
         passes = f"{ran[0].forwards.sum() / queries:,.0f} / {ran[0].backwards.sum() / queries:,.0f}"
         rows.append(AttackRow(attack, values, clean, passes))
     return rows
@@ -657,6 +697,8 @@ def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
             "or whoever was scored on more of them would rank lower; no entry needs them for a rank."
         )
         notes.append(("file:", text))
+    if any(one.members for board in boards for one in board):
+        notes.append(("Seeds", SEEDS))
     if any(one[0].board.surface == "support" for one in boards):
         text = "Poisoned support: the adversary moves the support images; judged on fresh, clean queries."
         notes.append(("support", text))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from robustbench_meta.outcomes import Results, eps_text
-from robustbench_meta.ranking import Standing
+from robustbench_meta.ranking import Standing, apart
 from robustbench_meta.report.drawing import INK, MUTED, RULE, STYLE, About, Picture, save, short
 from robustbench_meta.report.tables import (
     NONE,
@@ -34,7 +34,7 @@ def tables(results: Results, boards: list[list[Standing]]) -> dict[str, list[Tra
     names = display_names(results.cells)
     abouts = [one[0].board for one in boards]
     made = {
-        slug: [_table(one, names) for one in matrices(results, board)]
+        slug: [_table(one, names) for one in matrices(results, apart(board))]
         for board, slug in zip(boards, slugs(abouts), strict=True)
     }
     return {slug: those for slug, those in made.items() if those}

@@ -29,7 +29,7 @@ function spread(wanted, low, high) {
 // A line of an entry's accuracy from clean (eps 0) on: points {x, mean, half, complete}.
 function curveOf(board, entry) {
   const points = entry.outcomes.filter((outcome) => board.budgets[outcome.eps] > 0).map((outcome) => ({
-    x: board.budgets[outcome.eps], complete: outcome.complete, ...interval([...accuracies(outcome, "worst").values()]),
+    x: board.budgets[outcome.eps], complete: outcome.complete, ...intervalOf(accuracies(outcome, "worst")),
   }));
   if (entry.clean.n) points.push({ x: 0, complete: true, ...entry.clean });
   return points.sort((a, b) => a.x - b.x);

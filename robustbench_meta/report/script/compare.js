@@ -76,7 +76,7 @@ function comparison(board, entries) {
   const rows = measures(board).map(({ name, values }) => {
     const found = entries.map(values);
     const differences = pairs.map(([i, j]) => (found[i] && found[j] ? paired(found[i], found[j]) : { mean: NaN }));
-    const own = found.map((one) => (one ? valueText(interval([...one.values()])) : DASH));
+    const own = found.map((one) => (one ? valueText(intervalOf(one)) : DASH));
     const classes = differences.map((one, place) => `${isDecided(one) ? "decided" : ""}${place ? "" : " part"}`);
     const n = [...new Set(differences.map((one) => one.n ?? DASH))].join(", ");
     return tableRow([name, ...own, ...differences.map((one) => valueText(one, "+")), n], ["", ...own.map(() => ""), ...classes]);

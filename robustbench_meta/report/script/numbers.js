@@ -31,12 +31,16 @@ function quantile(degrees) {
   return terms.reduce((sum, term, i) => sum + term / degrees ** (i + 1), x);
 }
 
-// Mean, half-width of the 95 % interval, and n; NaN where too few values give none.
-function interval(values) {
+// Mean, half-width of the 95 % interval, and n; NaN where too few values give none. `between` lists what training seeds
+// add, as [variance, degrees] of each method: Welch's degrees, rounded down, in quadrature with the tasks.
+function interval(values, between = []) {
   const n = values.length;
   const mean = values.reduce((sum, value) => sum + value, 0) / n;
   const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
-  return { mean, half: n > 1 ? quantile(n - 1) * Math.sqrt(squares / (n - 1) / n) : NaN, n };
+  const seeds = between.reduce((sum, [variance]) => sum + variance, 0);
+  const degrees = seeds ** 2 / between.reduce((sum, [variance, own]) => sum + variance ** 2 / own, 0);
+  const added = seeds ? quantile(Math.max(1, Math.floor(degrees + 1e-9))) * Math.sqrt(seeds) : 0;
+  return { mean, half: n > 1 ? Math.hypot(quantile(n - 1) * Math.sqrt(squares / (n - 1) / n), added) : NaN, n };
 }
 
 // Accuracy by task: `kind` is "worst", or "clean" at the eps of the ranking. Counts are in base 36, all equally wide.
@@ -47,12 +51,19 @@ function accuracies(outcome, kind) {
   });
   const width = outcome[kind].length / tasks.length;
   const count = (i) => parseInt(outcome[kind].slice(i * width, (i + 1) * width), 36);
-  return new Map(tasks.map((task, i) => [task, count(i) / outcome.queries]));
+  const found = new Map(tasks.map((task, i) => [task, count(i) / outcome.queries]));
+  found.between = [outcome.between?.[kind] ?? []].filter((one) => one.length);
+  return found;
+}
+
+function intervalOf(found) {
+  return interval([...found.values()], found.between);
 }
 
 // a minus b on the tasks that both have.
 function paired(a, b) {
-  return interval([...a].filter(([task]) => b.has(task)).map(([task, value]) => value - b.get(task)));
+  const differences = [...a].filter(([task]) => b.has(task)).map(([task, value]) => value - b.get(task));
+  return interval(differences, [...a.between, ...b.between]);
 }
 
 // One decimal; a true tie goes to the even digit, as in the tables.
