@@ -41,6 +41,8 @@ ROOMS = [
     "intervals",
     "outcomes",
     "ranking",
+    "protocols",
+    "runs",
     "statistics",
     "transfer",
     "verify",
