@@ -222,9 +222,7 @@ def _of_track(protocol: Protocol, board: Board, entry: Entry) -> Iterable[str]:
     wanted = " or ".join(_MODES.get(mode, mode) for mode in protocol.norm_modes)
     track = "transductive" if "batch" in protocol.norm_modes else "inductive"
     text = f"normalises by {_MODES.get(entry.norm_mode, entry.norm_mode)}, not by {wanted}"
-    if board.track != track:
-        text = f"{board.track}, where the protocol is {track}: {text}; a number of another track"
-    yield text
+    yield text if board.track == track else f"{board.track}, where the protocol is {track}: {text}"
 
 
 _MODES = {
@@ -254,37 +252,40 @@ def _of_task(protocol: Protocol, board: Board, entry: Entry) -> Iterable[str]:
 
 
 def _of_attacks(protocol: Protocol, family: str, met: Sequence[_Met]) -> Iterable[str]:
+    runs = {(one.attack, one.fields, one.eps): one for one in met}
+    sets = [tuple(round(eps, 9) for eps in budgets) for budgets in protocol.budgets(family)]
+    wanted = max(sets, key=lambda one: sum(_ran(part, runs, eps) for part in protocol.parts for eps in one) / len(one))
     for part in protocol.parts:
         if part.attack == CLEAN:
             most = max((one.tasks for one in met if not one.reason), default=0)
             if most < part.tasks:
                 yield f"clean accuracy on {_tasks(most)}, not on {part.tasks}"
             continue
-        mine = {one.eps: one for one in met if (one.attack, one.fields) == (part.attack, part.fields)}
-        sets = [tuple(round(eps, 9) for eps in eps_set) for eps_set in protocol.budgets(family)]
-        wanted = max(sets, key=lambda one: sum(eps in mine for eps in one) / len(one))
-        lacking = [eps for eps in wanted if eps not in mine]
-        if lacking:
-            yield _lacking(part, lacking, sorted(mine), met)
-        failed = [eps for eps in wanted if eps in mine and mine[eps].reason]
-        if failed:
-            yield f"{part.attack} failed at ε {_list(failed)}: {mine[failed[0]].reason}"
+        if lacking := [eps for eps in wanted if not _ran(part, runs, eps)]:
+            yield _lacking(part, lacking, wanted, met)
+        there = [runs[part.attack, part.fields, eps] for eps in wanted if _ran(part, runs, eps)]
+        if failed := [one for one in there if one.reason]:
+            yield f"{part.attack} failed at ε {_list(one.eps for one in failed)}: {failed[0].reason}"
         short: dict[int, list[float]] = {}
-        for eps in wanted:
-            if eps in mine and not mine[eps].reason and mine[eps].tasks < part.tasks:
-                short.setdefault(mine[eps].tasks, []).append(eps)
+        for one in there:
+            if not one.reason and one.tasks < part.tasks:
+                short.setdefault(one.tasks, []).append(one.eps)
         for tasks, those in short.items():
             yield f"{part.attack} on {_tasks(tasks)} at ε {_list(those)}, not on {part.tasks}"
 
 
-def _lacking(part: Part, lacking: Sequence[float], instead: Sequence[float], met: Sequence[_Met]) -> str:
+def _ran(part: Part, runs: Mapping[tuple[str, str, float], _Met], eps: float) -> bool:
+    return (part.attack, part.fields, eps) in runs
+
+
+def _lacking(part: Part, lacking: Iterable[float], wanted: Iterable[float], met: Iterable[_Met]) -> str:
     """Say that an attack was not run, and what ran under its name instead."""
     text = f"{part.attack} not run at ε {_list(lacking)}"
-    other = next((one.fields for one in met if one.attack == part.attack and one.fields != part.fields), "")
-    if other:
+    mine = [one for one in met if one.attack == part.attack]
+    if other := next((one.fields for one in mine if one.fields != part.fields), ""):
         return f"{text}: what ran under that name is {other[:300]}"
-    extra = [eps for eps in instead if eps not in lacking]
-    return f"{text}, but at {_list(extra)}" if extra else text
+    elsewhere = sorted({one.eps for one in mine} - {*wanted})
+    return f"{text}, but at {_list(elsewhere)}" if elsewhere else text
 
 
 def _of_learner(protocol: Protocol, board: Board, entry: Entry, recipe: dict[str, Any] | None) -> Iterable[str]:
@@ -425,7 +426,7 @@ PRESETS: dict[str, Protocol] = {
         backbone=Backbone("conv4", (("width", 64), ("bias", True)), "conv4 (width 64, bias)"),
         data_text="miniImageNet",
         beyond=(
-            "its five rounds of 1000 tasks are one series of 5000 here; its ± is the mean of the rounds', ours the series'",
+            "its five rounds of 1000 tasks are one series of 5000 here; its ± is the mean of five, ours the series'",
             _OURS,
             _START,
             "its published rows are DN4's, which is not offered here; of its classifiers only protonet is",
@@ -463,13 +464,13 @@ PRESETS: dict[str, Protocol] = {
         beyond=(
             _OURS,
             "on Omniglot its convolutions have stride 2 in place of pooling",
-            "its accuracy after each of the 10 steps is one table here: `--steps 1,2,5,10` adds the others",
+            "it reports accuracy after every number of steps up to 10, here the last; --steps adds others",
         ),
     ),
     "strict": Protocol(
         name="strict",
         version=1,
-        about="ours, the leaderboard's: inductive, Linf 2, 4, 8/255 (grey 0.05, 0.1), pgd-mt-50 on 1000 tasks and "
+        about="The leaderboard's own: inductive, Linf 2, 4, 8/255 (grey 0.05, 0.1), pgd-mt-50 on 1000 tasks and "
         "AutoAttack on at least 100",
         shots=(5,),
         queries=15,

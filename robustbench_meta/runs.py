@@ -120,22 +120,20 @@ def foreseen(run: Run) -> list[Verdict]:
     if run.protocol is None or any(batch.budget is not None for batch in run.batches):
         return []
     planned = {job.key: batch.tasks or 0 for batch in run.batches for job in batch.plan.jobs}
-    tables = store.tables([store.Run(job.cell) for job in run.plan.jobs], [])
-    return protocols.verdicts(tables, _recipes(run), run.protocol, planned)
+    return protocols.verdicts(_planned(run), _recipes(run), run.protocol, planned)
 
 
 def reached(run: Run, results: Path) -> list[Verdict]:
-    """Say in what the rows of a run by a protocol differ from it, by what is stored."""
+    """Say in what the rows of a run by a protocol differ from it, by all that is stored of them."""
     if run.protocol is None:
         return []
-    mine = {(job.cell.weights, job.cell.spec, job.cell.norm_mode) for job in run.plan.jobs}
+    mine = {(one.board, one.entry) for one in protocols.verdicts(_planned(run), {}, run.protocol)}
     found = protocols.verdicts(store.read(results), _recipes(run), run.protocol)
-    specs = {(weights, spec.ways, spec.shots, spec.queries, mode) for weights, spec, mode in mine}
-    return [
-        one
-        for one in found
-        if (one.entry.weights, one.board.ways, one.board.shots, one.board.queries, one.entry.norm_mode) in specs
-    ]
+    return [one for one in found if (one.board, one.entry) in mine]
+
+
+def _planned(run: Run) -> store.Results:
+    return store.tables([store.Run(job.cell) for job in run.plan.jobs], [])
 
 
 def _recipes(run: Run) -> dict[str, dict[str, Any]]:
