@@ -63,7 +63,8 @@ def evaluate(
     the protocol says otherwise or `budget` (seconds, or "20m") picks it. `audit` looks for masked gradients afterwards
     (see flags.py): a learner with a red flag has status "flagged". `workers` processes share the work, or with
     `executor="ray"` the cluster at `address` does. `save_adversarial` keeps every attacked query below `out`, and the
-    attack "file:PATH" scores other learners on them. Raises InputError for what cannot be used.
+    attack "file:PATH" scores other learners on them. With a protocol the table's `attrs` hold its label, "protocol",
+    and a line for each row, "differences". Raises InputError for what cannot be used.
     """
     import tempfile
     import warnings

@@ -12,10 +12,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_meta import untrusted
 from robustbench_meta.outcomes import Board, Entry, Results, board_of, entry_of, eps_text, is_object, is_set, records
+
+if TYPE_CHECKING:
+    from robustbench_meta.types import Norm, Split, Surface
 
 CLEAN = "clean"  # the part of a protocol that attacks nothing: any cell tells clean accuracy
 AS_TESTED: Literal["as tested"] = "as tested"
@@ -70,9 +73,9 @@ class Protocol:
     parts: tuple[Part, ...]
     grey_eps: tuple[float, ...] = ()
     ways: int = 5
-    split: str = "test"
-    surface: str = "query"
-    norm: str = "linf"
+    split: Split = "test"
+    surface: Surface = "query"
+    norm: Norm = "linf"
     seed: int = 0
     steps: int | None = None
     step_size: float | None = None

@@ -143,19 +143,22 @@ def _recipes(run: Run) -> dict[str, dict[str, Any]]:
 
 def _of_protocol(choice: Choice, protocol: Protocol, subjects: Sequence[Subject], results: Path) -> Run:
     """Make one plan for each part of a protocol and each number of queries; parts that cannot run are refused."""
-    wanted = _grids(choice, protocol, subjects)
-    batches, refused, last = [], list[str](), None
-    for axes, chosen, tasks in wanted:
+    plans: list[tuple[Plan, Grid, int]] = []
+    refused: list[str] = []
+    last: grid.NothingLeft | None = None
+    for axes, chosen, tasks in _grids(choice, protocol, subjects):
         try:
-            plan = grid.make_plan(axes, chosen, results)
+            plans.append((grid.make_plan(axes, chosen, results), axes, tasks))
+            refused += plans[-1][0].refused
         except grid.NothingLeft as error:
             refused, last = [*refused, *error.refused], error
-            continue
-        refused += plan.refused
-        share = None if choice.budget is None else choice.budget / len(wanted)
-        batches.append(Batch(plan, None if share else tasks, share, steps_asked=bool(axes.steps)))
-    if not batches and last is not None:
+    if last is not None and not plans:
         raise last
+    share = None if choice.budget is None else choice.budget / len(plans)
+    batches = (
+        Batch(plan, tasks if share is None else None, share, steps_asked=bool(axes.steps))
+        for plan, axes, tasks in plans
+    )
     return Run(tuple(batches), tuple(dict.fromkeys(refused)), protocol)
 
 
@@ -163,28 +166,24 @@ def _grids(choice: Choice, protocol: Protocol, subjects: Sequence[Subject]) -> l
     """List the grids of a protocol with who meets them and on how many tasks; what was chosen replaces its knobs."""
     if not subjects:
         raise InputError("ckpt: none given; give at least one checkpoint folder")
-    gpu = any(subject.learner.device.type == "cuda" for subject in subjects)
-    shots = choice.shots or protocol.shots
+    shots = protocol.shots if choice.shots is None else choice.shots
+    if not shots:
+        raise InputError("shots: none given; give at least one")
     queries = protocol.queries if choice.queries is None else choice.queries
-    made = []
-    for budgets, chosen in _by_budgets(choice, protocol, subjects).items():
-        for attacks, tasks in _parts(choice, protocol, gpu=gpu):
-            for some in [shots] if queries is not None else [(one,) for one in shots]:
-                axes = Grid(
-                    attacks=attacks,
-                    eps=budgets,
-                    norms=choice.norms or (protocol.norm,),  # type: ignore[arg-type]
-                    surfaces=choice.surfaces or (protocol.surface,),  # type: ignore[arg-type]
-                    shots=some,
-                    steps=choice.steps or (None if protocol.steps is None else (protocol.steps,)),
-                    ways=protocol.ways if choice.ways is None else choice.ways,
-                    queries=some[0] if queries is None else queries,
-                    split=choice.split or protocol.split,  # type: ignore[arg-type]
-                    seed=protocol.seed if choice.seed is None else choice.seed,
-                    save_adversarial=choice.save_adversarial,
-                )
-                made.append((axes, chosen, choice.tasks or tasks))
-    return made
+    own: dict[str, Any] = {"norms": (protocol.norm,), "surfaces": (protocol.surface,), "ways": protocol.ways}
+    own |= {"split": protocol.split, "seed": protocol.seed, "save_adversarial": choice.save_adversarial}
+    own["steps"] = None if protocol.steps is None else (protocol.steps,)
+    own |= _given({name: getattr(choice, name) for name in own})
+    return [
+        (
+            Grid(attacks, eps=eps, shots=some, queries=some[0] if queries is None else queries, **own),
+            chosen,
+            tasks if choice.tasks is None else choice.tasks,
+        )
+        for eps, chosen in _by_budgets(choice, protocol, subjects).items()
+        for attacks, tasks in _parts(choice, protocol, subjects)
+        for some in ([shots] if queries is not None else [(one,) for one in shots])
+    ]
 
 
 def _by_budgets(
@@ -202,7 +201,9 @@ def _by_budgets(
     return found
 
 
-def _parts(choice: Choice, protocol: Protocol, *, gpu: bool) -> list[tuple[Mapping[str, Attack], int]]:
+def _parts(choice: Choice, protocol: Protocol, subjects: Sequence[Subject]) -> list[tuple[Mapping[str, Attack], int]]:
+    """List the attacks of a protocol, each with its number of tasks here; attacks that were chosen meet the most."""
+    gpu = any(subject.learner.device.type == "cuda" for subject in subjects)
     counts = [part.gpu_tasks if gpu else part.tasks for part in protocol.parts]
     if choice.attacks is not None:
         return [(choice.attacks, max(counts))]

@@ -345,6 +345,15 @@ def test_a_budget_is_shared_by_the_parts_of_a_protocol(ckpt: Path, tmp_path: Pat
     assert runs.foreseen(run) == []
 
 
+def test_an_empty_axis_is_refused_and_not_taken_for_the_protocols_own(ckpt: Path, tmp_path: Path) -> None:
+    for axis in ("shots", "norms", "surfaces", "eps", "attacks"):
+        given: dict[str, Any] = {axis: {} if axis == "attacks" else ()}
+        with pytest.raises(InputError, match=f"{axis}: none given"):
+            runs.make(Choice(**given), PRESETS["strict"], subjects(ckpt), tmp_path)
+    with pytest.raises(InputError, match="shots: none given"):
+        runs.make(Choice(shots=()), PRESETS["maml-2017"], subjects(ckpt), tmp_path)
+
+
 def test_autoattack_is_refused_under_batch_statistics_and_the_rest_of_strict_runs(tmp_path: Path) -> None:
     learner = subjects(stepped(tmp_path / "batch"))
     run = runs.make(Choice(), PRESETS["strict"], learner, tmp_path / "r")
@@ -354,6 +363,7 @@ def test_autoattack_is_refused_under_batch_statistics_and_the_rest_of_strict_run
     (verdict,) = runs.foreseen(run)
     assert verdict.differences[0].startswith("transductive, where the protocol is inductive: normalises by")
     assert "autoattack not run at ε 0.05, 0.1" in verdict.differences
+    assert [one.budget for one in runs.make(Choice(budget=9.0), PRESETS["strict"], learner, tmp_path).batches] == [9.0]
     black = Choice(attacks=grid.named_attacks(["autoattack"]))
     with pytest.raises(InputError, match="attacks: nothing is left to run: autoattack on batch"):
         runs.make(black, PRESETS["strict"], learner, tmp_path / "r")
