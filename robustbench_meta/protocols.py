@@ -360,7 +360,7 @@ _FAB = "TargetedFAB(steps=100, restarts=1, targets=9, pull=0.1, overshoot=1.05, 
 _SQUARE = "Square(queries=5000, share=0.8, schedule=10000)"
 _AUTOATTACK = f"AutoAttack(ce={_CE}, dlr={_DLR}, targeted={_TARGETED}, fab={_FAB}, square={_SQUARE})"
 
-_OURS = "its code draws tasks anew by its own random numbers; ours are fixed and hashed, the same for every learner"
+_OURS = "its code draws tasks of its own; ours are fixed and hashed, the same for every learner"
 _START = "its random start may leave [0, 1] until the first step; ours is clamped at once"
 
 PRESETS: dict[str, Protocol] = {
