@@ -31,18 +31,19 @@ def evaluate(
     name: str = "custom",
     family: str | TaskFamily | None = None,
     data_root: str | Path | None = None,
-    attacks: str | Sequence[str] | Mapping[str, Attack] = ("fgsm", "pgd-20", "pgd-mt-50"),
+    protocol: str | None = None,
+    attacks: str | Sequence[str] | Mapping[str, Attack] | None = None,
     eps: float | str | Sequence[float | str] | None = None,
-    norm: str | Sequence[str] = "linf",
-    surface: str | Sequence[str] = "query",
+    norm: str | Sequence[str] | None = None,
+    surface: str | Sequence[str] | None = None,
     shots: int | Sequence[int] | None = None,
     steps: int | Sequence[int] | None = None,
     ways: int | None = None,
-    queries: int = 15,
-    split: str = "test",
+    queries: int | None = None,
+    split: str | None = None,
     tasks: int | None = None,
     budget: float | str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     audit: bool = True,
     device: str = "auto",
     workers: int = 1,
@@ -57,54 +58,58 @@ def evaluate(
     Returns one row per cell, with the columns of cells.csv; a failed cell has status "error" and is warned of. An
     object gets x [S,*X] in the family's units and y [S] int64, and scores queries as [Q,N]; `name` identifies it.
     With `out`, results stay in that folder and what is there is not run again, so give a changed object another
-    name. `tasks` is 100 unless `budget` (seconds, or "20m") picks it. `audit` looks for masked gradients afterwards
+    name. `protocol` names a preset of protocols.py, whose knobs are replaced by those given here; else attacks are
+    fgsm, pgd-20 and pgd-mt-50, in linf on the queries, 15 a class, of the test split at seed 0. `tasks` is 100 unless
+    the protocol says otherwise or `budget` (seconds, or "20m") picks it. `audit` looks for masked gradients afterwards
     (see flags.py): a learner with a red flag has status "flagged". `workers` processes share the work, or with
     `executor="ray"` the cluster at `address` does. `save_adversarial` keeps every attacked query below `out`, and the
-    attack "file:PATH" scores other learners on them. Raises InputError for what cannot be used.
+    attack "file:PATH" scores other learners on them. With a protocol the table's `attrs` hold its label, "protocol",
+    and a line for each row, "differences". Raises InputError for what cannot be used.
     """
     import tempfile
     import warnings
 
     from robustbench_meta import audit as audits
-    from robustbench_meta import executors, grid, statistics
+    from robustbench_meta import executors, grid, protocols, runs, statistics
     from robustbench_meta.types import InputError
 
     if save_adversarial and out is None:
         raise InputError("save_adversarial: needs out, the folder of results in which the examples stay")
+    named = None if protocol is None else protocols.find(protocol)
     root = None if data_root is None else Path(data_root)
     chosen = grid.choose_family(family, root) if isinstance(family, str) else family
     folders = [checkpoints] if isinstance(checkpoints, (str, Path)) else checkpoints
-    axes: Any = {
-        "attacks": dict(attacks) if isinstance(attacks, Mapping) else grid.named_attacks(_several(attacks)),
-        "norms": tuple(dict.fromkeys(str(one).lower() for one in _several(norm))),
-        "eps": None if eps is None else tuple(map(grid.parse_eps, _several(eps))),
-        "surfaces": _several(surface),
-        "shots": None if shots is None else _several(shots),
-        "steps": None if steps is None else _several(steps),
-        "save_adversarial": save_adversarial,
-    }
-    made = grid.Grid(**axes, ways=ways, queries=queries, split=split, seed=seed)  # type: ignore[arg-type]
+    axes: Any = {"ways": ways, "queries": queries, "split": split, "seed": seed, "tasks": tasks}
+    axes["attacks"] = dict(attacks) if isinstance(attacks, Mapping) else None
+    if attacks is not None and axes["attacks"] is None:
+        axes["attacks"] = grid.named_attacks(_several(attacks))
+    axes["norms"] = None if norm is None else tuple(dict.fromkeys(str(one).lower() for one in _several(norm)))
+    axes["eps"] = None if eps is None else tuple(map(grid.parse_eps, _several(eps)))
+    for field, value in (("surfaces", surface), ("shots", shots), ("steps", steps)):
+        axes[field] = None if value is None else _several(value)
+    axes["budget"] = grid.parse_budget(budget) if isinstance(budget, str) else budget
     place = executors.choose_place(workers, executor, address, device)
     if executor == "ray":
         device = "auto"  # here; what the cluster's devices do is the place's matter
     subjects = [grid.load_subject(Path(path), family=chosen, root=root, device=device) for path in folders]
     if learner is not None:
-        subjects.append(grid.object_subject(learner, name, chosen, device=device, ways=ways or 5))
-    seconds = grid.parse_budget(budget) if isinstance(budget, str) else budget
+        classes = ways or (named.ways if named else 5)
+        subjects.append(grid.object_subject(learner, name, chosen, device=device, ways=classes))
     with tempfile.TemporaryDirectory() as scratch:
         results = Path(scratch if out is None else out)
-        plan = grid.make_plan(made, subjects, results)
-        for line in plan.refused:
+        run = runs.make(runs.Choice(**axes, save_adversarial=save_adversarial), named, subjects, results)
+        for line in run.refused:
             warnings.warn(f"not run: {line}", stacklevel=2)
-        with place.open(grid.kit(plan)) as units:
-            given: Any = {"tasks": tasks, "budget": seconds, "watcher": watcher, "executor": units}
-            ran = audits.execute(plan, results, **given) if audit else (grid.execute(plan, results, **given), [])
-        failures, lost = ran
+        failures, lost = runs.execute(run, results, place=place, audit=audit, watcher=watcher)
         for failure in failures:
             warnings.warn(f"{grid.label(failure.cell)} failed: {failure.reason}", stacklevel=2)
         for one in lost:
             warnings.warn(f"audit of {audits.label(one.audit)} failed: {one.reason}", stacklevel=2)
-        return statistics.summarise(grid.results_of(plan, results))
+        table = statistics.summarise(grid.results_of(run.plan, results))
+        if named is not None:
+            table.attrs["protocol"] = named.label
+            table.attrs["differences"] = protocols.lines(runs.reached(run, results))
+        return table
 
 
 def _several(value: Any) -> tuple[Any, ...]:

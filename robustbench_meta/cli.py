@@ -26,7 +26,7 @@ from robustbench_meta.terminal import said as _said
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from robustbench_meta import executors
+    from robustbench_meta import executors, runs
     from robustbench_meta import grid as grids
     from robustbench_meta import train as training
     from robustbench_meta.checkpoint import Recipe
@@ -105,6 +105,7 @@ def demo(
 ) -> None:
     """Evaluate two shipped checkpoints, one standard and one adversarially trained, and write a report."""
     from robustbench_meta import grid as grids
+    from robustbench_meta import runs as evaluations
     from robustbench_meta.executors import Here
 
     console = _console()
@@ -112,13 +113,14 @@ def demo(
     subjects = [grids.load_subject(shipped(name), device="cpu") for name in DEMO]
     quick = grids.Grid(grids.named_attacks(["fgsm", "pgd-20"]), eps=DEMO_EPS, queries=DEMO_QUERIES)
     strong = grids.Grid(grids.named_attacks(["autoattack"]), eps=DEMO_EPS[-1:], queries=DEMO_QUERIES)
-    runs = [
-        _measure(axes, subjects, out / "results", count, None, place=Here(), audit=audit)
+    results = out / "results"
+    statuses = [
+        _measure(evaluations.sole(axes, subjects, results, count), results, place=Here(), audit=audit)
         for axes, count in ((quick, 4 * tasks), (strong, tasks))
     ]
-    pages = _write_report(out / "results", out / "report")
+    pages = _write_report(results, out / "report")
     console.print(f"\nThe report is in {pages[0].parent.resolve()}: open leaderboard.html, or read leaderboard.md.")
-    raise typer.Exit(max(runs))
+    raise typer.Exit(max(statuses))
 
 
 @commands.command()
@@ -159,27 +161,34 @@ def train(
 @commands.command()
 def evaluate(
     ckpt: Annotated[list[Path] | None, typer.Option(help="Checkpoint folder; repeat it for several.")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(help="Sets all options below; those given replace its own. See `rbm list protocols`."),
+    ] = None,
     family: Annotated[str | None, typer.Option(help="Evaluate on this family, not the one trained on.")] = None,
     family_option: FamilyOptions = None,
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[str | None, typer.Option(help="train, val or test. Default: test.")] = None,
     shots: Annotated[str | None, typer.Option(help="As 1,5. Default: as trained.")] = None,
     steps: Annotated[
         str | None, typer.Option(help="Adaptation steps, as 1,5,10. Default: the algorithm's own.")
     ] = None,
     ways: Annotated[int | None, typer.Option(help="Classes in a task. Default: as trained.")] = None,
-    queries: Annotated[int, typer.Option(help="Queries per class.")] = 15,
+    queries: Annotated[int | None, typer.Option(help="Queries per class. Default: 15.")] = None,
     attacks: Annotated[
-        str, typer.Option(help="See `rbm list attacks`; file:PATH is an adversarial test set.")
-    ] = "fgsm,pgd-20,pgd-mt-50",
+        str | None,
+        typer.Option(
+            help="See `rbm list attacks`; file:PATH is an adversarial test set. Default: fgsm,pgd-20,pgd-mt-50."
+        ),
+    ] = None,
     eps: Annotated[
         str | None,
         typer.Option(help="As 2/255,0.03. Default in linf: 2/255,4/255,8/255 for colour, 0.05,0.1 for grey images."),
     ] = None,
-    norm: Annotated[str, typer.Option(help="linf, l2, l1.")] = "linf",
-    surface: Annotated[str, typer.Option(help="query, support.")] = "query",
+    norm: Annotated[str | None, typer.Option(help="linf, l2, l1. Default: linf.")] = None,
+    surface: Annotated[str | None, typer.Option(help="query, support. Default: query.")] = None,
     tasks: Annotated[int | None, typer.Option(help="Tasks per cell. Default: 100.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time, as 20m, that picks the number of tasks.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the tasks and attacks.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of the tasks and attacks. Default: 0.")] = None,
     audit: Audited = True,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -192,23 +201,26 @@ def evaluate(
     ] = False,
 ) -> None:
     """Attack checkpoints over a grid. Lists are separated by commas; more of anything only adds."""
-    from robustbench_meta import executors
+    from robustbench_meta import executors, protocols
     from robustbench_meta import grid as grids
+    from robustbench_meta import runs as evaluations
 
     place = executors.choose_place(workers, executor, address, device)
-    axes: Any = {"norms": _words(norm.lower(), "norm"), "surfaces": _words(surface, "surface"), "split": split}
-    axes["eps"] = None if eps is None else tuple(grids.parse_eps(one) for one in _words(eps, "eps"))
-    axes["shots"] = None if shots is None else _numbers(shots, "shots")
-    axes["steps"] = None if steps is None else _numbers(steps, "steps")
-    axes["save_adversarial"] = save_adversarial
-    attacked = grids.named_attacks(_words(attacks, "attacks"))
-    seconds = None if budget is None else grids.parse_budget(budget)
+    named = None if protocol is None else protocols.find(protocol)
+    given: Any = {"norms": None if norm is None else _words(norm.lower(), "norm"), "split": split}
+    given["surfaces"] = None if surface is None else _words(surface, "surface")
+    given["eps"] = None if eps is None else tuple(grids.parse_eps(one) for one in _words(eps, "eps"))
+    given["shots"] = None if shots is None else _numbers(shots, "shots")
+    given["steps"] = None if steps is None else _numbers(steps, "steps")
+    given["attacks"] = None if attacks is None else grids.named_attacks(_words(attacks, "attacks"))
+    given["budget"] = None if budget is None else grids.parse_budget(budget)
+    given |= {"ways": ways, "queries": queries, "seed": seed, "tasks": tasks, "save_adversarial": save_adversarial}
     target = _target(family, family_option, data_root)
     if executor == "ray":
         device = "auto"  # here; what the cluster's devices do is the place's matter
     subjects = [grids.load_subject(path, family=target, root=data_root, device=device) for path in ckpt or []]
-    made = grids.Grid(attacks=attacked, ways=ways, queries=queries, seed=seed, **axes)
-    status = _measure(made, subjects, out, tasks, seconds, place=place, audit=audit)
+    run = evaluations.make(evaluations.Choice(**given), named, subjects, out)
+    status = _measure(run, out, place=place, audit=audit)
     if status == 0:
         _console().print(f"Results: {out}. Now try: rbm report {out} --out report")
     raise typer.Exit(status)
@@ -364,7 +376,7 @@ def selftest(
 
 @commands.command("list")
 def list_names(
-    kind: Annotated[str, typer.Argument(help="tasks, algorithms, defenses, attacks, networks or recipes.")],
+    kind: Annotated[str, typer.Argument(help="tasks, algorithms, defenses, attacks, networks, recipes or protocols.")],
 ) -> None:
     """List the names that can be used."""
     from rich.table import Table
@@ -584,43 +596,34 @@ def read_recipe(source: str | None, named: dict[str, str], changes: Sequence[str
         raise InputError(f"recipe: {first_problem(error)}") from None
 
 
-def _measure(
-    axes: grids.Grid,
-    subjects: Sequence[grids.Subject],
-    out: Path,
-    tasks: int | None,
-    budget: float | None,
-    *,
-    place: executors.Place,
-    audit: bool,
-) -> int:
-    """Plan, run and show a grid; return the exit status."""
-    from robustbench_meta import audit as audits
+def _measure(run: runs.Run, out: Path, *, place: executors.Place, audit: bool) -> int:
+    """Run and show what was planned; return the exit status."""
     from robustbench_meta import grid as grids
-    from robustbench_meta import ranking, statistics
+    from robustbench_meta import protocols, ranking, statistics
+    from robustbench_meta import runs as evaluations
     from robustbench_meta.untrusted import printable
 
-    count = grids.check_count(tasks, budget)
-    plan = grids.make_plan(axes, subjects, out)
     console = _console()
-    # Opened before anything is said, since a place that cannot be used is to be told in one line.
-    with place.open(grids.kit(plan)) as executor:
-        for line in plan.refused:
-            console.print(f"not run: {line}")
-        for subject in subjects:
-            if axes.steps and subject.learner.steps is None:
-                console.print(f"{subject.name}: adaptation has no steps; it runs once for the whole steps axis")
-        if budget is None:
-            done = grids.done(plan, out, count)
+    foreseen = protocols.lines(evaluations.foreseen(run))
+
+    def begin(batch: runs.Batch) -> None:
+        if batch is run.batches[0]:
+            for line in [*(f"not run: {one}" for one in run.refused), *_opening(run), *foreseen]:
+                console.print(line)
+        if batch.budget is None:
+            count = batch.tasks if batch.tasks is not None else grids.TASKS
+            plan, done = batch.plan, grids.done(batch.plan, out, count)
             console.print(f"{len(plan.jobs)} cells of {count} tasks, {done} done, {len(plan.jobs) - done} to run")
             if (seconds := grids.estimate(plan, out, count)) is not None and done < len(plan.jobs):
                 console.print(f"estimated by earlier runs: {grids.duration(seconds)}")
-        with _evaluation_bar(console) as watcher:
-            given: Any = {"tasks": tasks, "budget": budget, "watcher": watcher, "executor": executor}
-            ran = audits.execute(plan, out, **given) if audit else (grids.execute(plan, out, **given), [])
-    failures, lost = ran
-    found = grids.results_of(plan, out)
+
+    with _evaluation_bar(console) as watcher:
+        failures, lost = evaluations.execute(run, out, place=place, audit=audit, watcher=watcher, begin=begin)
+    found = grids.results_of(run.plan, out)
     _print_summary(statistics.summarise(found))
+    for line in protocols.lines(evaluations.reached(run, out)):
+        if line not in foreseen:
+            console.print(line)
     for one in (one for board in ranking.checkpoints(found) for one in board):
         for flag in one.check.flags:
             console.print(f"{printable(one.entry.checkpoint)}: {flag.colour} flag {printable(flag.text)}")
@@ -628,9 +631,17 @@ def _measure(
         _complain(f"{len(lost)} audits failed; their reasons are in {out}/audits", NEGATIVE)
     if failures:
         return _complain(
-            f"{len(failures)} of {len(plan.jobs)} cells failed; their reasons are in {out}/errors", NEGATIVE
+            f"{len(failures)} of {len(run.plan.jobs)} cells failed; their reasons are in {out}/errors", NEGATIVE
         )
     return NEGATIVE if lost else 0
+
+
+def _opening(run: runs.Run) -> Iterator[str]:
+    """Say what is said once: the protocol, and whose steps axis has one value."""
+    if run.protocol is not None:
+        yield f"protocol {run.protocol.label}: {run.protocol.about}"
+    for name in run.without_steps:
+        yield f"{name}: adaptation has no steps; it runs once for the whole steps axis"
 
 
 def _print_summary(summary: Any) -> None:
@@ -768,9 +779,13 @@ def _described(kind: str) -> list[tuple[str, str]]:
     """Pair the names of a kind with a line on each."""
     if kind == "recipes":
         return [(path.stem, _first_comment(path)) for path in sorted(RECIPES.glob("*.toml"))]
+    if kind == "protocols":
+        from robustbench_meta import protocols
+
+        return [(one.name, f"v{one.version} ({one.sha256[:8]}): {one.about}") for one in protocols.PRESETS.values()]
     from robustbench_meta import catalog
 
-    _known(kind, [*catalog.KINDS, "recipes"], "list")
+    _known(kind, [*catalog.KINDS, "recipes", "protocols"], "list")
     shelf = catalog.shelf(cast(Any, kind))
     described = [(name, _described_one(value, kind)) for name, value in sorted(shelf.presets.items())]
     patterns = [(pattern.replace(r"(\d+)", "N"), "any number N") for pattern in sorted(shelf.patterns)]

@@ -110,6 +110,14 @@ class Plan:
     cards: Mapping[str, str] = field(default_factory=dict)
 
 
+class NothingLeft(InputError):
+    """None of the attacks asked for can serve any of the learners; `refused` says why not."""
+
+    def __init__(self, refused: Sequence[str]):
+        super().__init__(f"attacks: nothing is left to run: {refused[0]}")
+        self.refused = tuple(dict.fromkeys(refused))
+
+
 @dataclass(frozen=True)
 class Kit:
     """What the units of a plan share, wherever they run: its jobs, and the learners that were adapted there last."""
@@ -260,7 +268,7 @@ def make_plan(grid: Grid, subjects: Sequence[Subject], results: Path) -> Plan:
             else:
                 jobs[job.key] = job
     if not jobs:
-        raise InputError(f"attacks: nothing is left to run: {refused[0]}")
+        raise NothingLeft(refused)
     cards = {subject.weights: subject.card for subject in subjects if subject.card}
     return Plan(tuple(jobs.values()), tuple(dict.fromkeys(refused)), cards)
 

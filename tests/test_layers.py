@@ -42,6 +42,8 @@ ROOMS = [
     "outcomes",
     "methods",
     "ranking",
+    "protocols",
+    "runs",
     "statistics",
     "transfer",
     "verify",

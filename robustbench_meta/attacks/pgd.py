@@ -1,7 +1,8 @@
 """Projected gradient ascent and its one-step forms (FGSM 1412.6572; PGD 1706.06083; FGSM-RS 2001.03994).
 
 `pgd-N` keeps the best iterate; `pgd-N-aq`, `pgd-N-at`, `fgsm-rs` and `pgd-N-kl` are training attacks as their
-papers run them and return the last one. `pgd-mt-N`, our strong default, climbs K-1 targeted margins besides.
+papers run them and return the last one, and so do `pgd-N-rmaml` and `pgd-N-dfsl`, the test attacks of R-MAML's and
+DFSL's code (arXiv 2102.10454, 1911.06968). `pgd-mt-N`, our strong default, climbs K-1 targeted margins besides.
 """
 
 from __future__ import annotations
@@ -155,9 +156,9 @@ def _multi_targeted(steps: int) -> MultiTargetedPGD:
     return MultiTargetedPGD(steps, step=2.5 / steps)
 
 
-def _querying(steps: int) -> PGD:
-    # Steps of 2/255 are too short for the budgets of L2 and L1.
-    return PGD(steps, step=2 / 255, step_unit="input", keep="last", norms=("linf",))
+def _levels(steps: int, levels: int) -> PGD:
+    # Steps of so few grey levels are too short for the budgets of L2 and L1.
+    return PGD(steps, step=levels / 255, step_unit="input", keep="last", norms=("linf",))
 
 
 def _training(steps: int) -> PGD:
@@ -174,15 +175,17 @@ PRESETS: dict[str, PGD | MultiTargetedPGD] = {
     "fgsm": PGD(1, step=1.0, start="clean", keep="last"),
     "fgsm-rs": PGD(1, step=1.25, keep="last"),
     "pgd-20": _pgd(20),
-    "pgd-20-aq": _querying(20),
-    "pgd-7-aq": _querying(7),
+    "pgd-20-aq": _levels(20, 2),
+    "pgd-7-aq": _levels(7, 2),
     "pgd-3-at": _training(3),
     "pgd-10-kl": _trades(10),
     "pgd-mt-50": _multi_targeted(50),
 }
 PATTERNS: dict[str, Callable[[re.Match[str]], PGD | MultiTargetedPGD]] = {
     r"pgd-(\d+)": lambda m: _pgd(int(m[1])),
-    r"pgd-(\d+)-aq": lambda m: _querying(int(m[1])),
+    r"pgd-(\d+)-aq": lambda m: _levels(int(m[1]), 2),
+    r"pgd-(\d+)-rmaml": lambda m: _levels(int(m[1]), 2),
+    r"pgd-(\d+)-dfsl": lambda m: _levels(int(m[1]), 1),
     r"pgd-(\d+)-at": lambda m: _training(int(m[1])),
     r"pgd-(\d+)-kl": lambda m: _trades(int(m[1])),
     r"pgd-mt-(\d+)": lambda m: _multi_targeted(int(m[1])),

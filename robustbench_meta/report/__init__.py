@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from robustbench_meta.outcomes import Results
+from robustbench_meta.protocols import recipes
 from robustbench_meta.ranking import standings
-from robustbench_meta.report import album, figures, html, lines, markdown, page, tables, transfer
+from robustbench_meta.report import album, figures, html, lines, markdown, page, protocols, tables, transfer
 from robustbench_meta.statistics import summarise
 
 
@@ -21,11 +22,12 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     gives the title instead. The same input gives the same bytes.
     """
     out.mkdir(parents=True, exist_ok=True)
-    known = lines.learners(results)  # before texts are made printable, for a card is JSON
+    known, trained = lines.learners(results), recipes(results)  # before texts are made printable: a card is JSON
     results, gallery = tables.shown(results, gallery)
     boards = standings(results)
     report = tables.tables(results, boards, gallery)
-    report = replace(report, transfers=transfer.tables(results, boards))
+    met, unmet = protocols.tables(results, boards, trained)
+    report = replace(report, transfers=transfer.tables(results, boards), protocols=met, unmet=unmet)
     pictured = tables.titled(gallery, results.cells)
     pictures = figures.draw(results, boards, pictured, out / "figures")
     pictures += transfer.draw(report, out / "figures")

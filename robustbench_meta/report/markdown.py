@@ -6,7 +6,18 @@ import re
 from collections.abc import Iterable, Sequence
 
 from robustbench_meta.report.figures import Picture
-from robustbench_meta.report.tables import CONSTANT_MARK, LACKING, NOTHING, Report, Row, Table, Transfer, Value, with_n
+from robustbench_meta.report.tables import (
+    CONSTANT_MARK,
+    LACKING,
+    NOTHING,
+    ProtocolTable,
+    Report,
+    Row,
+    Table,
+    Transfer,
+    Value,
+    with_n,
+)
 
 INTRODUCTION = (
     "Accuracy in %, ± the half-width of the 95 % interval over tasks; n tasks. Higher is better. A constant "
@@ -25,12 +36,18 @@ DIFFERENCES = (
     "constant predictor loses nothing to any attack: its difference between clean and robust is 0."
 )
 
+PROTOCOLS = (
+    "Where a row met an attack of a protocol, what was run and what the learner is are held against every knob of it. "
+    "The name, its version and the start of its hash stand for one configuration."
+)
+
 TRANSFER = (
     "Accuracy in % of each learner (columns) on adversarial examples that an attack made on another (rows): how far "
     "they transfer. Bold: the learner that they were made on, under that attack. A constant predictor keeps 1/K. "
     "What transferred examples leave is an upper bound on robust accuracy: an attack of one's own may find more."
 )
 
+SAME = "nothing: as the protocol says"
 
 INLINE = ("eps-", "scatter-")  # the figures of a board that need no click
 MARKS = (
@@ -65,6 +82,9 @@ def _ends(report: Report) -> list[str]:
         raised = sorted({one.about.code for one in report.flags if one.raised}, key=lambda code: int(code[1:]))
         which = ", ".join(raised) or "none raised"
         parts += ["## Flags", FLAGS, _folded(f"What each flag means ({which})", [_flags(report)])]
+    if report.protocols:
+        parts += ["## Protocols", PROTOCOLS, *(_protocol(one) for one in report.protocols)]
+        parts += [f"None of their attacks was run: {', '.join(report.unmet)}."] if report.unmet else []
     if report.attacks:
         rows = [[escape(name), escape(fields)] for name, fields in report.attacks.items()]
         parts += ["## Attacks as configured", _folded("Settings", [_grid(["Attack", "Settings"], rows)])]
@@ -169,6 +189,18 @@ def _flags(report: Report) -> str:
         )
         rows[-1].append(raised)
     return _grid(["Flag", "Name", "Colour", "What it means", "Raised from", "Here"], rows)
+
+
+def _protocol(one: ProtocolTable) -> str:
+    """Write how rows stand to one protocol, folded away."""
+    rows = [
+        [escape(row.board), escape(", ".join(row.entries)), escape("; ".join(row.differences)) or SAME]
+        for row in one.rows
+    ]
+    parts = [f"{escape(one.about)}.", _grid(["Board", "Checkpoint", "Differs in"], rows)]
+    if one.beyond:
+        parts.append("What no run here does as its paper's code:\n\n" + "\n".join(f"- {escape(x)}" for x in one.beyond))
+    return _folded(one.label, parts)
 
 
 def _attacks(table: Table) -> str:

@@ -42,6 +42,8 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
         "pgd-*": ("madry2018pgd",),
         "pgd-mt-*": ("gowal2019multitargeted",),
         "pgd-*-aq": ("goldblum2020aq",),
+        "pgd-*-rmaml": ("wang2021rmaml",),
+        "pgd-*-dfsl": ("li2022dfsl",),
         "pgd-*-kl": ("zhang2019trades",),
         "apgd-*": ("croce2020autoattack",),
         "autoattack*": ("croce2020autoattack", "croce2020fab", "andriushchenko2020square"),

@@ -204,6 +204,25 @@ class FlagRow:
 
 
 @dataclass(frozen=True)
+class ProtocolRow:
+    """Entries of a board that differ from a protocol in the same things; in nothing where there are no lines."""
+
+    board: str
+    entries: list[str]
+    differences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ProtocolTable:
+    """How rows stand to one protocol; `beyond` says what no run here does as the paper's code."""
+
+    label: str
+    about: str
+    beyond: tuple[str, ...]
+    rows: list[ProtocolRow]
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything the pages show, figures apart."""
 
@@ -214,6 +233,8 @@ class Report:
     flags: list[FlagRow]
     missing: list[str]
     transfers: dict[str, list[Transfer]] = field(default_factory=dict)  # by slug of the board
+    protocols: list[ProtocolTable] = field(default_factory=list)
+    unmet: list[str] = field(default_factory=list)  # protocols of which no attack was run
 
 
 def tables(
