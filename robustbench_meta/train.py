@@ -28,6 +28,7 @@ from robustbench_meta.batches import AUGMENTATIONS, classes_of, generator, seed,
 from robustbench_meta.checkpoint import (
     CARD,
     CURVE,
+    HIGHEST_CLEAN,
     SCHEMA,
     Card,
     Recipe,
@@ -435,7 +436,7 @@ def _finish(
 def _criterion(recipe: Recipe, defense: Defense) -> str:
     tasks = f"on {recipe.validate_tasks} validation tasks"
     if defense.select == "clean":
-        return f"highest clean accuracy {tasks}"
+        return f"{HIGHEST_CLEAN} {tasks}"
     threat = f"{recipe.validate_attack}, {recipe.norm} {recipe.eps:.4g}"
     return f"highest mean of clean and robust accuracy ({threat}) {tasks}"
 
