@@ -37,7 +37,7 @@ def pin(place: Place = PLACE, page: Page = PAGE) -> None:
     for name in zoo.contents(place)[1]:
         print(f"{name}: not pinned, since no shipped recipe makes it")
     print(f"{place / zoo.MANIFEST}: {sum(one != 'removed' for one in changes.values())} checkpoints")
-    _write_page(place, page)
+    write_page(place, page)
 
 
 @zoo_commands.command("add")
@@ -53,7 +53,7 @@ def add(
     from robustbench_meta import zoo
 
     print(f"{place / run.resolve().name}: {zoo.add(run, place, replace=replace)}")
-    _write_page(place, page)
+    write_page(place, page)
 
 
 def zoo_table() -> tuple[Sequence[str], list[Sequence[str]]]:
@@ -133,7 +133,7 @@ def _maker(card: Card) -> str:
     return f"{card.device}, 1 thread" if card.threads == 1 else f"{card.device}, {card.threads} threads"
 
 
-def _write_page(place: Path, page: Path) -> None:
+def write_page(place: Path, page: Path) -> None:
     from robustbench_meta import checkpoint, untrusted, zoo
 
     if page.is_file():
