@@ -79,7 +79,7 @@ def _tables(entries: Sequence[Entry]) -> str:
     from robustbench_meta import zoo
 
     shipped = [
-        (f"`{one.name}`", *cells[5:7], *cells[7:12], _maker(one.card), f"`{zoo.command(one.name)}`")
+        (f"`{one.name}`", *cells[5:7], *cells[7:12], _maker(one.card), f"`{zoo.command(one.name, 'again')}`")
         for one in entries
         if one.card is not None and (cells := _row(one))
     ]

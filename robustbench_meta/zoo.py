@@ -161,11 +161,11 @@ def made_by(name: str) -> Recipe | None:
     return None
 
 
-def command(name: str) -> str:
-    """Write the command that makes a checkpoint of the zoo again."""
+def command(name: str, place: str = "checkpoints") -> str:
+    """Write the command that makes a checkpoint of the zoo in a folder of `place`."""
     seeded = None if name in recipes() else SEED.fullmatch(name)
     what = f"{seeded[1]} --set seed={seeded[2]}" if seeded else name
-    return f"rbm train {what} --out checkpoints/{name}"
+    return f"rbm train {what} --out {place}/{name}"
 
 
 def contents(place: Path) -> tuple[Manifest, list[str]]:
