@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from robustbench_meta.checkpoint import Recipe
     from robustbench_meta.types import TaskFamily
 
-DEMO = ("zoo:strokes-protonet-standard", "zoo:strokes-protonet-aq")
+DEMO = ("strokes-protonet-standard", "strokes-protonet-aq")  # of the zoo
 DEMO_EPS, DEMO_QUERIES = (0.05, 0.1), 5  # queries per class: 25 in a task
 SHARED = ("steps", "task", "surface", "n", "seed")  # columns of the table that may be the same in every row
 LINE_SECONDS = 10.0  # between lines of progress where no bar can be drawn
@@ -109,7 +109,7 @@ def demo(
 
     console = _console()
     console.print("Two learners that recognise drawn characters from 5 examples, attacked after they have learned.")
-    subjects = [grids.load_subject(Path(name), device="cpu") for name in DEMO]
+    subjects = [grids.load_subject(Path(f"zoo:{name}"), device="cpu") for name in DEMO]
     quick = grids.Grid(grids.named_attacks(["fgsm", "pgd-20"]), eps=DEMO_EPS, queries=DEMO_QUERIES)
     strong = grids.Grid(grids.named_attacks(["autoattack"]), eps=DEMO_EPS[-1:], queries=DEMO_QUERIES)
     runs = [
