@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from robustbench_meta import audit as audits
-from robustbench_meta import catalog, flags, grid, maskers, outcomes, ranking, store, tracks
+from robustbench_meta import catalog, checkpoint, flags, grid, maskers, outcomes, ranking, store, tracks
 from robustbench_meta.flags import Flag
 from robustbench_meta.types import Audit
 
@@ -57,7 +57,8 @@ def plans(given: argparse.Namespace) -> Iterator[tuple[grid.Plan, bool]]:
     """Give a plan for every subject, and whether nothing may be flagged red."""
     strokes = catalog.family("strokes")
     subjects = [(grid.object_subject(maskers.Honest(), "honest", strokes, device="cpu", ways=5), True)]
-    for path in sorted(given.checkpoints.iterdir(), key=lambda path: (not path.name.startswith("strokes"), path.name)):
+    folders = [card.parent for card in given.checkpoints.glob(f"*/{checkpoint.CARD}")]
+    for path in sorted(folders, key=lambda path: (not path.name.startswith("strokes"), path.name)):
         subjects.append((grid.load_subject(path, root=given.data_root, device="cpu"), True))
     for name, masker in maskers.MASKERS.items():
         subjects.append((grid.object_subject(masker, name, strokes, device="cpu", ways=5), False))

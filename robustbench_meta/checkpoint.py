@@ -27,6 +27,7 @@ WEIGHTS, CARD, CURVE = "weights.safetensors", "card.json", "curve.svg"
 RUNNING = "running."  # prefix of running statistics among the tensors
 MAX_BYTES = 2**30  # a few-shot learner above a gigabyte is not one of ours
 LARGEST_CARD = 2**24  # a hundred thousand looks at the validation tasks
+HIGHEST_CLEAN = "highest clean accuracy"  # begins the criterion of what was chosen without an attack
 OVERSIZE = 4  # times the size that the card declares
 
 Options = dict[str, bool | int | float | str | tuple[float, ...]]
@@ -113,6 +114,11 @@ class Card(_Strict):
         """Identify what is evaluated: the recipe too says what adaptation does with the weights (step size, ridge)."""
         return digest([self.weights_sha256, self.recipe.sha256])
 
+    @property
+    def chosen(self) -> Validation | None:
+        """The look at the validation tasks that picked the weights, if the history holds it."""
+        return next((seen for seen in self.history if seen.step == self.selected_step), None)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -148,11 +154,15 @@ def load(folder: Path | str) -> Checkpoint:
     return Checkpoint(folder, card, params, running)
 
 
+def homes() -> tuple[Path, Path]:
+    """Return where checkpoints ship: in the package, or beside it in a source checkout."""
+    package = Path(__file__).parent
+    return package / "checkpoints", package.parent / "checkpoints"
+
+
 def shipped() -> list[Path]:
     """List the checkpoint folders that come with the package, or lie beside it in a source checkout."""
-    package = Path(__file__).parent
-    places = (package / "checkpoints", package.parent / "checkpoints")
-    return [card.parent for place in places for card in sorted(place.glob(f"*/{CARD}"))]
+    return [card.parent for place in homes() for card in sorted(place.glob(f"*/{CARD}"))]
 
 
 def read_card(path: Path) -> Card:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 import typer
 
 from robustbench_meta.cli_leaderboard import leaderboard, submit_check
+from robustbench_meta.cli_zoo import zoo_commands, zoo_table
 from robustbench_meta.terminal import ENVIRONMENT, INPUT, NEGATIVE, NOTHING, STOPPED
 from robustbench_meta.terminal import complain as _complain
 from robustbench_meta.terminal import console as _console
@@ -32,9 +33,7 @@ if TYPE_CHECKING:
     from robustbench_meta.checkpoint import Recipe
     from robustbench_meta.types import TaskFamily
 
-RECIPES = Path(__file__).parent / "recipes"
-LARGEST_RECIPE = 2**20  # bytes
-DEMO = ("strokes-protonet-standard", "strokes-protonet-aq")
+DEMO = ("strokes-protonet-standard", "strokes-protonet-aq")  # of the zoo
 DEMO_EPS, DEMO_QUERIES = (0.05, 0.1), 5  # queries per class: 25 in a task
 SHARED = ("steps", "task", "surface", "n", "seed")  # columns of the table that may be the same in every row
 LINE_SECONDS = 10.0  # between lines of progress where no bar can be drawn
@@ -49,6 +48,7 @@ commands.add_typer(data, name="data")
 bench = typer.Typer(help="Time the engine beside its peers, against another revision, and over the years.")
 commands.add_typer(bench, name="bench")
 commands.add_typer(leaderboard, name="leaderboard")
+commands.add_typer(zoo_commands, name="zoo")
 commands.command("submit-check")(submit_check)
 
 DataRoot = Annotated[
@@ -110,7 +110,7 @@ def demo(
 
     console = _console()
     console.print("Two learners that recognise drawn characters from 5 examples, attacked after they have learned.")
-    subjects = [grids.load_subject(shipped(name), device="cpu") for name in DEMO]
+    subjects = [grids.load_subject(Path(f"zoo:{name}"), device="cpu") for name in DEMO]
     quick = grids.Grid(grids.named_attacks(["fgsm", "pgd-20"]), eps=DEMO_EPS, queries=DEMO_QUERIES)
     strong = grids.Grid(grids.named_attacks(["autoattack"]), eps=DEMO_EPS[-1:], queries=DEMO_QUERIES)
     results = out / "results"
@@ -160,7 +160,7 @@ def train(
 
 @commands.command()
 def evaluate(
-    ckpt: Annotated[list[Path] | None, typer.Option(help="Checkpoint folder; repeat it for several.")] = None,
+    ckpt: Annotated[list[Path] | None, typer.Option(help="Checkpoint folder, or zoo:NAME; repeat it.")] = None,
     protocol: Annotated[
         str | None,
         typer.Option(help="Sets all options below; those given replace its own. See `rbm list protocols`."),
@@ -252,7 +252,7 @@ def report(
 
 @commands.command()
 def compare(
-    a: Annotated[str, typer.Argument(help="A results folder; with --results a checkpoint's name or folder.")],
+    a: Annotated[str, typer.Argument(help="A results folder; with --results a checkpoint's name, folder or zoo:NAME.")],
     b: Annotated[str, typer.Argument(help="What is compared with A.")],
     results: Annotated[Path | None, typer.Option(help="Compare two checkpoints inside this results folder.")] = None,
     fail_on_drop: Annotated[bool, typer.Option("--fail-on-drop", help="Exit 1 where B is worse, for CI.")] = False,
@@ -298,17 +298,17 @@ def compare(
 
 @commands.command()
 def verify(
-    target: Annotated[Path, typer.Argument(help="A results folder, a checkpoint folder or its card.json.")],
+    target: Annotated[Path, typer.Argument(help="A results folder, a checkpoint folder, its card.json, or zoo:NAME.")],
     ckpt: Annotated[list[Path] | None, typer.Option(help="Checkpoint folder of a learner that is not shipped.")] = None,
     seconds: Annotated[float, typer.Option(help="Time to spend; at least one task is run again.", min=0)] = 45.0,
     seed: Annotated[int, typer.Option(help="Draws the sample.", min=0)] = 0,
     data_root: DataRoot = None,
 ) -> None:
     """Run a sample of stored numbers again; exit 1 where one does not hold, 4 where none could be tried."""
-    from robustbench_meta import checkpoint
+    from robustbench_meta import checkpoint, zoo
     from robustbench_meta import verify as verifying
 
-    console = _console()
+    console, target = _console(), zoo.folder(target)
     if target.name == checkpoint.CARD or (target / checkpoint.CARD).exists():
         found = verifying.verify_card(target, seconds=seconds, root=data_root)
     else:
@@ -376,12 +376,17 @@ def selftest(
 
 @commands.command("list")
 def list_names(
-    kind: Annotated[str, typer.Argument(help="tasks, algorithms, defenses, attacks, networks, recipes or protocols.")],
+    kind: Annotated[
+        str, typer.Argument(help="tasks, algorithms, defenses, attacks, networks, recipes, protocols or zoo.")
+    ],
 ) -> None:
     """List the names that can be used."""
     from rich.table import Table
     from rich.text import Text
 
+    if kind == "zoo":
+        _print_table(*zoo_table())
+        return
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     for name, text in _described(kind):
@@ -541,41 +546,24 @@ def bench_history(
     print(out)
 
 
-def shipped(name: str) -> Path:
-    """Find a checkpoint that comes with the package, or lies beside it in a source checkout."""
-    from robustbench_meta import checkpoint
-    from robustbench_meta.types import InputError
-
-    for folder in checkpoint.shipped():
-        if folder.name == name:
-            return folder
-    raise InputError(f"ckpt: {name} is not part of this installation")
-
-
 def read_recipe(source: str | None, named: dict[str, str], changes: Sequence[str], root: Path | None) -> Recipe:
     """Build a recipe from a TOML file or a shipped name, then options, then key=value changes; all are checked.
 
     Without a source, the shipped recipe FAMILY-ALGORITHM-DEFENSE is the base, if there is one.
     """
-    import tomllib
-
     from pydantic import ValidationError
 
-    from robustbench_meta import untrusted
+    from robustbench_meta import zoo
     from robustbench_meta.checkpoint import Recipe, first_problem
     from robustbench_meta.types import InputError
 
     fields: dict[str, Any] = {}
-    if source is None and (RECIPES / f"{'-'.join(named.values())}.toml").is_file():
+    if source is None and (zoo.RECIPES / f"{'-'.join(named.values())}.toml").is_file():
         source = "-".join(named.values())
     if source is None and "algorithm" not in named and not any(_pair(one, "set")[0] == "algorithm" for one in changes):
         raise InputError("recipe: none given; name one that `rbm list recipes` shows, or give --algorithm")
     if source is not None:
-        path = _recipe_path(source)
-        try:
-            fields = tomllib.loads(untrusted.content(path, LARGEST_RECIPE).decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"recipe: {path} is not a recipe in TOML ({error})") from None
+        fields = zoo.fields_of(_recipe_path(source))
     fields |= named
     for change in changes:
         _set(fields, change)
@@ -777,15 +765,13 @@ def _download_bar() -> Iterator[Callable[[str, int, int | None], None]]:
 
 def _described(kind: str) -> list[tuple[str, str]]:
     """Pair the names of a kind with a line on each."""
+    from robustbench_meta import catalog, protocols, zoo
+
+    _known(kind, [*catalog.KINDS, "recipes", "protocols", "zoo"], "list")
     if kind == "recipes":
-        return [(path.stem, _first_comment(path)) for path in sorted(RECIPES.glob("*.toml"))]
+        return [(path.stem, zoo.described(path)) for path in sorted(zoo.RECIPES.glob("*.toml"))]
     if kind == "protocols":
-        from robustbench_meta import protocols
-
         return [(one.name, f"v{one.version} ({one.sha256[:8]}): {one.about}") for one in protocols.PRESETS.values()]
-    from robustbench_meta import catalog
-
-    _known(kind, [*catalog.KINDS, "recipes", "protocols"], "list")
     shelf = catalog.shelf(cast(Any, kind))
     described = [(name, _described_one(value, kind)) for name, value in sorted(shelf.presets.items())]
     patterns = [(pattern.replace(r"(\d+)", "N"), "any number N") for pattern in sorted(shelf.patterns)]
@@ -808,18 +794,14 @@ def _described_one(value: Any, kind: str) -> str:
     return f"{text} [{settings}]" if settings else text
 
 
-def _first_comment(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return next((line.removeprefix("#").strip() for line in lines if line.startswith("#")), "")
-
-
 def _recipe_path(source: str) -> Path:
+    from robustbench_meta.types import InputError
+    from robustbench_meta.zoo import RECIPES
+
     if source.endswith(".toml") or "/" in source:
         path = Path(source)
         if path.is_file():
             return path
-        from robustbench_meta.types import InputError
-
         raise InputError(f"recipe: {path} is not a file")
     names = [path.stem for path in RECIPES.glob("*.toml")]
     _known(source, sorted(names), "recipe")

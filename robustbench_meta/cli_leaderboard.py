@@ -96,17 +96,17 @@ def check(board: Board = BOARD, data_root: DataRoot = None) -> None:
 
 
 def submit_check(
-    folder: Annotated[Path, typer.Argument(help="A checkpoint, entries, or an external evaluation.")],
+    folder: Annotated[Path, typer.Argument(help="A checkpoint (also zoo:NAME), entries, or an external evaluation.")],
     ckpt: Checkpoints = None,
     board: Annotated[Path, typer.Option(help="The leaderboard that it is meant for.")] = BOARD,
     seconds: Annotated[float, typer.Option(help="Time for running stored numbers again.", min=0)] = 45.0,
     data_root: DataRoot = None,
 ) -> None:
     """Judge a submission before it is sent: exit 0 accepted, 1 refused with the reasons, 2 not to be judged here."""
-    from robustbench_meta import intake
+    from robustbench_meta import intake, zoo
 
     with said(console()) as tell:
-        found = intake.judge(folder, ckpt or [], board=board, seconds=seconds, root=data_root, tell=tell)
+        found = intake.judge(zoo.folder(folder), ckpt or [], board=board, seconds=seconds, root=data_root, tell=tell)
     print_table(("", "", ""), [(one.status, one.what, one.detail) for one in found.findings])
     console(stderr=False).print(found.advice)
     if not found.accepted:

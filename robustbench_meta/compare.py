@@ -13,13 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from robustbench_meta import checkpoint
+from robustbench_meta import checkpoint, zoo
 from robustbench_meta.intervals import ALPHA, holm, interval, paired_p, surest
 from robustbench_meta.outcomes import Bits, Board, Outcome, Results, attack_fields, eps_text, outcomes, stand
 from robustbench_meta.report.tables import Value, steps_text, threat_text, titles
@@ -360,7 +359,7 @@ def _weights(results: Results, text: str) -> str:
     named = sorted(set(cells.loc[cells["checkpoint"] == text, "weights"]))
     if len(named) == 1:
         return str(named[0])
-    card = Path(text) / checkpoint.CARD
+    card = zoo.folder(text) / checkpoint.CARD
     if card.is_file():
         read = checkpoint.read_card(card)
         # As `rbm evaluate` names a learner: the recipe says what adaptation does with the weights.

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from robustbench_meta import catalog, checkpoint, downloads, store
+from robustbench_meta import catalog, checkpoint, downloads, store, zoo
 from robustbench_meta.episodes import drawn
 from robustbench_meta.types import SPLITS, InputError, Spec, Split, TaskFamily
 
@@ -154,6 +154,7 @@ def _checkpoints() -> Iterator[Check]:
             checkpoint.load(folder)
         except InputError as error:
             odd.append(str(error))
+    odd += [text for text in zoo.problems() if folders]
     for text in odd:
         yield Check("checkpoints", "broken", f"{text}; install again")
     if not folders:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 
-from robustbench_meta import catalog, checkpoint, store, threats, untrusted
+from robustbench_meta import catalog, checkpoint, store, threats, untrusted, zoo
 from robustbench_meta.attacks.from_file import FromFile
 from robustbench_meta.engine import Learner, ObjectLearner, has_gradient
 from robustbench_meta.episodes import drawn, fingerprint
@@ -192,8 +192,8 @@ def choose_family(name: str, root: Path | None = None, **options: Any) -> TaskFa
 def load_subject(
     path: Path, *, family: TaskFamily | None = None, root: Path | None = None, device: str = "auto"
 ) -> Subject:
-    """Load a checkpoint folder to be evaluated on `family`, or on the one it was trained on."""
-    loaded = checkpoint.load(path)
+    """Load a checkpoint, a folder or zoo:NAME, to be evaluated on `family`, or on the one it was trained on."""
+    loaded = checkpoint.load(zoo.folder(path))
     card, recipe = loaded.card, loaded.card.recipe
     made = catalog.learner(loaded, device=choose_device(device))
     return Subject(

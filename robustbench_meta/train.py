@@ -28,6 +28,7 @@ from robustbench_meta.batches import AUGMENTATIONS, classes_of, generator, seed,
 from robustbench_meta.checkpoint import (
     CARD,
     CURVE,
+    HIGHEST_CLEAN,
     SCHEMA,
     Card,
     Recipe,
@@ -104,7 +105,8 @@ def train(
     """Meta-train by `recipe` into the folder `out`, going on where an earlier run was stopped.
 
     Raise InputError where the recipe cannot be run, or where `out` holds another recipe's checkpoint. A
-    finished checkpoint of the same recipe is left as it is. A kill loses at most `SAVE_EVERY` seconds.
+    finished checkpoint of the same recipe is left as it is. A kill loses at most `SAVE_EVERY` seconds, and a stop by an
+    exception from `progress`, which is called after every update and validation, loses nothing.
     """
     defense, learner, family, threat = _prepare(recipe, root, device)
     if (out / CARD).exists() or (out / RESUME).exists():
@@ -131,7 +133,11 @@ def train(
         pace = (now - started) / max(run.step - first, 1)
         last = run.history[-1] if run.history else None
         loss = run.losses[-1] if run.losses else math.nan if last is None else last.loss
-        progress(Progress(run.step, recipe.steps, loss, last, run.seconds, pace * (recipe.steps - run.step)))
+        try:
+            progress(Progress(run.step, recipe.steps, loss, last, run.seconds, pace * (recipe.steps - run.step)))
+        except BaseException:
+            _save_run(run, recipe, out / RESUME)
+            raise
         if now - saved > SAVE_EVERY:
             _save_run(run, recipe, out / RESUME)
             saved = now
@@ -444,7 +450,7 @@ def _finish(
 def _criterion(recipe: Recipe, defense: Defense) -> str:
     tasks = f"on {recipe.validate_tasks} validation tasks"
     if defense.select == "clean":
-        return f"highest clean accuracy {tasks}"
+        return f"{HIGHEST_CLEAN} {tasks}"
     threat = f"{recipe.validate_attack}, {recipe.norm} {recipe.eps:.4g}"
     return f"highest mean of clean and robust accuracy ({threat}) {tasks}"
 

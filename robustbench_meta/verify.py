@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import torch
 
-from robustbench_meta import audit, catalog, checkpoint, flags, grid, store
+from robustbench_meta import audit, catalog, checkpoint, flags, grid, store, zoo
 from robustbench_meta.episodes import fingerprint
 from robustbench_meta.evaluate import AnyLearner, run
 from robustbench_meta.flags import Measures
@@ -217,7 +217,7 @@ def verify_card(path: Path, *, seconds: float = 45.0, root: Path | None = None) 
 def _validated(loaded: checkpoint.Checkpoint, family: TaskFamily, seconds: float) -> tuple[list[Finding], str]:
     """Measure the validation tasks again, and compare with what the card says of the selected step."""
     card, recipe, started = loaded.card, loaded.card.recipe, time.monotonic()
-    then = next((seen for seen in card.history if seen.step == card.selected_step), None)
+    then = card.chosen
     if then is None:
         return [Finding("validation", "not verified", f"no history of step {card.selected_step}")], "no accuracy"
     device = _device(card.device)
@@ -286,7 +286,7 @@ class _Unlike(Exception):
 def learners(checkpoints: Sequence[Path]) -> dict[str, Path]:
     """Find checkpoint folders by the hash that cells know them by."""
     found = {}
-    for folder in (*checkpoint.shipped(), *checkpoints):
+    for folder in (*checkpoint.shipped(), *map(zoo.folder, checkpoints)):
         found[checkpoint.read_card(folder / checkpoint.CARD).learner] = folder
     return found
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from test_grid import FAMILY, RECIPE, Failing, saved
 
-from robustbench_meta import catalog, cli, store
+from robustbench_meta import catalog, cli, store, zoo
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ("--eps", "0.05", "--queries", "3", "--tasks", "2", "--device", "cpu", "--no-audit")
@@ -377,7 +377,7 @@ def test_a_recipe_that_cannot_be_run_is_refused(rbm: Run, tmp_path: Path, argume
 def test_every_shipped_recipe_is_valid_and_described(rbm: Run) -> None:
     status, out, _ = rbm("list", "recipes")
     assert status == 0
-    for path in sorted(cli.RECIPES.glob("*.toml")):
+    for path in sorted(zoo.RECIPES.glob("*.toml")):
         recipe = cli.read_recipe(path.stem, {}, [], None)
         assert re.search(rf"^{re.escape(path.stem)} +\S", out, re.MULTILINE)
         catalog.defense(recipe.defense, craft=recipe.craft, **recipe.defense_options)

@@ -73,6 +73,14 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(
     assert sorted(p.name for p in (tmp_path / "cut").iterdir()) == ["card.json", "curve.svg", "weights.safetensors"]
 
 
+def test_a_run_that_its_watcher_stops_loses_no_update(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(TINY, tmp_path, progress=stop_at(5))  # type: ignore[arg-type]
+    steps: list[int] = []
+    train(TINY, tmp_path, progress=lambda now: steps.append(now.step))
+    assert steps[0] == 6
+
+
 def test_a_killed_run_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     recipe = TINY.model_copy(update={"steps": 40, "validate_every": 20})
     train(recipe, tmp_path / "whole")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from test_store import CELL, record
 
-from robustbench_meta import cli, store, train, untrusted
+from robustbench_meta import cli, store, train, untrusted, zoo
 from robustbench_meta.checkpoint import Recipe
 from robustbench_meta.report import speed
 from robustbench_meta.types import Cell, InputError, Spec, Threat
@@ -174,7 +174,7 @@ def test_a_cell_of_the_right_kinds_is_read() -> None:
         (b"a = " + b"[" * 5000, "is not a recipe in TOML"),
         (b"a = 1\na = 2\n", "is not a recipe in TOML"),
         (b"\xff", "is not a recipe in TOML"),
-        (b"#" * (cli.LARGEST_RECIPE + 1), f"more than {cli.LARGEST_RECIPE}"),
+        (b"#" * (zoo.LARGEST_RECIPE + 1), f"more than {zoo.LARGEST_RECIPE}"),
         (b'algorithm = "protonet"\nlearning_rate = nan\n', "learning_rate: 'nan': input should be a finite number"),
     ],
 )
