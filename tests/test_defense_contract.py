@@ -17,7 +17,7 @@ from tiny import Identity, blobs, learner
 
 from robustbench_meta import catalog
 from robustbench_meta.algorithms.maml import MAML
-from robustbench_meta.types import Box, Defense, Episodes, Streams, Threat
+from robustbench_meta.types import Box, Defense, Episodes, InputError, Streams, Threat
 
 EPS, RATE, WAYS = 0.07, 0.5, 3
 SPACE = Box((1, 2, 2))
@@ -42,9 +42,9 @@ def adapted(theta: Theta, x: Array, y: Array) -> Theta:
     return theta[0] - RATE * error.T @ x, theta[1] - RATE * error.sum(axis=0)
 
 
-def fgsm(theta: Theta, x: Array, y: Array) -> Array:
+def fgsm(theta: Theta, x: Array, y: Array, eps: float = EPS) -> Array:
     gradient = (softmax(logits(theta, x)) - np.eye(WAYS)[y]) @ theta[0]
-    return np.clip(x + EPS * np.sign(gradient), 0, 1)
+    return np.clip(x + eps * np.sign(gradient), 0, 1)
 
 
 def standard(theta: Theta, s: Array, sy: Array, q: Array, qy: Array, draws: Array) -> float:
@@ -81,6 +81,11 @@ def fast(theta: Theta, s: Array, sy: Array, q: Array, qy: Array, draws: Array) -
     return entropy(phi, np.clip(np.clip(stepped, q - EPS, q + EPS), 0, 1), qy)
 
 
+def overreach(theta: Theta, s: Array, sy: Array, q: Array, qy: Array, draws: Array) -> float:
+    phi = adapted(theta, s, sy)
+    return entropy(phi, fgsm(phi, q, qy, 1.5 * EPS), qy)
+
+
 def support(theta: Theta, s: Array, sy: Array, q: Array, qy: Array, draws: Array) -> float:
     return entropy(adapted(theta, fgsm(theta, s, sy), sy), q, qy)
 
@@ -115,6 +120,7 @@ BY_HAND: dict[str, Callable[..., float]] = {
     "adml": adml,
     "trades": trades,
     "fast": fast,
+    "overreach": overreach,
     "support": support,
     "rmaml": rmaml,
     "rmaml-both": rmaml_both,
@@ -177,6 +183,13 @@ def test_a_larger_budget_makes_the_loss_on_attacked_queries_larger(name: str) ->
     assert sum(some) > sum(none) + 1e-3
 
 
+def test_a_reach_beyond_the_box_is_refused() -> None:
+    with pytest.raises(InputError, match="eps"):
+        loss_of(catalog.defense("overreach", craft="fgsm", reach=8.0), case())
+    with pytest.raises(InputError, match=r"reach: 0\.9 "):
+        catalog.defense("overreach", craft="fgsm", reach=0.9)
+
+
 @pytest.mark.parametrize("craft", ["noise", "fgsm-rs", "pgd-3", "pgd-7-aq", "pgd-2-kl", "pgd-mt-2"])
 @pytest.mark.parametrize("name", sorted(BY_HAND))
 def test_it_trains_every_algorithm_with_any_crafting_attack(name: str, craft: str) -> None:
@@ -185,7 +198,7 @@ def test_it_trains_every_algorithm_with_any_crafting_attack(name: str, craft: st
     for algorithm in catalog.names("algorithms"):
         subject = learner(algorithm)
         params = {key: value.requires_grad_() for key, value in subject.params.items()}
-        terms = defense.loss(subject, episodes, Threat("linf", 0.05), Streams([3]))
+        terms = defense.loss(subject, episodes, Threat("linf", 0.03), Streams([3]))
         assert all(value.shape == (1,) for value in terms.values())
         torch.stack(list(terms.values())).sum().backward()
         assert params["conv0.weight"].grad is not None
