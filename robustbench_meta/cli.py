@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
+from robustbench_meta.cli_import import bring
 from robustbench_meta.cli_leaderboard import leaderboard, submit_check
 from robustbench_meta.terminal import ENVIRONMENT, INPUT, NEGATIVE, NOTHING, STOPPED
 from robustbench_meta.terminal import complain as _complain
 from robustbench_meta.terminal import console as _console
+from robustbench_meta.terminal import pair as _pair
+from robustbench_meta.terminal import pairs as _pairs
 from robustbench_meta.terminal import print_table as _print_table
 from robustbench_meta.terminal import said as _said
 
@@ -50,6 +53,7 @@ bench = typer.Typer(help="Time the engine beside its peers, against another revi
 commands.add_typer(bench, name="bench")
 commands.add_typer(leaderboard, name="leaderboard")
 commands.command("submit-check")(submit_check)
+commands.command("import")(bring)
 
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder that holds the data; else the environment variable RBM_DATA.")
@@ -186,6 +190,9 @@ def evaluate(
     workers: Annotated[int, typer.Option(help="Processes on this machine, one per GPU where there are several.")] = 1,
     executor: Annotated[str, typer.Option(help="local, or ray: a cluster that runs already.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster. Default: the one of this machine.")] = None,
+    trust: Annotated[
+        list[str] | None, typer.Option(help="Run this code of an imported checkpoint's, as module:function; repeat it.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results; what is there is not run again.")] = Path("results"),
     save_adversarial: Annotated[
         bool, typer.Option("--save-adversarial", help="Keep every attacked query in OUT/adversarial.")
@@ -206,7 +213,8 @@ def evaluate(
     target = _target(family, family_option, data_root)
     if executor == "ray":
         device = "auto"  # here; what the cluster's devices do is the place's matter
-    subjects = [grids.load_subject(path, family=target, root=data_root, device=device) for path in ckpt or []]
+    given: Any = {"family": target, "root": data_root, "device": device, "trust": trust or ()}
+    subjects = [grids.load_subject(path, **given) for path in ckpt or []]
     made = grids.Grid(attacks=attacked, ways=ways, queries=queries, seed=seed, **axes)
     status = _measure(made, subjects, out, tasks, seconds, place=place, audit=audit)
     if status == 0:
@@ -829,25 +837,10 @@ def _target(family: str | None, options: Sequence[str] | None, root: Path | None
     from robustbench_meta.types import InputError
 
     if family is not None:
-        return _family(family, root, dict(_pair(option, "family-option") for option in options or []))
+        return _family(family, root, _pairs(options, "family-option"))
     if options:
         raise InputError(f"family-option: {options[0]!r} needs a family; give --family too")
     return None
-
-
-def _pair(text: str, option: str) -> tuple[str, Any]:
-    """Read key=value, the value as TOML writes it, or else as text."""
-    import tomllib
-
-    from robustbench_meta.types import InputError
-
-    key, sign, value = text.partition("=")
-    if not (key.strip() and sign):
-        raise InputError(f"{option}: {text!r} is not of the form key=value")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return key.strip(), value.strip()
 
 
 def _words(text: str, option: str) -> tuple[str, ...]:
