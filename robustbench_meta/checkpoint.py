@@ -37,7 +37,7 @@ MAX_BYTES = 2**30  # a few-shot learner above a gigabyte is not one of ours
 LARGEST_CARD = 2**24  # a hundred thousand looks at the validation tasks
 OVERSIZE = 4  # times the size that the card declares
 
-Options = dict[str, bool | int | float | str | tuple[float, ...]]
+Options = dict[str, bool | int | float | str | tuple[int, ...] | tuple[float, ...]]
 # Fields of an imported learner's recipe: what evaluation needs, and the defense that its makers name.
 KNOWN_OF_IMPORTED = frozenset(
     (

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from robustbench_meta import catalog, checkpoint, modules, statedicts
 from robustbench_meta.checkpoint import RUNNING, Card, Checkpoint, Import, Recipe
 from robustbench_meta.engine import Network, start_params
-from robustbench_meta.layouts import LAYOUTS, Layout, from_config
+from robustbench_meta.layouts import LAYOUTS, OWN_CODE, Layout, from_config
 from robustbench_meta.statedicts import StateDict, several
 from robustbench_meta.types import Box, InputError, NormMode, Params
 
@@ -238,6 +238,11 @@ def _body(wanted: Wanted, layout: Layout | None, tensors: Params) -> _Body:
             legal = f"{fixed[option]!r}, as layout {wanted.layout} has it"
             raise InputError(f"network_options: {option} = {value!r}; legal: {legal}")
     options = {**_implied(name, tensors), **fixed, **wanted.network_options}
+    if layout is not None and options.get("depth", layout.fewest) < layout.fewest:
+        raise InputError(
+            f"source: {wanted.source} holds {options['depth']} blocks; legal with layout {wanted.layout}: at least"
+            f" {layout.fewest}, since it pools more than 2x2 in fewer; else {OWN_CODE}"
+        )
     return _Body(name, options, catalog.network(name, **options))
 
 

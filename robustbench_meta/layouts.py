@@ -30,7 +30,8 @@ class Layout:
     """Names of one library: a network of ours with the options that its tensors do not show.
 
     `rename` gives our name, or a name back that it does not know; `norm_mode` is what the library's own evaluation
-    normalises by; `foreign` says why tensors whose names match are of another network.
+    normalises by; `foreign` says why tensors whose names match are of another network; with fewer blocks than `fewest`
+    they are of one too.
     """
 
     network: str
@@ -39,6 +40,7 @@ class Layout:
     assumes: str
     options: Mapping[str, Any] = field(default_factory=dict)
     foreign: Mapping[str, str] = field(default_factory=dict)
+    fewest: int = 1
 
     def why(self, names: Collection[str]) -> str:
         """Say why tensors of these names find no place, where that is known."""
@@ -94,6 +96,7 @@ LAYOUTS = {
             r"^(?:module\.)?base\.": "base holds what features.0 holds too, in older versions: --drop base",
             r"(?:^|\.)layer\d\.": "layers are a ResNet12: --layout easyfsl, and --drop features, which has them too",
         },
+        fewest=3,  # CNN4 pools by 4 // layers times as much
     ),
     "protonet": Layout(
         network="conv4",
@@ -154,7 +157,7 @@ def _config(path: Path, steps: list[tuple[str, list[Any]]]) -> Layout:
         )
     width, _, _, _, _, padding = (*steps[0][1], *6 * [None])[:6]
     order = _ORDERS.get(tuple(name for name, _ in steps[1:4]))
-    last_stride = (*steps[blocks * 4 - 1][1], None, None)[1]
+    last_stride = (*dict(steps[blocks * 4 - 4 : blocks * 4]).get("max_pool2d", []), None, None)[1]
     for block in range(blocks):
         names = tuple(name for name, _ in steps[block * 4 + 1 : block * 4 + 4])
         given = dict(steps[block * 4 : block * 4 + 4])

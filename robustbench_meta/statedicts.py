@@ -187,7 +187,7 @@ def _flat(nested: Mapping[Any, Any], path: Path) -> Iterator[tuple[str, Any]]:
             count += 1
             if not isinstance(key, str) or not 0 < len(f"{above}{key}") <= LONGEST_NAME:
                 where = f" in {above[:-1][:60]}" if above else ""
-                what = f"{str(key)[:60]!r}, {type(key).__name__},{where}"
+                what = f"{str(key)[:60]!r} ({type(key).__name__}){where}"
                 raise InputError(f"source: {path} has the key {what}; legal: texts of 1 to {LONGEST_NAME} characters")
             if count > MOST_NAMES or depth > DEEPEST:
                 raise InputError(f"source: {path} holds more than {MOST_NAMES} names, or dicts {DEEPEST} deep")
