@@ -119,8 +119,8 @@ class Import(_Strict):
     file: str = Field(description="its name, without folders")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=1)
-    entry: str | None = Field(description="the part of a nested file that was taken")
-    layout: str | None = Field(description="whose names they were; null: ours, or the module's own")
+    entry: str | None = Field(None, description="the part of a nested file that was taken")
+    layout: str | None = Field(None, description="whose names they were; null: ours, or the module's own")
     maps: tuple[str, ...] = Field(description="regex=replacement, in this order, before the layout's")
     drops: tuple[str, ...] = Field(description="regexes of what was left out")
     names: dict[str, str] = Field(description="each tensor of ours with its name in the file")
@@ -141,10 +141,10 @@ class Card(_Strict):
     episodes_sha256: dict[str, str]
     versions: dict[str, str]
     device: str
-    threads: int | None = Field(ge=1)
-    chunk: int | None = Field(1, ge=1)  # tasks that went backward together, at the end
-    train_seconds: float | None = Field(ge=0)
-    selected_step: int | None = Field(ge=0)
+    threads: int | None = Field(None, ge=1)
+    chunk: int | None = Field(None, ge=1)  # tasks that went backward together, at the end
+    train_seconds: float | None = Field(None, ge=0)
+    selected_step: int | None = Field(None, ge=0)
     criterion: str
     stopped: str | None = Field(None, description="why training ended before its last step; null: it did not")
     history: tuple[Validation, ...]
@@ -156,7 +156,7 @@ class Card(_Strict):
             raise ValueError("imported and the recipe's origin must both be there, or neither")
         unknown = {name for name in ("threads", "train_seconds", "selected_step") if getattr(self, name) is None}
         if self.imported is None and unknown:
-            raise ValueError(f"{min(unknown)} is null, as for imported learners alone")
+            raise ValueError(f"{min(unknown)} is required of every learner that was not imported")
         return self
 
     @property
