@@ -93,9 +93,12 @@ class Recipe(_Strict):
         return self
 
     @model_serializer(mode="wrap")
-    def _known(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _told(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         told: dict[str, Any] = dump(self)
-        return told if self.origin is None else {name: told[name] for name in told if name in KNOWN_OF_IMPORTED}
+        if self.origin is None:  # as recipes were written before there were imports
+            told.pop("origin", None)
+            return told
+        return {name: told[name] for name in told if name in KNOWN_OF_IMPORTED}
 
     @property
     def sha256(self) -> str:

@@ -374,7 +374,7 @@ def test_a_card_must_not_claim_an_import_halfway(tmp_path: Path) -> None:
 def test_recipes_and_cards_from_before_imports_keep_their_names() -> None:
     for folder in checkpoint.shipped():
         assert checkpoint.read_card(folder / "card.json").imported is None
-    assert "origin" not in Recipe().model_dump(mode="json", exclude_none=True)
+    assert "origin" not in Recipe().model_dump(mode="json")
 
 
 def test_the_same_file_gives_the_same_bytes(tmp_path: Path) -> None:
