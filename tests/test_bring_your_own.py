@@ -16,7 +16,7 @@ import torch
 from robustbench_meta import checkpoint, cli, evaluate, store
 from robustbench_meta.episodes import drawn
 from robustbench_meta.tasks.strokes import Strokes
-from robustbench_meta.types import Spec
+from robustbench_meta.types import InputError, Spec
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "bring-your-own.md").read_text(encoding="utf-8")
@@ -106,6 +106,11 @@ def test_a_network_of_ones_own_is_evaluated_where_it_is_trusted_and_nowhere_else
     again = "--attacks fgsm --eps 0.1 --tasks 4 --no-audit --workers 2 --out workers"
     rbm(f"rbm evaluate --ckpt imported/strided --trust mynets:strided {again}")
     pd.testing.assert_frame_equal(verdicts(Path("workers")), verdicts(Path("results")))
+    given: dict[str, Any] = {"attacks": "fgsm", "eps": 0.1, "tasks": 4, "audit": False, "out": "python"}
+    evaluate("imported/strided", trust="mynets:strided", **given)
+    pd.testing.assert_frame_equal(verdicts(Path("python")), verdicts(Path("results")))
+    with pytest.raises(InputError, match="nothing of it was run"):
+        evaluate("imported/strided", **given)
     with pytest.raises(AssertionError, match=r"not verified .*nothing of it was run"):
         rbm("rbm verify results --ckpt imported/strided --seconds 0")
 
