@@ -49,6 +49,7 @@ def evaluate(
     workers: int = 1,
     executor: str = "local",
     address: str | None = None,
+    trust: str | Sequence[str] = (),
     out: str | Path | None = None,
     save_adversarial: bool = False,
     watcher: Watcher | None = None,
@@ -63,7 +64,8 @@ def evaluate(
     the protocol says otherwise or `budget` (seconds, or "20m") picks it. `audit` looks for masked gradients afterwards
     (see flags.py): a learner with a red flag has status "flagged". `workers` processes share the work, or with
     `executor="ray"` the cluster at `address` does. `save_adversarial` keeps every attacked query below `out`, and the
-    attack "file:PATH" scores other learners on them. With a protocol the table's `attrs` hold its label, "protocol",
+    attack "file:PATH" scores other learners on them. `trust` names code that may run where an imported checkpoint's
+    network is somebody's own, as "module:function". With a protocol the table's `attrs` hold its label, "protocol",
     and a line for each row, "differences". Raises InputError for what cannot be used.
     """
     import tempfile
@@ -91,7 +93,10 @@ def evaluate(
     place = executors.choose_place(workers, executor, address, device)
     if executor == "ray":
         device = "auto"  # here; what the cluster's devices do is the place's matter
-    subjects = [grid.load_subject(Path(path), family=chosen, root=root, device=device) for path in folders]
+    subjects = [
+        grid.load_subject(Path(path), family=chosen, root=root, device=device, trust=_several(trust))
+        for path in folders
+    ]
     if learner is not None:
         classes = ways or (named.ways if named else 5)
         subjects.append(grid.object_subject(learner, name, chosen, device=device, ways=classes))

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.metadata import entry_points
@@ -16,12 +16,12 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 
-from robustbench_meta import networks
+from robustbench_meta import modules, networks
 from robustbench_meta.ascent import Ensemble, Member
 from robustbench_meta.attacks import from_file
 from robustbench_meta.checkpoint import Checkpoint, Recipe
 from robustbench_meta.engine import Learner, Network, start_params
-from robustbench_meta.types import Algorithm, Attack, Backend, Box, Defense, InputError, TaskFamily
+from robustbench_meta.types import Algorithm, Attack, Backend, Box, Defense, InputError, Params, TaskFamily
 
 Kind = Literal["attacks", "algorithms", "defenses", "tasks", "networks"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -101,12 +101,29 @@ def family_of(recipe: Recipe, root: Path | None = None) -> TaskFamily:
     return family(recipe.family, root=root, **recipe.family_options)
 
 
-def learner(checkpoint: Checkpoint, *, device: str = "cpu", backend: Backend | None = None) -> Learner:
+def network_of(checkpoint: Checkpoint, trust: Collection[str] = ()) -> Network:
+    """Return a checkpoint's network; code of somebody's own runs only where `trust` names it, as module:function."""
+    card = checkpoint.card
+    if not modules.is_code(name := card.recipe.network):
+        return network(name, **card.recipe.network_options)
+    if name not in trust:
+        raise InputError(
+            f"ckpt: {checkpoint.path} has a network of its own, {name!r}, and nothing of it was run; where you trust"
+            f" that code: --trust {name}, or evaluate(…, trust=[{name!r}])"
+        )
+    if card.imported is None or card.imported.code_sha256 is None:
+        raise InputError(f"ckpt: {checkpoint.path} does not pin the source of its network {name!r} by SHA-256")
+    return modules.load(name, card.recipe.network_options, sha256=card.imported.code_sha256)
+
+
+def learner(
+    checkpoint: Checkpoint, *, device: str = "cpu", backend: Backend | None = None, trust: Collection[str] = ()
+) -> Learner:
     """Rebuild a checkpoint's learner on `device`; its tensors must be exactly those its recipe calls for."""
     recipe = checkpoint.card.recipe
     space = family_of(recipe).space
     made = algorithm(recipe.algorithm, **recipe.algorithm_options)
-    body = network(recipe.network, **recipe.network_options)
+    body = network_of(checkpoint, trust)
     expected = start_params(made, body, space, recipe.ways, torch.Generator())
     found = checkpoint.params
     for name in sorted(expected.keys() | found.keys()):
@@ -138,14 +155,21 @@ def learner(checkpoint: Checkpoint, *, device: str = "cpu", backend: Backend | N
     )
 
 
-def _check_running(checkpoint: Checkpoint, network: Network, space: Box) -> None:
+def statistics_of(network: Network, params: Params, space: Box) -> dict[str, tuple[int, ...]]:
+    """Name the running statistics of a network, with their shapes."""
     seen: dict[str, tuple[int, ...]] = {}
 
     def record(name: str, h: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
         seen.update({f"{name}.mean": tuple(gamma.shape), f"{name}.var": tuple(gamma.shape)})
         return h
 
-    network(checkpoint.params, torch.zeros(1, *space.shape), record)
+    dtype = next(iter(params.values())).dtype
+    network(params, torch.zeros(1, *space.shape, dtype=dtype), record)
+    return seen
+
+
+def _check_running(checkpoint: Checkpoint, network: Network, space: Box) -> None:
+    seen = statistics_of(network, checkpoint.params, space)
     if seen != (found := {name: tuple(value.shape) for name, value in checkpoint.running.items()}):
         odd = sorted(name for name in seen.keys() | found.keys() if seen.get(name) != found.get(name))
         raise InputError(f"ckpt: {checkpoint.path}: norm_mode 'running' needs statistics that fit: {', '.join(odd)}")

@@ -10,10 +10,18 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -30,7 +38,14 @@ LARGEST_CARD = 2**24  # a hundred thousand looks at the validation tasks
 HIGHEST_CLEAN = "highest clean accuracy"  # begins the criterion of what was chosen without an attack
 OVERSIZE = 4  # times the size that the card declares
 
-Options = dict[str, bool | int | float | str | tuple[float, ...]]
+Options = dict[str, bool | int | float | str | tuple[int, ...] | tuple[float, ...]]
+# Fields of an imported learner's recipe: what evaluation needs, and the defense that its makers name.
+KNOWN_OF_IMPORTED = frozenset(
+    (
+        *("algorithm", "algorithm_options", "defense", "family", "family_options", "network", "network_options"),
+        *("norm_mode", "ways", "shots", "origin"),
+    )
+)
 
 
 class _Strict(BaseModel):
@@ -68,6 +83,23 @@ class Recipe(_Strict):
     validate_tasks: int = Field(40, ge=2)
     validate_attack: str = "pgd-10"
     seed: int = Field(0, ge=0, lt=2**31)
+    origin: Literal["imported"] | None = Field(None, description="imported: trained elsewhere, nobody here knows how")
+
+    @model_validator(mode="after")
+    def _says_what_is_known(self) -> Recipe:
+        if self.origin is not None and (claimed := sorted(self.model_fields_set - KNOWN_OF_IMPORTED)):
+            raise ValueError(
+                f"an imported learner's recipe says nothing of its training, and this one has {claimed[0]}"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _told(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        told: dict[str, Any] = dump(self)
+        if self.origin is None:  # as recipes were written before there were imports
+            told.pop("origin", None)
+            return told
+        return {name: told[name] for name in told if name in KNOWN_OF_IMPORTED}
 
     @property
     def sha256(self) -> str:
@@ -90,8 +122,25 @@ class Validation(_Strict):
     seconds: float  # of training so far
 
 
+class Import(_Strict):
+    """Where an imported learner's weights come from, and what each tensor was called there."""
+
+    file: str = Field(description="its name, without folders")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=1)
+    entry: str | None = Field(None, description="the part of a nested file that was taken")
+    layout: str | None = Field(None, description="whose names they were; null: ours, or the module's own")
+    maps: tuple[str, ...] = Field(description="regex=replacement, in this order, before the layout's")
+    drops: tuple[str, ...] = Field(description="regexes of what was left out")
+    names: dict[str, str] = Field(description="each tensor of ours with its name in the file")
+    code_sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="of the source of module:function")
+
+
 class Card(_Strict):
-    """What card.json holds: the recipe, hashes, versions, and how the weights were chosen."""
+    """What card.json holds: the recipe, hashes, versions, and how the weights were chosen.
+
+    Of an imported learner nothing is known of device, threads and time, and there is no history.
+    """
 
     schema_version: int = Field(SCHEMA, le=SCHEMA)
     recipe: Recipe
@@ -101,18 +150,32 @@ class Card(_Strict):
     episodes_sha256: dict[str, str]
     versions: dict[str, str]
     device: str
-    threads: int = Field(ge=1)
-    chunk: int = Field(1, ge=1)  # tasks that went backward together, at the end
-    train_seconds: float = Field(ge=0)
-    selected_step: int = Field(ge=0)
+    threads: int | None = Field(None, ge=1)
+    chunk: int | None = Field(None, ge=1)  # tasks that went backward together, at the end
+    train_seconds: float | None = Field(None, ge=0)
+    selected_step: int | None = Field(None, ge=0)
     criterion: str
     stopped: str | None = Field(None, description="why training ended before its last step; null: it did not")
     history: tuple[Validation, ...]
+    imported: Import | None = Field(None, description="null: trained by the recipe")
+
+    @model_validator(mode="after")
+    def _tells_its_origin(self) -> Card:
+        if (self.imported is None) != (self.recipe.origin is None):
+            raise ValueError("imported and the recipe's origin must both be there, or neither")
+        unknown = {name for name in ("threads", "train_seconds", "selected_step") if getattr(self, name) is None}
+        if self.imported is None and unknown:
+            raise ValueError(f"{min(unknown)} is required of every learner that was not imported")
+        return self
 
     @property
     def learner(self) -> str:
-        """Identify what is evaluated: the recipe too says what adaptation does with the weights (step size, ridge)."""
-        return digest([self.weights_sha256, self.recipe.sha256])
+        """Identify what is evaluated: the recipe too says what adaptation does with the weights (step size, ridge).
+
+        Where the network is code of somebody's own, its source is part of the learner.
+        """
+        code = [] if self.imported is None or self.imported.code_sha256 is None else [self.imported.code_sha256]
+        return digest([self.weights_sha256, self.recipe.sha256, *code])
 
     @property
     def chosen(self) -> Validation | None:
@@ -214,7 +277,7 @@ def unpack(content: bytes, path: Path) -> Params:
     try:
         tensors: dict[str, Tensor] = load_tensors(content)
     except (SafetensorError, ValueError, KeyError) as error:
-        reason = _looks_like(content) or str(error).splitlines()[0][:80]
+        reason = looks_like(content) or str(error).splitlines()[0][:80]
         raise InputError(f"ckpt: {path} is not a safetensors file ({reason})") from None
     first = next(iter(tensors.values())).dtype if tensors else torch.float32
     for name, value in tensors.items():
@@ -244,14 +307,14 @@ def _weights(path: Path, card: Card) -> bytes:
     found = hashlib.sha256(content).hexdigest()
     if found != card.weights_sha256:
         other = f" and {size} bytes, not {declared}" if declared not in (None, size) else ""
-        what = f"; it is {kind}" if (kind := _looks_like(content)) else ""
+        what = f"; it is {kind}" if (kind := looks_like(content)) else ""
         raise InputError(
             f"ckpt: {path} has SHA-256 {found[:12]}…{other}, its card says {card.weights_sha256[:12]}…{what}"
         )
     return content
 
 
-def _looks_like(content: bytes) -> str:
+def looks_like(content: bytes) -> str:
     """Name what often lies where weights should; nothing of it is opened."""
     for start, kind in _FOREIGN.items():
         if content[:64].lstrip().startswith(start):

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
+from robustbench_meta.cli_import import bring
 from robustbench_meta.cli_leaderboard import leaderboard, submit_check
 from robustbench_meta.cli_zoo import zoo_commands, zoo_table
 from robustbench_meta.terminal import ENVIRONMENT, INPUT, NEGATIVE, NOTHING, STOPPED
 from robustbench_meta.terminal import complain as _complain
 from robustbench_meta.terminal import console as _console
+from robustbench_meta.terminal import pair as _pair
+from robustbench_meta.terminal import pairs as _pairs
 from robustbench_meta.terminal import print_table as _print_table
 from robustbench_meta.terminal import said as _said
 
@@ -50,6 +53,7 @@ commands.add_typer(bench, name="bench")
 commands.add_typer(leaderboard, name="leaderboard")
 commands.add_typer(zoo_commands, name="zoo")
 commands.command("submit-check")(submit_check)
+commands.command("import")(bring)
 
 DataRoot = Annotated[
     Path | None, typer.Option(help="Folder that holds the data; else the environment variable RBM_DATA.")
@@ -195,6 +199,9 @@ def evaluate(
     workers: Annotated[int, typer.Option(help="Processes on this machine, one per GPU where there are several.")] = 1,
     executor: Annotated[str, typer.Option(help="local, or ray: a cluster that runs already.")] = "local",
     address: Annotated[str | None, typer.Option(help="Of the Ray cluster. Default: the one of this machine.")] = None,
+    trust: Annotated[
+        list[str] | None, typer.Option(help="Run this code of an imported checkpoint's, as module:function; repeat it.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the results; what is there is not run again.")] = Path("results"),
     save_adversarial: Annotated[
         bool, typer.Option("--save-adversarial", help="Keep every attacked query in OUT/adversarial.")
@@ -218,7 +225,8 @@ def evaluate(
     target = _target(family, family_option, data_root)
     if executor == "ray":
         device = "auto"  # here; what the cluster's devices do is the place's matter
-    subjects = [grids.load_subject(path, family=target, root=data_root, device=device) for path in ckpt or []]
+    about: Any = {"family": target, "root": data_root, "device": device, "trust": trust or ()}
+    subjects = [grids.load_subject(path, **about) for path in ckpt or []]
     run = evaluations.make(evaluations.Choice(**given), named, subjects, out)
     status = _measure(run, out, place=place, audit=audit)
     if status == 0:
@@ -826,25 +834,10 @@ def _target(family: str | None, options: Sequence[str] | None, root: Path | None
     from robustbench_meta.types import InputError
 
     if family is not None:
-        return _family(family, root, dict(_pair(option, "family-option") for option in options or []))
+        return _family(family, root, _pairs(options, "family-option"))
     if options:
         raise InputError(f"family-option: {options[0]!r} needs a family; give --family too")
     return None
-
-
-def _pair(text: str, option: str) -> tuple[str, Any]:
-    """Read key=value, the value as TOML writes it, or else as text."""
-    import tomllib
-
-    from robustbench_meta.types import InputError
-
-    key, sign, value = text.partition("=")
-    if not (key.strip() and sign):
-        raise InputError(f"{option}: {text!r} is not of the form key=value")
-    try:
-        return key.strip(), tomllib.loads(f"value = {value}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
-        return key.strip(), value.strip()
 
 
 def _words(text: str, option: str) -> tuple[str, ...]:

@@ -115,7 +115,7 @@ def _row(entry: Entry) -> Sequence[str]:
     seen = card.chosen
     accuracies = ("", "") if seen is None else (f"{100 * seen.clean:.1f}", f"{100 * seen.robust:.1f}")
     under = f"{recipe.validate_attack} {recipe.norm} {_budget(recipe.eps)}"
-    minutes = f"{card.train_seconds / 60:.0f}"
+    minutes = "" if card.train_seconds is None else f"{card.train_seconds / 60:.0f}"
     numbers = (*accuracies, under, str(recipe.validate_tasks), minutes, f"{card.weights_sha256[:12]}")
     return (*what, f"{entry.size / 1e3:.0f}", *numbers)
 

@@ -7,7 +7,7 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -190,12 +190,20 @@ def choose_family(name: str, root: Path | None = None, **options: Any) -> TaskFa
 
 
 def load_subject(
-    path: Path, *, family: TaskFamily | None = None, root: Path | None = None, device: str = "auto"
+    path: Path,
+    *,
+    family: TaskFamily | None = None,
+    root: Path | None = None,
+    device: str = "auto",
+    trust: Collection[str] = (),
 ) -> Subject:
-    """Load a checkpoint, a folder or zoo:NAME, to be evaluated on `family`, or on the one it was trained on."""
+    """Load a checkpoint, a folder or zoo:NAME, to be evaluated on `family`, or on the one it was trained on.
+
+    `trust` names the code that may run where a checkpoint's network is somebody's own, as module:function.
+    """
     loaded = checkpoint.load(zoo.folder(path))
     card, recipe = loaded.card, loaded.card.recipe
-    made = catalog.learner(loaded, device=choose_device(device))
+    made = catalog.learner(loaded, device=choose_device(device), trust=trust)
     return Subject(
         name=untrusted.printable(loaded.name),
         weights=card.learner,

@@ -31,18 +31,24 @@ Order = Literal["bn-relu", "relu-bn"]
 class Conv4:
     """Blocks of 3x3 convolution, batch norm, ReLU and 2x2 max pooling (Vinyals et al., arXiv 1606.04080).
 
-    `relu-bn` with a bias is the block of the code of AQ and R-MAML; it cannot fold.
+    `relu-bn` with a bias is the block of the code of AQ and R-MAML; it cannot fold. The code of MAML-Pytorch pads no
+    convolution, and its last pooling has stride 1.
     """
 
     width: int = 64
     depth: int = 4
     order: Order = "bn-relu"
     bias: bool = False
+    padding: int = 1
+    last_stride: int = 2
 
     def __post_init__(self) -> None:
         _positive(width=self.width, depth=self.depth)
         if self.order not in ("bn-relu", "relu-bn"):
             raise InputError(f"order: {self.order!r} is not bn-relu or relu-bn")
+        for name, legal in (("padding", (0, 1)), ("last_stride", (1, 2))):
+            if getattr(self, name) not in legal:
+                raise InputError(f"{name}: {getattr(self, name)} is not {legal[0]} or {legal[1]}")
 
     def parameters(self, shape: tuple[int, ...], rng: torch.Generator) -> Params:
         """Draw weights for inputs of `shape` (C, H, W)."""
@@ -51,10 +57,10 @@ class Conv4:
 
     def features(self, shape: tuple[int, ...]) -> int:
         """Count the features of one embedding."""
-        side = min(shape[1:]) >> self.depth
-        if len(shape) != 3 or side < 1:
+        height, width = (self._left(side) for side in shape[1:]) if len(shape) == 3 else (0, 0)
+        if not (height and width):
             raise InputError(f"depth: {self.depth} poolings leave nothing of an input of shape {shape}")
-        return self.width * (shape[1] >> self.depth) * (shape[2] >> self.depth)
+        return self.width * height * width
 
     def __call__(self, weights: Params, x: Tensor, norm: Params | BatchNorm) -> Tensor:
         return self._run(self._blocks(weights, norm), x)
@@ -63,8 +69,21 @@ class Conv4:
         """Return the embedding by constant weights and statistics."""
         return partial(self._run, [block.freeze() for block in self._blocks(weights, norm)])
 
+    def _left(self, side: int) -> int:
+        """Count the pixels that are left of a side; 0 where a pooling has none to take."""
+        for block in range(self.depth):
+            side = max((side + 2 * self.padding - 4) // self._stride(block) + 1, 0)
+        return side
+
+    def _stride(self, block: int) -> int:
+        return self.last_stride if block == self.depth - 1 else 2
+
     def _blocks(self, weights: Params, norm: Params | BatchNorm) -> list[_Block]:
-        return [_block(weights, f"conv{block}", norm, order=self.order, slope=0.0) for block in range(self.depth)]
+        blocks = [
+            _block(weights, f"conv{block}", norm, order=self.order, slope=0.0, stride=self._stride(block))
+            for block in range(self.depth)
+        ]
+        return [replace(block, padding=self.padding) for block in blocks]
 
     def _run(self, blocks: Sequence[_Block], x: Tensor) -> Tensor:
         for block in blocks:
@@ -191,14 +210,16 @@ class _Block:
     order: Order
     slope: float
     stride: int
+    padding: int | None = None  # of the convolution; None: what keeps the size
     frozen: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
-        side = self.kernel.shape[-1]
-        if self.frozen and side == 3:
+        same = self.kernel.shape[-1] // 2
+        padding = same if self.padding is None else self.padding
+        if self.frozen and same == padding == 1:
             h = convolve(x, self.kernel, self.bias)
         else:
-            h = F.conv2d(x, self.kernel, self.bias, padding=side // 2)
+            h = F.conv2d(x, self.kernel, self.bias, padding=padding)
         if self.order == "relu-bn":
             h = _leaky(h, self.slope)
         if self.normalise is not None:

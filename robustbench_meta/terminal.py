@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,3 +46,23 @@ def said(where: Console) -> Iterator[Callable[[str], None]]:
     """Give tell(line): beside a spinner on a terminal, elsewhere nothing."""
     with where.status("reading") as status:
         yield status.update
+
+
+def pair(text: str, option: str) -> tuple[str, Any]:
+    """Read key=value, the value as TOML writes it, or else as text."""
+    import tomllib
+
+    from robustbench_meta.types import InputError
+
+    key, sign, value = text.partition("=")
+    if not (key.strip() and sign):
+        raise InputError(f"{option}: {text!r} is not of the form key=value")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return key.strip(), value.strip()
+
+
+def pairs(options: Sequence[str] | None, option: str) -> dict[str, Any]:
+    """Read an option that is repeated, each time as key=value."""
+    return dict(pair(one, option) for one in options or ())

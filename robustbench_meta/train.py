@@ -155,6 +155,8 @@ def first_update(recipe: Recipe, watched: Callable[[Learner], Learner], *, root:
 
 
 def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, Learner, TaskFamily, Threat]:
+    if recipe.origin is not None:
+        raise InputError(f"origin: {recipe.origin!r} marks what was trained elsewhere; legal to train: none")
     algorithm = catalog.algorithm(recipe.algorithm, **recipe.algorithm_options)
     defense = catalog.defense(recipe.defense, craft=recipe.craft, **recipe.defense_options)
     network = catalog.network(recipe.network, **recipe.network_options)
@@ -545,6 +547,7 @@ def _draw_curve(card: Card, path: Path) -> None:
     attack = card.recipe.validate_attack
     axes.plot(steps, robust, color="#D55E00", marker="s", markersize=3, label=f"robust ({attack})")
     axes.axhline(100 / card.recipe.ways, color="0.5", linestyle=":", label="constant predictor")
+    assert card.selected_step is not None  # as of every learner that was trained here
     axes.axvline(card.selected_step, color="0.8", zorder=0, label="selected")
     axes.set(xlabel="meta-updates", ylabel="validation accuracy (%)", ylim=(0, 100), xlim=(0, 1.02 * steps[-1]))
     figure.suptitle(f"{card.recipe.algorithm} · {card.recipe.defense} · {card.recipe.family}", fontsize=10)

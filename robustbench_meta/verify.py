@@ -218,8 +218,13 @@ def _validated(loaded: checkpoint.Checkpoint, family: TaskFamily, seconds: float
     """Measure the validation tasks again, and compare with what the card says of the selected step."""
     card, recipe, started = loaded.card, loaded.card.recipe, time.monotonic()
     then = card.chosen
-    if then is None:
-        return [Finding("validation", "not verified", f"no history of step {card.selected_step}")], "no accuracy"
+    if then is None or card.threads is None:
+        why = (
+            f"no history of step {card.selected_step}"
+            if card.imported is None
+            else "an imported learner has no history"
+        )
+        return [Finding("validation", "not verified", why)], "no accuracy"
     device = _device(card.device)
     made = catalog.learner(loaded, device=device)
     seen: list[tuple[float, float]] = []

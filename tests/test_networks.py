@@ -64,6 +64,39 @@ def test_conv4_equals_the_module_that_torch_users_write(order: str, bias: bool) 
     torch.testing.assert_close(network(weights, x, statistics), module(x).flatten(1), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("order", ["bn-relu", "relu-bn"])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("last_stride", [1, 2])
+def test_conv4_without_padding_and_with_a_last_pooling_of_stride_1_is_maml_pytorchs(
+    padding: int, last_stride: int, order: str
+) -> None:
+    network = Conv4(3, 3, order, True, padding, last_stride)  # type: ignore[arg-type]
+    shape = (2, 40, 41) if padding else (2, 54, 55)
+    weights = random_weights(network, shape)
+    rng = torch.Generator().manual_seed(1)
+    x = torch.rand(2, *shape, dtype=torch.float64, generator=rng)
+    norm: Params = {}
+    h = x
+    for block in range(3):
+        name = f"conv{block}"
+        norm |= {f"{name}.mean": torch.randn(3, generator=rng).double(), f"{name}.var": torch.ones(3).double() + block}
+        mean, var, gamma, beta = (
+            norm[f"{name}.mean"],
+            norm[f"{name}.var"],
+            *(weights[f"{name}.{p}"] for p in ("gamma", "beta")),
+        )
+        h = F.conv2d(h, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=padding)
+        h = (
+            F.batch_norm(F.relu(h), mean, var, gamma, beta)
+            if order == "relu-bn"
+            else F.relu(F.batch_norm(h, mean, var, gamma, beta))
+        )
+        h = F.max_pool2d(h, 2, last_stride if block == 2 else 2)
+    torch.testing.assert_close(network(weights, x, norm), h.flatten(1), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(network.freeze(weights, norm)(x.requires_grad_()), h.flatten(1), rtol=1e-9, atol=1e-9)
+    assert network.features(shape) == h[0].numel()
+
+
 def test_the_r2d2_embedding_joins_its_last_two_blocks() -> None:
     network = R2D2Net((4, 5, 6, 7))
     weights = random_weights(network, (3, 32, 32))
@@ -156,7 +189,9 @@ def test_resnet12_refuses_options_it_cannot_have(bad: dict[str, object]) -> None
         ResNet12().parameters((3, 8, 8), torch.Generator())
 
 
-@pytest.mark.parametrize("bad", [{"width": 0}, {"depth": 0}, {"order": "relu"}, {"width": 10_000}])
+@pytest.mark.parametrize(
+    "bad", [{"width": 0}, {"depth": 0}, {"order": "relu"}, {"width": 10_000}, {"padding": 2}, {"last_stride": 0}]
+)
 def test_conv4_refuses_options_it_cannot_have(bad: dict[str, object]) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):
         Conv4(**bad)  # type: ignore[arg-type]

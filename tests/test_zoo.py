@@ -229,6 +229,7 @@ def test_the_list_shows_what_is_shipped_with_its_validation_and_what_has_only_a_
     assert set(lines) >= set(zoo.recipes())
     card = checkpoint.load(SHIPPED / ROBUST).card
     assert card.chosen is not None
+    assert card.train_seconds is not None
     expected = (
         f"shipped strokes protonet aq conv4 width 16 30 {100 * card.chosen.clean:.1f} {100 * card.chosen.robust:.1f}"
         f" pgd-10 linf 0.1 40 {card.train_seconds / 60:.0f} {card.weights_sha256[:12]}"

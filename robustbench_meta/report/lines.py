@@ -205,7 +205,12 @@ def _card(text: object) -> dict[str, Any]:
 
 
 def _facts(card: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    """Say what training took, what was kept of it, and by which hashes to know it."""
+    """Say what training took, what was kept of it, or where it was imported from, and by which hashes to know it."""
+    imported = card.get("imported")
+    if isinstance(imported, dict):
+        yield "Imported", f"{_shown(imported.get('file', ''))}, SHA-256 {_shown(imported.get('sha256', ''))}"
+        if imported.get("code_sha256") is not None:
+            yield "Network, SHA-256", _shown(imported["code_sha256"])
     seconds, device = card.get("train_seconds"), card.get("device", "")
     if isinstance(seconds, int | float):
         unit = "GPU-s" if str(device).startswith("cuda") else "s"
