@@ -22,6 +22,7 @@ ROOMS = [
     "episodes",
     "downloads",
     "checkpoint",
+    "curve",
     "store",
     "engine",
     "ascent",
