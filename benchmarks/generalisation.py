@@ -22,6 +22,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from scipy.special import stdtr, stdtrit
@@ -40,7 +41,7 @@ from robustbench_meta.types import InputError
 HERE = Path("reports/generalisation")
 SOURCES = "sources.json"  # which episodes are which: what an entry knows by their hash alone
 NOISE, ATTACK = "noise-1", "pgd-20"
-CLEAN_TASKS, ATTACK_TASKS = 300, 60  # noise at the largest eps meets the clean accuracy of as many, too
+CLEAN_TASKS, ATTACK_TASKS = 200, 40  # noise at the largest eps meets the clean accuracy of as many, too
 SAME = ("family", "family_options", "algorithm", "algorithm_options", "network", "network_options", "norm_mode")
 SPEC = ("ways", "shots", "seed")
 STAR = "\\*"  # after a difference that Holm leaves
@@ -106,11 +107,7 @@ def evaluate(folders: Iterable[Path], out: Path, *, root: Path | None) -> None:
 
 def add(results: Path, out: Path, *, root: Path | None) -> None:
     """Put what was measured into `out`: an entry for each learner, and which episodes are which."""
-    about = submissions.read_about(HERE.parent / "leaderboard" / "about.toml")
-    found = submissions.entries_of(results, {}, about, robustbench_meta.__version__)
-    added = board.add(out, found)
-    if added.problems:
-        raise InputError(added.problems[0].text)
+    add_entries(results, out)
     sources = {}
     for target in dict.fromkeys([*OWN.values(), *(one for group in OTHERS.values() for one in group)]):
         family: Any = catalog.family(target.family, root=root, **target.options)
@@ -121,13 +118,21 @@ def add(results: Path, out: Path, *, root: Path | None) -> None:
     checkpoint.write(out / SOURCES, text.encode() + b"\n")
 
 
+def add_entries(results: Path, out: Path) -> None:
+    """Put an entry for each learner of a results folder into `out`, joined with what is there."""
+    about = submissions.read_about(HERE.parent / "leaderboard" / "about.toml")
+    found = submissions.entries_of(results, {}, about, robustbench_meta.__version__)
+    if problems := board.add(out, found).problems:
+        raise InputError(problems[0].text)
+
+
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What one learner got right, in task order: clean [n] of NOISE's tasks, robust [m] by eps under ATTACK."""
+    """What one learner got right, each a Series over task numbers: clean, under noise by eps, under ATTACK by eps."""
 
-    clean: np.ndarray
-    noisy: dict[float, np.ndarray]
-    robust: dict[float, np.ndarray]
+    clean: pd.Series[float]
+    noisy: dict[float, pd.Series[float]]
+    robust: dict[float, pd.Series[float]]
 
 
 @dataclass(frozen=True)
@@ -179,16 +184,22 @@ def read(folder: Path) -> Study:
         raise InputError(problems[0].text if problems else f"entries: {folder} holds none; `add` writes them")
     known: Any = untrusted.parse(untrusted.content(folder / SOURCES, 2**20))
     cards = {one.name: one.card for one in entries.values() if one.card is not None}
-    table = statistics.per_task(submissions.tables_of(entries.values())).sort_values("task", kind="stable")
-    measured = {}
-    for (name, episodes), rows in table.groupby(["checkpoint", "episodes"]):
-        by_attack: Any = dict(iter(rows.groupby(["attack", "eps"])))
-        noisy = {eps: mine for (attack, eps), mine in by_attack.items() if attack == NOISE}
-        robust = {eps: mine["robust"].to_numpy() for (attack, eps), mine in by_attack.items() if attack == ATTACK}
-        given = {eps: mine["robust"].to_numpy() for eps, mine in noisy.items()}
-        measured[str(name), known[episodes]["title"]] = Measured(noisy[max(noisy)]["clean"].to_numpy(), given, robust)
-    sources = {one["title"]: one for one in known.values()}
-    return Study(cards, measured, sources, tuple(compare(cards, measured)))
+    table = statistics.per_task(submissions.tables_of(entries.values()))
+    measured = {
+        (str(name), str(known[episodes]["title"])): measured_of(rows)
+        for (name, episodes), rows in table.groupby(["checkpoint", "episodes"])
+    }
+    return Study(cards, measured, {one["title"]: one for one in known.values()}, tuple(compare(cards, measured)))
+
+
+def measured_of(rows: pd.DataFrame) -> Measured:
+    """Gather what one learner got right on one source of tasks, from rows of `statistics.per_task`."""
+    by_attack: dict[str, dict[float, pd.DataFrame]] = {NOISE: {}, ATTACK: {}}
+    for (attack, eps), mine in rows.groupby(["attack", "eps"]):
+        by_attack.setdefault(str(attack), {})[float(eps)] = mine.set_index("task")
+    longest = max((mine for runs in by_attack.values() for mine in runs.values()), key=len)
+    noisy, robust = ({eps: mine["robust"] for eps, mine in by_attack[name].items()} for name in (NOISE, ATTACK))
+    return Measured(longest["clean"], noisy, robust)
 
 
 def compare(cards: dict[str, Card], measured: dict[tuple[str, str], Measured]) -> list[Case]:
@@ -209,7 +220,11 @@ def compare(cards: dict[str, Card], measured: dict[tuple[str, str], Measured]) -
 def _differences(standard: Measured, defended: Measured) -> tuple[np.ndarray, np.ndarray]:
     """Return defended minus standard, clean [n] and robust [m] at the largest eps that both met, task by task."""
     eps = max(standard.robust.keys() & defended.robust.keys())
-    return defended.clean - standard.clean, defended.robust[eps] - standard.robust[eps]
+    clean, robust = (
+        (other - one).dropna().to_numpy()
+        for one, other in ((standard.clean, defended.clean), (standard.robust[eps], defended.robust[eps]))
+    )
+    return clean, robust
 
 
 def paired(differences: np.ndarray) -> Difference:
@@ -362,8 +377,8 @@ CIFAR-FS and FC100 are splits of the same 100 classes. Of FC100's {len(whole)} t
 every class that CIFAR-FS trains or validates on is left out: {", ".join(names)}; and of their images all but
 {lost}, which a class seen in training holds too. So every task has {"these same" if len(names) == 5 else "5 of these"}
 {len(names)} classes, and {inside} of them are test classes of CIFAR-FS as well. This is not another domain but a part
-of the same one, and its intervals do not speak for other classes. The characters of Omniglot, black on white and in three
-channels, share nothing with CIFAR-FS."""
+of the same one, and its intervals do not speak for other classes. The characters of Omniglot, black on white and in
+three channels, share nothing with CIFAR-FS."""
 
 
 def accuracies(study: Study) -> str:
@@ -415,8 +430,8 @@ def _pair(case: Case) -> str:
     return f"`{escape(case.defended)}` − `{escape(case.standard)}`"
 
 
-def _mean(values: np.ndarray) -> str:
-    mean, half = interval(values)
+def _mean(values: pd.Series[float]) -> str:
+    mean, half = interval(values.to_numpy())
     return f"{100 * mean:.1f} ± {100 * half:.1f}"
 
 

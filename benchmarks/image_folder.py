@@ -10,28 +10,28 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from robustbench_meta import catalog
-from robustbench_meta.types import SPLITS, InputError
+from robustbench_meta.types import SPLITS, InputError, TaskFamily
 
 
-def write(family: str, out: Path, *, root: Path | None = None) -> str:
+def write(family: TaskFamily, out: Path) -> str:
     """Write every image of `family`; return the SHA-256 of all file names and pixels, the same on every machine.
 
     Raise InputError where `out` exists, or where the family gives no images by class.
     """
-    made = catalog.family(family, root=root)
-    if not hasattr(made, "pool"):
-        raise InputError(f"family: {family} gives tasks alone; legal: a family with pool(split), as omniglot")
+    if not hasattr(family, "pool"):
+        raise InputError(f"family: {family!r} gives tasks alone; legal: a family with pool(split), as omniglot")
     if out.exists():
         raise InputError(f"out: {out} is there already; remove it, or name another folder")
     digest = hashlib.sha256()
     for split in SPLITS:
-        pool = made.pool(split)
+        pool = family.pool(split)
         for name, start, end in zip(pool.names, pool.starts, pool.starts[1:], strict=False):
             folder = out / split / name.replace("/", "-")
             folder.mkdir(parents=True)
@@ -54,7 +54,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data-root", type=Path, default=None)
     given = parser.parse_args()
-    print(write(given.family, given.out, root=given.data_root))
+    try:
+        print(write(catalog.family(given.family, root=given.data_root), given.out))
+    except InputError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
