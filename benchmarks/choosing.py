@@ -35,12 +35,13 @@ from robustbench_meta.outcomes import eps_text
 from robustbench_meta.report import drawing, frames
 from robustbench_meta.report.gallery import pixels
 from robustbench_meta.report.markdown import escape
-from robustbench_meta.report.placing import spread
+from robustbench_meta.report.placing import label_points
 from robustbench_meta.report.tables import display_names
 from robustbench_meta.types import InputError, Spec, Streams, Threat
 
 PAGE, IMAGES = Path("docs/choosing.md"), Path("docs/img")
 BOARD, OVERFITTING = Path("reports/leaderboard"), Path("reports/overfitting")
+RUNS = ("few-classes", "weak-attack")
 ATTACK, SHOWN = "pgd-20-at", 6  # which goes all the way, so that every image has the whole eps; images of a row
 
 
@@ -88,15 +89,25 @@ def draw_looks(found: Looks) -> Figure:
 
 
 @dataclass(frozen=True, eq=False)
+class Weights:
+    """The weights of one step of a run: their card, and what they got right on each test task, clean and by attack."""
+
+    card: Card
+    clean: pd.Series[float]
+    robust: dict[str, pd.Series[float]]
+
+
+@dataclass(frozen=True, eq=False)
 class Known:
-    """What the blocks are made of: the board's frames and cards, the study of generalisation, the overfitted pair."""
+    """What the blocks are made of: the board's worst cases and cards, the study of generalisation, and RUNS.
+
+    Of each run there are the weights that validation chose, then the last ones.
+    """
 
     worst: pd.DataFrame
-    ranked: pd.DataFrame
     cards: dict[str, Card]  # by weights
     study: Study
-    best: tuple[Card, generalisation.Measured]
-    last: tuple[Card, generalisation.Measured]
+    runs: dict[str, tuple[Weights, Weights]]
 
 
 def read() -> Known:
@@ -106,10 +117,9 @@ def read() -> Known:
         raise InputError(problems[0].text)
     results = submissions.tables_of(entries.values())
     cards = {one.weights: one.card for one in entries.values() if one.card is not None}
-    worst, ranked = statistics.worst_case(results), statistics.leaderboard(results)
-    pair = _overfitted(OVERFITTING)
-    study = generalisation.read(generalisation.HERE)
-    return Known(_one_threat(worst), _one_threat(ranked), cards, study, best=pair[0], last=pair[1])
+    worst = _one_threat(statistics.worst_case(results))
+    runs = {name: read_run(OVERFITTING / name) for name in RUNS}
+    return Known(worst, cards, generalisation.read(generalisation.HERE), runs)
 
 
 def _one_threat(rows: pd.DataFrame) -> pd.DataFrame:
@@ -117,11 +127,11 @@ def _one_threat(rows: pd.DataFrame) -> pd.DataFrame:
     wanted = {"surface": "query", "track": "inductive", "norm": "linf", "split": "test", "ways": 5, "shots": 5}
     for name, value in wanted.items():
         rows = rows[rows[name] == value]
-    return frames.measured(rows)
+    return rows
 
 
-def _overfitted(folder: Path) -> list[tuple[Card, generalisation.Measured]]:
-    """Return the card and the measurements of the weights that validation chose and of the last ones."""
+def read_run(folder: Path) -> tuple[Weights, Weights]:
+    """Read what was measured of a run's best and of its last weights."""
     entries, problems = tracks.read(folder / submissions.ENTRIES)
     if problems or len(entries) != 2:
         raise InputError(problems[0].text if problems else f"entries: {folder} must hold the best and the last weights")
@@ -130,15 +140,19 @@ def _overfitted(folder: Path) -> list[tuple[Card, generalisation.Measured]]:
     for entry in entries.values():
         if entry.card is None:
             raise InputError(f"entries: {entry.name} has no card")
-        found.append((entry.card, generalisation.measured_of(table[table["weights"] == entry.weights])))
-    return sorted(found, key=lambda one: one[0].selected_step)
+        mine = table[(table["weights"] == entry.weights) & (table["attack"] != statistics.WORST_CASE)].set_index("task")
+        robust = {str(attack): rows["robust"] for attack, rows in mine.groupby("attack")}
+        found.append(Weights(entry.card, mine[mine["attack"] == generalisation.ATTACK]["clean"], robust))
+    best, last = sorted(found, key=lambda one: one.card.selected_step)
+    return best, last
 
 
 def blocks(known: Known) -> dict[str, str]:
     """Return what stands between the marks of the page, by name."""
-    families = {f"eps-{family}": eps_table(known, family) for family in sorted(set(known.worst["family"]))}
-    budgets = {f"budget-{family}": budget_table(known, family) for family in sorted(set(known.ranked["family"]))}
-    return families | budgets | {"overfitting": overfitting_text(known)}
+    names = sorted(set(known.worst["family"]))
+    families = {f"eps-{family}": eps_table(known, family) for family in names}
+    budgets = {f"budget-{family}": budget_table(known, family) for family in names}
+    return families | budgets | {name: run_text(name, *pair) for name, pair in known.runs.items()}
 
 
 def eps_table(known: Known, family: str) -> str:
@@ -149,7 +163,7 @@ def eps_table(known: Known, family: str) -> str:
     header = ["learner", "clean, %", "given up, points"]
     header += [f"{kind} {eps_text(eps)}" for eps in budgets for kind in ("noise", "worst case")]
     lines = []
-    for entry, mine in frames.by_entry(rows.sort_values(["robust"], ascending=False, kind="stable")):
+    for entry, mine in frames.by_entry(rows):
         at = {row["eps"]: row for row in frames.records(mine)}
         own = known.study.measured.get((entry.checkpoint, generalisation.OWN[family].title))
         first = at[min(at)]
@@ -166,26 +180,28 @@ def eps_table(known: Known, family: str) -> str:
 
 def budget_table(known: Known, family: str) -> str:
     """Tabulate what training took and what the worst attack leaves, the cheapest learner first, beside its figure."""
-    rows = _by_cost(known, family)
-    names = display_names(known.ranked)
+    rows, names = _by_cost(known, family), display_names(known.worst)
     lines = []
     for card, row in rows:
         recipe = card.recipe
-        craft_name = "–" if recipe.defense in ("standard", "fast") else f"`{escape(recipe.craft)}`"
-        name = f"`{escape(names[row['checkpoint'], row['weights']])}`"
+        crafted = "–" if recipe.defense in ("standard", "fast") else f"`{escape(recipe.craft)}`"
+        about = f"{recipe.network_options.get('width', '–')}, {recipe.steps:,} × {recipe.meta_batch}"
+        name, defense = f"`{escape(names[row['checkpoint'], row['weights']])}`", f"`{escape(recipe.defense)}`"
         accuracies = [_percent(row[name], row[f"{name}_ci95"]) for name in ("clean", "robust")]
-        rank = "–" if pd.isna(row["rank_low"]) else f"{row['rank_low']} to {row['rank_high']}"
-        lines.append([_minutes(card), name, f"`{escape(recipe.defense)}`", craft_name, *accuracies, rank])
-    eps = eps_text(float(rows[0][1]["rank_eps"]))
-    header = ["training", "learner", "defense", "attack in training", "clean, %", f"worst case at {eps}, %", "rank"]
+        lines.append([_minutes(card), name, defense, crafted, about, *accuracies, str(row["tasks"])])
+    eps = eps_text(float(rows[0][1]["eps"]))
+    header = ["training", "learner", "defense", "attack in training", "width, updates × tasks", "clean, %"]
+    header += [f"worst case at {eps}, %", "test tasks"]
     alt = f"Worst-case accuracy at {eps} against training time"
     return f"![{alt}](img/budget-{family}.svg)\n\n{grid(header, lines)}"
 
 
 def _by_cost(known: Known, family: str) -> list[tuple[Card, dict[str, Any]]]:
-    rows = frames.records(known.ranked[known.ranked["family"] == family])
-    found = [(known.cards[row["weights"]], row) for row in rows if row["weights"] in known.cards]
-    return sorted(found, key=lambda one: (one[0].device, one[0].train_seconds))
+    """Give the learners of a family with their worst case at the eps of the ranking, the cheapest first."""
+    rows = known.worst[known.worst["family"] == family]
+    at = rows[(rows["eps"] == frames.ranking_eps(rows)) & rows["complete"]]
+    found = [(known.cards[row["weights"]], row) for row in frames.records(at) if row["weights"] in known.cards]
+    return sorted(found, key=lambda one: (one[0].device, one[0].train_seconds, one[1]["checkpoint"]))
 
 
 def _minutes(card: Card) -> str:
@@ -194,74 +210,71 @@ def _minutes(card: Card) -> str:
 
 
 def draw_budget(known: Known, family: str) -> Figure:
-    """Draw worst-case against clean accuracy's training time: a column of two points for each learner."""
-    rows, names = _by_cost(known, family), display_names(known.ranked)
-    figure = Figure(figsize=(7.4, 4.2))
+    """Draw worst-case accuracy against training time, a look for each defense."""
+    rows, names = _by_cost(known, family), display_names(known.worst)
+    figure = Figure(figsize=(7.4, 4.4))
     axes = figure.add_subplot()
-    every = sorted({card.recipe.defense for card, _ in rows}, key=lambda name: (name != "standard", name))
-    for card, row in rows:
-        at, place = card.train_seconds / 60, every.index(card.recipe.defense)
-        colour, marker = (part[place % len(part)] for part in (drawing.PALETTE, drawing.MARKERS))
-        look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 6}
-        face = "white" if card.device.startswith("cuda") else colour
-        axes.errorbar(at, 100 * row["robust"], 100 * row["robust_ci95"], markerfacecolor=face, **look)
+    minutes = [card.train_seconds / 60 for card, _ in rows]
+    ticks = [tick for tick in TICKS if min(minutes) / 2 <= tick <= 2 * max(minutes)]
     axes.set_xscale("log")
-    axes.set_xticks(ticks := [5, 10, 20, 40, 80, 160], [f"{tick} min" for tick in ticks])
+    axes.set_xlim(min(minutes) / 1.5, 1.5 * max(minutes))
+    axes.set_xticks(ticks, [f"{tick} min" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("training on one core of a busy CPU; hollow: on a GPU")
-    axes.set_ylabel(f"worst case at {eps_text(float(rows[0][1]['rank_eps']))}, %")
-    axes.axhline(100 / 5, color=drawing.MUTED, linestyle=drawing.DOTTED, linewidth=1.1)
+    axes.set_ylim(-4, 100 * max(row["robust"] + row["robust_ci95"] for _, row in rows) + 5)
+    every = sorted({card.recipe.defense for card, _ in rows}, key=lambda name: (name != "standard", name))
+    points, bars = [], []
+    for at, (card, row) in zip(minutes, rows, strict=True):
+        place, y, half = every.index(card.recipe.defense), 100 * row["robust"], 100 * row["robust_ci95"]
+        colour, marker = (part[place % len(part)] for part in (drawing.PALETTE, drawing.MARKERS))
+        face = "white" if card.device.startswith("cuda") else colour
+        axes.errorbar(at, y, half, color=colour, marker=marker, markersize=6, markerfacecolor=face)
+        points.append((at, y, names[row["checkpoint"], row["weights"]], colour))
+        bars.append((at, y - half, at, y + half))
+    axes.set_xlabel("training on one core of a busy CPU (hollow: on a GPU)")
+    axes.set_ylabel(f"worst case at {eps_text(float(rows[0][1]['eps']))}, %")
+    axes.axhline(20, color=drawing.MUTED, linestyle=drawing.DOTTED, linewidth=1.1)
     axes.grid(axis="y")
-    right = axes.get_xlim()[1]
-    points = sorted((100 * row["robust"], names[row["checkpoint"], row["weights"]]) for _, row in rows)
-    low, high = axes.get_ylim()
-    for (y, name), place in zip(points, spread([y for y, _ in points], 0.05 * (high - low), low), strict=True):
-        look = {"color": drawing.MUTED, "linewidth": 0.6, "clip_on": False}
-        axes.plot([right, right * 1.08], [y, place], **look)
-        axes.text(right * 1.1, place, drawing.short(name, 40), va="center", fontsize=8.5)
+    figure.tight_layout()
+    label_points(axes, points, bars)
     return figure
 
 
-def overfitting_text(known: Known) -> str:
+TICKS = (1, 2, 5, 10, 20, 40, 80, 160, 320)
+
+
+def run_text(name: str, best: Weights, last: Weights) -> str:
     """Say what the weights that validation chose have over the last ones, on training, validation and test tasks."""
-    (best, chosen), (last, final) = known.best, known.last
-    history = {seen.step: seen for seen in best.history}
+    recipe, strong = best.card.recipe, generalisation.ATTACK
+    history = {seen.step: seen for seen in best.card.history}
     rows = []
-    for name, card, found in (("chosen by validation", best, chosen), ("last", last, final)):
-        seen, eps = history[card.selected_step], max(found.robust)
-        shares = [seen.train_clean, seen.train_robust, seen.clean, seen.robust]
+    for title, one in (("chosen by validation", best), ("last", last)):
+        seen = history[one.card.selected_step]
+        shares = (seen.train_clean, seen.train_robust, seen.clean, seen.robust)
         cells = ["–" if share is None else f"{100 * share:.1f}" for share in shares]
-        tests = [_percent(*interval(one.to_numpy())) for one in (found.clean, found.robust[eps])]
-        rows.append([name, f"{card.selected_step:,}", *cells, *tests])
-    header = ["weights", "updates", "training: clean", "robust", "validation: clean", "robust", "test: clean", "robust"]
-    eps = max(chosen.robust)
-    pairs = [(chosen.clean - final.clean), (chosen.robust[eps] - final.robust[eps])]
-    worth = [_points(one := pair.dropna().to_numpy()) + f" (p {_p_text(paired_p(one))})" for pair in pairs]
-    tasks = len(pairs[1].dropna())
+        tests = [_percent(*interval(x.to_numpy())) for x in (one.clean, one.robust[recipe.craft], one.robust[strong])]
+        rows.append([title, f"{one.card.selected_step:,}", *cells, *tests])
+    header = ["weights", "updates", "training tasks: clean", f"`{recipe.validate_attack}`", "validation: clean"]
+    header += [f"`{recipe.validate_attack}`", "test: clean", f"`{recipe.craft}` (as in training)", f"`{strong}`"]
+    clean, robust = best.clean - last.clean, best.robust[strong] - last.robust[strong]
+    worth = f"{_points(robust)} points under `{strong}`, {_points(clean)} clean"
     said = (
-        f"On {tasks} test tasks, paired, stopping there is worth {worth[1]} points of robust accuracy and {worth[0]} of"
+        f"All in %, at eps {eps_text(recipe.eps)}. Chosen weights less last ones, on {len(robust)} test tasks: {worth}."
     )
-    said += (
-        f" clean accuracy. The attack is `{generalisation.ATTACK}` on test tasks and `{best.recipe.validate_attack}`"
-    )
-    said += f" on the others, at {eps_text(eps)}; all numbers are in %."
-    return f"![Accuracy over updates](img/overfitting.svg)\n\n{grid(header, rows)}\n\n{said}"
+    return f"![Accuracy over updates](img/{name}.svg)\n\n{grid(header, rows)}\n\n{said}"
 
 
-def _p_text(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
+def _points(differences: pd.Series[float]) -> str:
+    given = differences.to_numpy()
+    mean, half = interval(given)
+    p = paired_p(given)
+    return f"{100 * mean:+.1f} ± {100 * half:.1f} (p {'< 0.001' if p < 0.001 else f'= {p:.2g}'})"
 
 
-def _points(differences: np.ndarray) -> str:
-    mean, half = interval(differences)
-    return f"{100 * mean:+.1f} ± {100 * half:.1f}"
-
-
-def draw_overfitting(known: Known) -> Figure:
-    """Draw accuracy on training and validation tasks over the updates of the overfitted run."""
-    figure = Figure(figsize=(7.4, 3.9), layout="constrained")
+def draw_run(best: Weights) -> Figure:
+    """Draw accuracy on training and validation tasks over the updates of a run."""
+    figure = Figure(figsize=(7.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    curve.plot(axes, known.best[0])
+    curve.plot(axes, best.card)
     axes.set_ylabel("accuracy, %")
     axes.legend(frameon=False, fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
@@ -283,12 +296,12 @@ def filled(page: str, made: dict[str, str]) -> str:
 def write(page: Path, images: Path) -> None:
     """Bring the blocks of a page and the figures beside it up to date."""
     known = read()
+    with matplotlib.rc_context(drawing.STYLE):
+        figures = {f"budget-{family}": draw_budget(known, family) for family in sorted(set(known.worst["family"]))}
+        figures |= {name: draw_run(best) for name, (best, _) in known.runs.items()}
+        for name, figure in figures.items():
+            drawing.save(figure, images / name, "", drawing.About("", ""))
     checkpoint.write(page, filled(page.read_text(encoding="utf-8"), blocks(known)).encode())
-    families = sorted(set(known.ranked["family"]))
-    figures = {f"budget-{family}": lambda family=family: draw_budget(known, family) for family in families}
-    for name, draw in {**figures, "overfitting": lambda: draw_overfitting(known)}.items():
-        with matplotlib.rc_context(drawing.STYLE):
-            drawing.save(draw(), images / name, "", drawing.About("", ""))
 
 
 LOOKS = {"eps-colour": ("cifar-fs-protonet-aq", COLOUR_EPS), "eps-grey": ("omniglot-protonet-aq", GREY_EPS)}
@@ -299,7 +312,8 @@ def main() -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     drawing_, adding, _ = (parts.add_parser(name) for name in ("draw", "add", "write"))
     drawing_.add_argument("--data-root", type=Path, default=None)
-    adding.add_argument("results", type=Path, help="of the best and the last weights of an overfitted run")
+    adding.add_argument("results", type=Path, help="of the best and the last weights of a run")
+    adding.add_argument("run", choices=RUNS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     try:
@@ -308,7 +322,7 @@ def main() -> None:
                 figure = draw_looks(looks(Path("checkpoints") / learner, budgets, root=given.data_root))
                 figure.savefig(IMAGES / f"{name}.png", dpi=96, metadata={"Software": None})
         elif given.part == "add":
-            generalisation.add_entries(given.results, OVERFITTING)
+            generalisation.add_entries(given.results, OVERFITTING / given.run)
         else:
             write(PAGE, IMAGES)
     except InputError as error:
