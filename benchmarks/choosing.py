@@ -132,16 +132,15 @@ def _one_threat(rows: pd.DataFrame) -> pd.DataFrame:
 
 def read_run(folder: Path) -> tuple[Weights, Weights]:
     """Read what was measured of a run's best and of its last weights."""
-    entries, problems = tracks.read(folder / submissions.ENTRIES)
-    if problems or len(entries) != 2:
-        raise InputError(problems[0].text if problems else f"entries: {folder} must hold the best and the last weights")
-    table = statistics.per_task(submissions.tables_of(entries.values()))
+    entries = generalisation.entries_in(folder)
+    if len(entries) != 2:
+        raise InputError(f"entries: {folder} must hold the best and the last weights of one run")
+    table = statistics.per_task(submissions.tables_of(entries))
     found = []
-    for entry in entries.values():
-        if entry.card is None:
-            raise InputError(f"entries: {entry.name} has no card")
+    for entry in entries:
         mine = table[(table["weights"] == entry.weights) & (table["attack"] != statistics.WORST_CASE)].set_index("task")
         robust = {str(attack): rows["robust"] for attack, rows in mine.groupby("attack")}
+        assert entry.card is not None  # entries_in has seen it
         found.append(Weights(entry.card, mine[mine["attack"] == generalisation.ATTACK]["clean"], robust))
     best, last = sorted(found, key=lambda one: one.card.selected_step)
     return best, last
@@ -156,23 +155,26 @@ def blocks(known: Known) -> dict[str, str]:
 
 
 def eps_table(known: Known, family: str) -> str:
-    """Tabulate clean accuracy, and by eps what random noise leaves and what the worst attack leaves."""
+    """Tabulate clean accuracy, and by eps what random noise costs and what the worst attack leaves."""
     rows = known.worst[known.worst["family"] == family]
     names, budgets = display_names(rows), sorted(set(rows["eps"]))
     given_up = {case.defended: case.clean for case in known.study.cases if case.target == case.home}
     header = ["learner", "clean, %", "given up, points"]
-    header += [f"{kind} {eps_text(eps)}" for eps in budgets for kind in ("noise", "worst case")]
+    header += [
+        text for eps in map(eps_text, budgets) for text in (f"noise of {eps}, points", f"worst case at {eps}, %")
+    ]
     lines = []
     for entry, mine in frames.by_entry(rows):
         at = {row["eps"]: row for row in frames.records(mine)}
         own = known.study.measured.get((entry.checkpoint, generalisation.OWN[family].title))
         first = at[min(at)]
         clean = _percent(*interval(own.clean.to_numpy())) if own else _percent(first["clean"], first["clean_ci95"])
-        cost = given_up.get(entry.checkpoint)
-        line = [f"`{escape(names[entry.checkpoint, entry.weights])}`", clean, cost.text if cost else "–"]
+        less = given_up.get(entry.checkpoint)
+        line = [f"`{escape(names[entry.checkpoint, entry.weights])}`", clean, less.text if less else "–"]
         for eps in budgets:
             noisy = own.noisy.get(eps) if own else None
-            line.append("–" if noisy is None else _percent(*interval(noisy.to_numpy())))
+            cost = None if own is None or noisy is None else (noisy - own.clean).dropna().to_numpy()
+            line.append("–" if cost is None else _points(*interval(cost)))
             line.append(_percent(at[eps]["robust"], at[eps]["robust_ci95"]) if eps in at else "–")
         lines.append(line)
     return grid(header, lines)
@@ -256,18 +258,21 @@ def run_text(name: str, best: Weights, last: Weights) -> str:
     header = ["weights", "updates", "training tasks: clean", f"`{recipe.validate_attack}`", "validation: clean"]
     header += [f"`{recipe.validate_attack}`", "test: clean", f"`{recipe.craft}` (as in training)", f"`{strong}`"]
     clean, robust = best.clean - last.clean, best.robust[strong] - last.robust[strong]
-    worth = f"{_points(robust)} points under `{strong}`, {_points(clean)} clean"
+    worth = f"{_tested(robust)} under `{strong}`, {_tested(clean)} clean"
     said = (
         f"All in %, at eps {eps_text(recipe.eps)}. Chosen weights less last ones, on {len(robust)} test tasks: {worth}."
     )
     return f"![Accuracy over updates](img/{name}.svg)\n\n{grid(header, rows)}\n\n{said}"
 
 
-def _points(differences: pd.Series[float]) -> str:
+def _tested(differences: pd.Series[float]) -> str:
     given = differences.to_numpy()
-    mean, half = interval(given)
     p = paired_p(given)
-    return f"{100 * mean:+.1f} ± {100 * half:.1f} (p {'< 0.001' if p < 0.001 else f'= {p:.2g}'})"
+    return f"{_points(*interval(given))} points (p {'< 0.001' if p < 0.001 else f'= {p:.2g}'})"
+
+
+def _points(mean: float, half: float) -> str:
+    return f"{round(100 * mean, 1) + 0.0:+.1f} ± {100 * half:.1f}"  # + 0.0: no minus before nothing
 
 
 def draw_run(best: Weights) -> Figure:

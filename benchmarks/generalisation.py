@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from scipy.special import stdtr, stdtrit
 
 import robustbench_meta
-from robustbench_meta import board, catalog, checkpoint, statistics, submissions, tracks, untrusted
+from robustbench_meta import catalog, checkpoint, statistics, submissions, untrusted
 from robustbench_meta.checkpoint import Card
 from robustbench_meta.episodes import fingerprint
 from robustbench_meta.grid import COLOUR_EPS, GREY_EPS
@@ -109,7 +109,7 @@ def add(results: Path, out: Path, *, root: Path | None) -> None:
     """Put what was measured into `out`: an entry for each learner, and which episodes are which."""
     add_entries(results, out)
     sources = {}
-    for target in dict.fromkeys([*OWN.values(), *(one for group in OTHERS.values() for one in group)]):
+    for target in {one.title: one for group in (OWN.values(), *OTHERS.values()) for one in group}.values():
         family: Any = catalog.family(target.family, root=root, **target.options)
         held = {"title": target.title, "family": target.family, "options": target.options}
         held |= {"classes": len(family.classes("test")), "images": len(family.pool("test").images)}
@@ -119,11 +119,32 @@ def add(results: Path, out: Path, *, root: Path | None) -> None:
 
 
 def add_entries(results: Path, out: Path) -> None:
-    """Put an entry for each learner of a results folder into `out`, joined with what is there."""
+    """Put an entry for each learner of a results folder into `out`, joined with what is there.
+
+    These are no entries of a leaderboard, where a family's name stands for one set of episodes.
+    """
     about = submissions.read_about(HERE.parent / "leaderboard" / "about.toml")
-    found = submissions.entries_of(results, {}, about, robustbench_meta.__version__)
-    if problems := board.add(out, found).problems:
-        raise InputError(problems[0].text)
+    known = {entry.weights: entry for entry in entries_in(out)}
+    (out / submissions.ENTRIES).mkdir(parents=True, exist_ok=True)
+    for entry in submissions.entries_of(results, {}, about, robustbench_meta.__version__):
+        made = submissions.merged(known[entry.weights], entry) if entry.weights in known else entry
+        checkpoint.write(out / submissions.ENTRIES / made.file, submissions.text(made))
+
+
+def entries_in(folder: Path) -> list[submissions.Entry]:
+    """Read what `add_entries` wrote; raise InputError where a file was changed, or two learners share a name."""
+    made = []
+    for path in submissions.files_of(folder / submissions.ENTRIES):
+        try:
+            entry = submissions.parse(untrusted.content(path, submissions.LARGEST_ENTRY))
+        except ValueError as error:
+            raise InputError(f"entries: {path}: {error}") from None
+        if entry.sha256 != entry.digest or entry.card is None:
+            raise InputError(f"entries: {path}: it has no card, or was changed by hand; remake it by `add`")
+        if entry.name in {other.name for other in made}:
+            raise InputError(f"entries: {path}: another learner is called {entry.name!r}; rename its folder")
+        made.append(entry)
+    return made
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,12 +200,12 @@ class Study:
 
 def read(folder: Path) -> Study:
     """Read a folder that `add` wrote and compare every pair; raise InputError where something is lacking."""
-    entries, problems = tracks.read(folder / submissions.ENTRIES)
-    if problems or not entries:
-        raise InputError(problems[0].text if problems else f"entries: {folder} holds none; `add` writes them")
+    entries = entries_in(folder)
+    if not entries:
+        raise InputError(f"entries: {folder} holds none; `add` writes them")
     known: Any = untrusted.parse(untrusted.content(folder / SOURCES, 2**20))
-    cards = {one.name: one.card for one in entries.values() if one.card is not None}
-    table = statistics.per_task(submissions.tables_of(entries.values()))
+    cards = {one.name: one.card for one in entries if one.card is not None}
+    table = statistics.per_task(submissions.tables_of(entries))
     measured = {
         (str(name), str(known[episodes]["title"])): measured_of(rows)
         for (name, episodes), rows in table.groupby(["checkpoint", "episodes"])
@@ -305,20 +326,23 @@ def verdict(cases: Sequence[Case]) -> list[str]:
     if not abroad:
         return ["No pair was measured away from home: nothing can be said."]
     clean, robust = (_count([getattr(case, name) for case in abroad]) for name in ("clean", "robust"))
-    n = len(abroad)
-    lines = [f"Over {n} cases (a pair of learners on tasks from elsewhere), defended against standard:"]
-    lines[0] += (
-        f" robust accuracy is {_said(robust, n)}; clean accuracy is {_said(clean, n)}. {_idea(clean, robust, n)}"
-    )
+    n, means = len(abroad), sorted(100 * case.clean.mean for case in abroad)
+    whole = f"Over {_several(n, 'case')} (a pair of learners on tasks from elsewhere), defended against standard:"
+    whole += f" robust accuracy is {_said(robust, n)}; clean accuracy is {_said(clean, n)}, by {means[0]:+.1f} to"
+    whole += f" {means[-1]:+.1f} points. {_idea(clean, robust, n)}"
     bullets = []
     for home, target in dict.fromkeys((case.home, case.target) for case in abroad):
         mine = [case for case in abroad if (case.home, case.target) == (home, target)]
         found = {name: _count([getattr(case, name) for case in mine]) for name in ("clean", "robust", "clean_gap")}
-        bullet = f"- **{escape(home)} → {escape(target)}** ({len(mine)} pairs): clean accuracy is"
+        bullet = f"- **{escape(home)} → {escape(target)}** ({_several(len(mine), 'pair')}): clean accuracy is"
         bullet += f" {_said(found['clean'], len(mine))}, robust accuracy {_said(found['robust'], len(mine))}. Measured"
         bullet += f" against home, the clean difference is {_said(found['clean_gap'], len(mine))}."
         bullets.append(bullet)
-    return [*lines, "\n".join(bullets)]
+    return [whole, "\n".join(bullets)]
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _count(found: Sequence[Difference]) -> tuple[int, int]:
@@ -328,12 +352,11 @@ def _count(found: Sequence[Difference]) -> tuple[int, int]:
 
 
 def _said(counts: tuple[int, int], n: int) -> str:
-    parts = [
-        f"{word} in {'all ' if count == n else ''}{count}" for word, count in zip(WORDS, counts, strict=True) if count
-    ]
-    open_ = n - sum(counts)
-    parts += [f"not shown to differ in {'any of ' if open_ == n else ''}{open_}"] if open_ else []
-    return ", ".join(parts)
+    """Say of n how many are higher, how many lower, and how many not shown to be either."""
+    found = list(zip((*WORDS, "not shown to differ"), (*counts, n - sum(counts)), strict=True))
+    if n == 1:
+        return next(word for word, count in found if count)
+    return ", ".join(f"{word} in {'all ' if count == n else ''}{count}" for word, count in found if count)
 
 
 WORDS = ("higher", "lower")
@@ -351,8 +374,8 @@ def _idea(clean: tuple[int, int], robust: tuple[int, int], n: int) -> str:
         return f"{robustly}; generalisation, as clean accuracy on other data, {said}: the idea is contradicted."
     if clean[0]:
         return (
-            f"{robustly}; generalisation, as clean accuracy on other data, improves in {clean[0]} cases and is worse in"
-            f" {clean[1]}: the idea holds in some cases and is contradicted in others."
+            f"{robustly}; generalisation, as clean accuracy on other data, improves in {_several(clean[0], 'case')} and"
+            f" is worse in {clean[1]}: the idea holds in some and is contradicted in others."
         )
     return f"{robustly}; generalisation is not shown to change: the idea is neither confirmed nor contradicted."
 
@@ -454,12 +477,12 @@ def drawn(cases: Sequence[Case]) -> Figure:
             look = {"color": shown, "markersize": 4.5, "markerfacecolor": "white" if case.clean_gap is None else shown}
             axes.errorbar(100 * one.mean, row, xerr=100 * one.half, fmt="o", **look)
         axes.axvline(0, color=drawing.MUTED, linewidth=1)
-        axes.set_xlabel(f"{name} accuracy, defended − standard, points")
+        axes.set_xlabel(f"{name} accuracy, points")
         axes.grid(axis="x")
     labels = [f"{drawing.short(case.defended, 30)} on {case.target}" for case in order]
     panels[0].set_yticks(range(len(order)), labels, fontsize=8)
     panels[0].set_ylim(len(order) - 0.5, -0.5)
-    title = "Hollow: at home. Blue: higher, orange: lower, grey: no difference shown (Holm)"
+    title = "Defended − standard. Hollow: at home. Blue: higher, orange: lower, grey: not shown to differ (Holm)"
     figure.suptitle(title, x=0.01, ha="left", fontsize=9.5)
     return figure
 

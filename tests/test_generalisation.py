@@ -96,7 +96,7 @@ def case(study: Any, clean: float, robust: float, gap: float = 0.0, target: str 
         ),
         ((0.1, 0.0), (0.3, 0.0), "improves in 1 of 2 cases and harms it in none: the idea holds."),
         ((-0.1, 0.0), (0.3, 0.3), "does not improve in any case and is worse in 1: the idea is contradicted."),
-        ((0.1, -0.1), (0.3, 0.0), "in part; generalisation, as clean accuracy on other data, improves in 1 cases and"),
+        ((0.1, -0.1), (0.3, 0.0), "in part; generalisation, as clean accuracy on other data, improves in 1 case and"),
         (
             (0.0, 0.0),
             (0.0, -0.2),
@@ -112,12 +112,15 @@ def test_the_verdict_falls_as_the_differences_do(
     lines = study.verdict([at_home, *cases])
     assert said in lines[0]
     assert lines[0].startswith("Over 2 cases")
+    assert f", by {100 * min(clean):+.1f} to {100 * max(clean):+.1f} points." in lines[0]
     assert "strokes → Omniglot" in lines[1]
 
 
 def test_a_direction_says_how_many_pairs_are_higher_lower_and_open(study: Any) -> None:
     cases = [case(study, 0.1, 0.3, -0.1), case(study, -0.1, 0.3), case(study, 0.0, 0.3)]
     (line,) = study.verdict(cases)[1].splitlines()
+    (alone,) = study.verdict(cases[:1])[1].splitlines()
+    assert "(1 pair): clean accuracy is higher, robust accuracy higher. Measured against home, the clean" in alone
     assert "(3 pairs): clean accuracy is higher in 1, lower in 1, not shown to differ in 1, robust" in line
     assert "robust accuracy higher in all 3. Measured against home, the clean difference is lower in 1, not" in line
 
