@@ -82,6 +82,9 @@ class Recipe(_Strict):
     validate_every: int = Field(250, ge=1)
     validate_tasks: int = Field(40, ge=2)
     validate_attack: str = "pgd-10"
+    train_tasks: int | None = Field(
+        None, ge=2, description="training tasks measured at each validation; then the last weights are kept, too"
+    )
     seed: int = Field(0, ge=0, lt=2**31)
     origin: Literal["imported"] | None = Field(None, description="imported: trained elsewhere, nobody here knows how")
 
@@ -120,6 +123,8 @@ class Validation(_Strict):
     clean: float
     robust: float
     seconds: float  # of training so far
+    train_clean: float | None = None  # the same on training tasks, where the recipe asks for it
+    train_robust: float | None = None
 
 
 class Import(_Strict):

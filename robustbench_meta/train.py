@@ -16,19 +16,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from robustbench_meta import catalog, threats, untrusted
+from robustbench_meta import catalog, curve, threats, untrusted
 from robustbench_meta.batches import AUGMENTATIONS, classes_of, generator, seed, tasks_of
 from robustbench_meta.checkpoint import (
     CARD,
     CURVE,
     HIGHEST_CLEAN,
+    RUNNING,
     SCHEMA,
     Card,
     Recipe,
@@ -59,6 +60,7 @@ from robustbench_meta.types import (
 RESUME = "resume.safetensors"
 SAVE_EVERY = 30.0  # seconds between resumable states
 BASE = "base."  # prefix of the parameters that serve training alone
+LAST = "-last"  # ends the name of the folder, inside a checkpoint's, that holds the weights of the last step
 MOMENTUM = 0.1  # of running statistics, as torch.nn.BatchNorm2d's
 
 
@@ -242,6 +244,8 @@ def _rehearse(recipe: Recipe, learner: Learner, defense: Defense, family: TaskFa
     if idle := sorted(name for name, value in params.items() if value.grad is None):
         raise InputError(f"meta_gradient: {learner.meta_gradient!r} never moves {idle[0]} of {recipe.algorithm}")
     spec = Spec(recipe.ways, recipe.shots, recipe.queries)
+    if recipe.train_tasks:
+        drawn(family, "train", spec, [0], seed=recipe.seed)
     task = drawn(family, "val", spec, [0]).to(learner.device, learner.dtype)
     if recipe.norm_mode == "running":
         learner = replace(learner, norm_mode="support")
@@ -359,26 +363,43 @@ def _validate(
     run: _Run, recipe: Recipe, learner: Learner, defense: Defense, family: TaskFamily, threat: Threat
 ) -> None:
     """Measure accuracy on the validation tasks and keep the weights if they are the best so far."""
-    params = run.average if recipe.average else {name: value.detach().clone() for name, value in run.params.items()}
+    params = _trained(run, recipe)
     learner = replace(
         learner, params=params, norm_mode=recipe.norm_mode, running=dict(run.running), meta_gradient="exact"
     )
-    clean, robust = zip(*validation(recipe, learner, family, threat), strict=True)
+    clean, robust = _means(validation(recipe, learner, family, threat))
     seen = Validation(
         step=run.step,
         loss=sum(run.losses) / max(len(run.losses), 1),
-        clean=sum(clean) / len(clean),
-        robust=sum(robust) / len(robust),
+        clean=clean,
+        robust=robust,
         seconds=round(run.seconds, 1),
     )
+    if recipe.train_tasks:
+        clean, robust = _means(_on_tasks(recipe, learner, family, threat, "train", recipe.train_tasks))
+        seen = seen.model_copy(update={"train_clean": clean, "train_robust": robust})
     run.history.append(seen)
     run.losses = []
     value = seen.clean if defense.select == "clean" else (seen.clean + seen.robust) / 2
     if value > run.best_value:
         run.best_value, run.best_step = value, run.step
-        kept = {name: value for name, value in params.items() if not name.startswith(BASE)}
-        run.best = {name: value.detach().clone() for name, value in kept.items()}
-        run.best.update({f"running.{name}": value.clone() for name, value in run.running.items()})
+        run.best = _kept(params, run.running)
+
+
+def _trained(run: _Run, recipe: Recipe) -> Params:
+    """Return the parameters as they are measured and kept: their average, where the recipe has one."""
+    return run.average if recipe.average else {name: value.detach().clone() for name, value in run.params.items()}
+
+
+def _kept(params: Params, running: Params) -> Params:
+    """Copy what a checkpoint holds, named as in its file: without what serves training alone."""
+    kept = {name: value.detach().clone() for name, value in params.items() if not name.startswith(BASE)}
+    return kept | {f"{RUNNING}{name}": value.clone() for name, value in running.items()}
+
+
+def _means(found: Iterator[tuple[float, float]]) -> tuple[float, float]:
+    clean, robust = zip(*found, strict=True)
+    return sum(clean) / len(clean), sum(robust) / len(robust)
 
 
 def _collapse(run: _Run, recipe: Recipe, defense: Defense) -> str:
@@ -398,9 +419,16 @@ def _collapse(run: _Run, recipe: Recipe, defense: Defense) -> str:
 
 def validation(recipe: Recipe, learner: Learner, family: TaskFamily, threat: Threat) -> Iterator[tuple[float, float]]:
     """Give clean and robust accuracy on one validation task after the other, as the recipe says."""
-    spec = Spec(recipe.ways, recipe.shots, recipe.queries)
-    for number in range(recipe.validate_tasks):
-        episodes = family.sample("val", spec, [number], seed=0).to(learner.device, learner.dtype)
+    return _on_tasks(recipe, learner, family, threat, "val", recipe.validate_tasks)
+
+
+def _on_tasks(
+    recipe: Recipe, learner: Learner, family: TaskFamily, threat: Threat, split: Literal["train", "val"], tasks: int
+) -> Iterator[tuple[float, float]]:
+    """Give clean and robust accuracy on the first tasks of a split: of `train` on those that training began with."""
+    spec, stream = Spec(recipe.ways, recipe.shots, recipe.queries), recipe.seed if split == "train" else 0
+    for number in range(tasks):
+        episodes = family.sample(split, spec, [number], seed=stream).to(learner.device, learner.dtype)
         with torch.no_grad():
             fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=learner.algorithm.test_steps)
             right = correct(learner.predict(fitted, episodes.query_x), episodes.query_y)
@@ -427,7 +455,7 @@ def _finish(
     run: _Run, recipe: Recipe, defense: Defense, out: Path, episodes_sha256: dict[str, str], device: str, stopped: str
 ) -> None:
     weights = pack(*split(run.best))
-    card = Card(
+    best = Card(
         schema_version=SCHEMA,
         recipe=recipe,
         weights_sha256=hashlib.sha256(weights).hexdigest(),
@@ -444,9 +472,22 @@ def _finish(
         stopped=stopped or None,
         history=tuple(run.history),
     )
-    _draw_curve(card, out / CURVE)
-    save(out, card, weights)
+    if recipe.train_tasks:
+        # Before the best: a folder with a card is whole.
+        _save_last(run, best, out / f"{out.name}{LAST}")
+    curve.draw(best, out / CURVE)
+    save(out, best, weights)
     (out / RESUME).unlink(missing_ok=True)
+
+
+def _save_last(run: _Run, best: Card, folder: Path) -> None:
+    """Keep the weights of the last step as a checkpoint of their own, so that they can be evaluated like the best."""
+    weights = pack(*split(_kept(_trained(run, best.recipe), run.running)))
+    changes = {"weights_sha256": hashlib.sha256(weights).hexdigest(), "weights_bytes": len(weights)}
+    card = best.model_copy(update={**changes, "selected_step": run.step, "criterion": "the last step"})
+    folder.mkdir(parents=True, exist_ok=True)
+    curve.draw(card, folder / CURVE)
+    save(folder, card, weights)
 
 
 def _criterion(recipe: Recipe, defense: Defense) -> str:
@@ -531,26 +572,3 @@ def _resume(run: _Run, path: Path) -> None:
                 }
             run.average[name] = run.average[name].to(device)
     run.running.update({name: value.to(next(iter(run.params.values())).device) for name, value in run.running.items()})
-
-
-def _draw_curve(card: Card, path: Path) -> None:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    steps = [seen.step for seen in card.history]
-    axes.plot(
-        steps, [100 * seen.clean for seen in card.history], color="#0072B2", marker="o", markersize=3, label="clean"
-    )
-    robust = [100 * seen.robust for seen in card.history]
-    attack = card.recipe.validate_attack
-    axes.plot(steps, robust, color="#D55E00", marker="s", markersize=3, label=f"robust ({attack})")
-    axes.axhline(100 / card.recipe.ways, color="0.5", linestyle=":", label="constant predictor")
-    assert card.selected_step is not None  # as of every learner that was trained here
-    axes.axvline(card.selected_step, color="0.8", zorder=0, label="selected")
-    axes.set(xlabel="meta-updates", ylabel="validation accuracy (%)", ylim=(0, 100), xlim=(0, 1.02 * steps[-1]))
-    figure.suptitle(f"{card.recipe.algorithm} · {card.recipe.defense} · {card.recipe.family}", fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
-    FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})

@@ -24,6 +24,7 @@ ROOMS = [
     "downloads",
     "checkpoint",
     "zoo",
+    "curve",
     "store",
     "engine",
     "ascent",

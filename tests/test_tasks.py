@@ -169,6 +169,47 @@ def test_files_of_another_format_are_refused(tmp_path: Path, name: str, content:
     assert "\n" not in str(refusal.value)
 
 
+def test_what_another_split_set_has_seen_is_left_out_of_every_split() -> None:
+    family = Cifar("fc100", unseen_by="cifar-fs")
+    seen = {*Cifar("cifar-fs").classes("train"), *Cifar("cifar-fs").classes("val")}
+    left = {split: family.classes(split) for split in SPLITS}
+    assert left == {split: [name for name in Cifar("fc100").classes(split) if name not in seen] for split in SPLITS}
+    assert left["test"] == ["baby", "fox", "man", "whale", "woman"]
+    assert sorted(chain(*left.values())) == sorted(Cifar("cifar-fs").classes("test"))
+
+
+def test_an_image_that_a_seen_class_holds_too_is_left_out(tmp_path: Path) -> None:
+    root = write_cifar(tmp_path)
+    whole = Cifar("fc100", unseen_by="cifar-fs", root=root).pool("test")
+    file = root / "cifar-100-binary" / "train.bin"
+    names = (root / "cifar-100-binary" / "fine_label_names.txt").read_text().split()
+    rows = np.fromfile(file, dtype=np.uint8).reshape(-1, 3074)
+    seen = rows[rows[:, 1] == names.index(Cifar("cifar-fs").classes("train")[0])]
+    rows[np.flatnonzero(rows[:, 1] == names.index("fox"))[0], 2:] = seen[0, 2:]
+    rows.tofile(file)
+    moved = tmp_path / "moved"  # a folder is read once per process
+    moved.mkdir()
+    (root / "cifar-100-binary").rename(moved / "cifar-100-binary")
+    pool = Cifar("fc100", unseen_by="cifar-fs", root=moved).pool("test")
+    counts = {name: end - start for name, start, end in zip(pool.names, pool.starts, pool.starts[1:], strict=False)}
+    assert counts == {"baby": 8, "fox": 7, "man": 8, "whale": 8, "woman": 8}
+    assert len(whole.images) == 40
+    assert not (pool.images.flatten(1) == torch.from_numpy(seen[0, 2:].copy())).all(dim=1).any()
+
+
+def test_the_episodes_of_unseen_classes_never_change(cifar_root: Path) -> None:
+    family = Cifar("fc100", unseen_by="cifar-fs", root=cifar_root)
+    if family.pool("test").smallest < 596:
+        pytest.skip("the data root holds fewer than 600 images a class")
+    assert fingerprint(family, "test") == "49504e8bddd727797d3e4d8a79dbacad1738b25e669f4def3be4b252a7b4dcd5"
+
+
+@pytest.mark.parametrize("name", ["fc100", "omniglot", "CIFAR-FS"])
+def test_only_another_split_set_of_the_same_classes_can_have_seen_some(name: str) -> None:
+    with pytest.raises(InputError, match=f"unseen_by='{name}': must be empty or cifar-fs"):
+        Cifar("fc100", unseen_by=name)
+
+
 # omniglot
 
 

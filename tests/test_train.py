@@ -9,14 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from robustbench_meta import catalog, checkpoint
+from robustbench_meta import catalog, checkpoint, curve
 from robustbench_meta.batches import augment
 from robustbench_meta.checkpoint import Recipe
 from robustbench_meta.train import Progress, train
-from robustbench_meta.types import InputError
+from robustbench_meta.types import InputError, Spec
 
 TINY = Recipe(
     family="strokes",
@@ -123,6 +125,53 @@ def test_a_guarded_run_that_collapses_ends_there_keeps_its_best_weights_and_says
         train(recipe, tmp_path / "cut", progress=stop_at(found.history[-1].step))  # type: ignore[arg-type]
     cut = checkpoint.load(train(recipe, tmp_path / "cut")).card
     assert (cut.stopped, cut.weights_sha256) == (found.stopped, found.weights_sha256)
+
+
+def test_a_run_that_watches_training_tasks_measures_them_and_keeps_its_last_weights_beside_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = TINY.model_copy(update={"train_tasks": 2, "seed": 3})
+    watched = checkpoint.load(train(recipe, tmp_path / "watched"))
+    plain = checkpoint.load(train(recipe.model_copy(update={"train_tasks": None}), tmp_path / "plain"))
+    # Watching moves nothing, and looks at the tasks that training began with.
+    assert watched.card.weights_sha256 == plain.card.weights_sha256
+    assert [(seen.clean, seen.robust) for seen in watched.card.history] == [
+        (seen.clean, seen.robust) for seen in plain.card.history
+    ]
+    assert [(seen.train_clean, seen.train_robust) for seen in plain.card.history] == [(None, None)] * 2
+    last = checkpoint.load(tmp_path / "watched" / "watched-last")
+    assert (last.card.selected_step, last.card.criterion) == (6, "the last step")
+    assert (last.card.weights_sha256 == watched.card.weights_sha256) == (watched.card.selected_step == 6)
+    tasks = catalog.family_of(recipe).sample("train", Spec(5, 2, 3), [0, 1], seed=3)
+    learner = catalog.learner(last)
+    fitted = learner.adapt(tasks.support_x, tasks.support_y)
+    right = learner.predict(fitted, tasks.query_x).argmax(-1) == tasks.query_y
+    assert watched.card.history[-1].train_clean == pytest.approx(right.float().mean().item())
+    assert (watched.card.history[-1].train_robust or 0) <= right.float().mean().item()
+    assert not (tmp_path / "plain" / "plain-last").exists()
+    monkeypatch.setattr("robustbench_meta.train.SAVE_EVERY", 0.0)
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "cut", progress=stop_at(5))  # type: ignore[arg-type]
+    assert not (tmp_path / "cut" / "cut-last").exists()
+    train(recipe, tmp_path / "cut")
+    cut = checkpoint.load(tmp_path / "cut" / "cut-last").card
+    assert cut.weights_sha256 == last.card.weights_sha256
+    assert [seen.train_robust for seen in cut.history] == [seen.train_robust for seen in last.card.history]
+
+
+def test_the_curve_shows_training_tasks_where_they_were_met(tmp_path: Path) -> None:
+    drawn = {}
+    for name, tasks in (("with", 2), ("without", None)):
+        card = checkpoint.read_card(
+            train(TINY.model_copy(update={"train_tasks": tasks}), tmp_path / name) / "card.json"
+        )
+        axes = Figure().add_subplot()
+        curve.plot(axes, card)
+        drawn[name] = {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
+    robust = [100 * (seen.train_robust or 0) for seen in checkpoint.read_card(tmp_path / "with" / "card.json").history]
+    assert drawn["with"].pop("robust, training tasks") == robust
+    assert drawn["with"].pop("clean, training tasks")
+    assert drawn["with"].keys() == drawn["without"].keys()
 
 
 def test_training_makes_a_learner_better(tmp_path: Path) -> None:

@@ -38,9 +38,14 @@ class Cifar:
     26 pairs of CIFAR-100's images are pixel-identical. 9 lie within one class, so that a task may rarely hold an
     image twice; 15 straddle two parts of CIFAR-FS (7 of them touch test) and 3 straddle two of FC100. They are
     kept, as in the published protocols.
+
+    `unseen_by` names the other split set: every class that it trains or validates on is left out, and so is every
+    image that such a class holds too. Both split all 100 classes, so what is left of any split belongs to the
+    test classes of the other set: of FC100's test five, all of CIFAR-FS's test.
     """
 
     split_set: SplitSet
+    unseen_by: str = ""
     root: Path | None = None
 
     space: ClassVar[Box] = Box((3, 32, 32))
@@ -64,6 +69,11 @@ class Cifar:
 
     duplicates: ClassVar[bool] = True  # CIFAR-100 holds nine images twice in one class
 
+    def __post_init__(self) -> None:
+        legal = [name for name in _class_splits() if name != self.split_set]
+        if self.unseen_by not in ("", *legal):
+            raise InputError(f"unseen_by={self.unseen_by!r}: must be empty or {' or '.join(legal)}")
+
     @property
     def name(self) -> str:
         return self.split_set
@@ -73,33 +83,50 @@ class Cifar:
         return episodes.sample(self.pool(split), spec, indices, stream=f"{self.name}/{split}/{seed}")
 
     def classes(self, split: Split) -> list[str]:
-        """Return the class names of `split`, as published; needs no data."""
-        return list(_class_splits()[self.split_set][split])
+        """Return the class names of `split`, as published, less those that `unseen_by` has seen; needs no data."""
+        seen = self._seen()
+        return [name for name in _class_splits()[self.split_set][split] if name not in seen]
 
     def pool(self, split: Split) -> Pool:
         """Return every image of `split`, read once per process."""
         paths = [located(self.root, f"{FOLDER}/{name}", family=self.name) for name in (*FILES, NAMES)]
         folder = paths[0].parent
-        return _pool(folder, tuple(self.classes(split)))
+        return _pool(folder, tuple(self.classes(split)), self._seen())
+
+    def _seen(self) -> tuple[str, ...]:
+        """Return the classes that `unseen_by` trains or validates on."""
+        parts = _class_splits()[self.unseen_by] if self.unseen_by else {}
+        return (*parts.get("train", ()), *parts.get("val", ()))
 
 
 @lru_cache(maxsize=6)
-def _pool(folder: Path, names: tuple[str, ...]) -> Pool:
-    """Gather the images of the classes `names`, class by class."""
+def _pool(folder: Path, names: tuple[str, ...], seen: tuple[str, ...]) -> Pool:
+    """Gather the images of the classes `names`, class by class, less those that a class of `seen` holds too."""
     try:
         every = untrusted.content(folder / NAMES, LARGEST_NAMES).decode("utf-8", "replace").split()
     except ValueError as error:
         raise InputError(f"{folder / NAMES}: {error}") from None
-    if len(every) != LABELS or not set(names) <= set(every):
+    if len(every) != LABELS or not {*names, *seen} <= set(every):
         raise InputError(f"{folder / NAMES}: not the {LABELS} class names of CIFAR-100")
     files = [_records(folder / name) for name in FILES]
-    classes = [np.concatenate([rows[rows[:, 1] == every.index(name), 2:] for rows in files]) for name in names]
+    known = {image.tobytes() for name in seen for image in _of_class(files, every.index(name))}
+    classes = [_unknown(_of_class(files, every.index(name)), known) for name in names]
     for name, images in zip(names, classes, strict=True):
         if not 0 < len(images) <= LARGEST_CLASS:
             raise InputError(f"{folder}: {len(images)} images of class {name}, must be from 1 to {LARGEST_CLASS}")
     pixels = np.concatenate([_ordered(images) for images in classes]).reshape(-1, 3, 32, 32)
     starts = np.cumsum([0, *(len(images) for images in classes)])
     return Pool(torch.from_numpy(pixels), tuple(starts.tolist()), names)
+
+
+def _of_class(files: list[np.ndarray], label: int) -> np.ndarray:
+    """Return the pixels of one class: uint8 [n, 3072]."""
+    return np.concatenate([rows[rows[:, 1] == label, 2:] for rows in files])
+
+
+def _unknown(images: np.ndarray, known: set[bytes]) -> np.ndarray:
+    """Leave out the images whose bytes are in `known`."""
+    return images[[image.tobytes() not in known for image in images]] if known else images
 
 
 def _records(path: Path) -> np.ndarray:
