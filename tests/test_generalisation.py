@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from scripts import ROOT, load
 
-from robustbench_meta import checkpoint
+from robustbench_meta import untrusted
 from robustbench_meta.checkpoint import Card, Recipe
 from robustbench_meta.episodes import fingerprint
 from robustbench_meta.tasks.image_folder import ImageFolder
@@ -167,7 +167,7 @@ def test_the_committed_page_is_what_its_entries_make(study: Any) -> None:
 
 
 def test_the_sources_of_the_committed_page_are_what_the_families_draw(study: Any, cifar_root: Path) -> None:
-    known = checkpoint.untrusted.parse((ROOT / "reports" / "generalisation" / "sources.json").read_text())
+    known = untrusted.parse((ROOT / "reports" / "generalisation" / "sources.json").read_text())
     targets = {one.title: one for one in (*study.OWN.values(), *study.OTHERS["cifar-fs"])}
     for episodes, held in known.items():
         target = targets[held["title"]]

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -158,7 +159,7 @@ def test_the_curve_shows_training_tasks_where_they_were_met(tmp_path: Path) -> N
         )
         axes = Figure().add_subplot()
         curve.plot(axes, card)
-        drawn[name] = {str(line.get_label()): list(line.get_ydata()) for line in axes.lines}
+        drawn[name] = {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
     robust = [100 * (seen.train_robust or 0) for seen in checkpoint.read_card(tmp_path / "with" / "card.json").history]
     assert drawn["with"].pop("robust, training tasks") == robust
     assert drawn["with"].pop("clean, training tasks")
