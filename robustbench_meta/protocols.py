@@ -411,7 +411,7 @@ PRESETS: dict[str, Protocol] = {
         beyond=(
             _OURS,
             _START,
-            "its convolutions do not pad and its last pooling has stride 1; ours pad, and every pooling has stride 2",
+            "its convolutions do not pad and its last pooling has stride 1; ours do where conv4 is told so",
             "its second number, over the queries that are right when clean, is not what we call robust accuracy",
         ),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, sync_playwright
 
+from robustbench_meta import cli
 from robustbench_meta.doctor import BROWSERS, find_browser
 from robustbench_meta.libraries import missing
 
@@ -108,3 +110,22 @@ def axe() -> str:
     """The script of axe-core: RBM_AXE, or what `make node_modules` installs; skips or fails as `chromium` does."""
     path = Path(os.environ.get("RBM_AXE") or AXE)
     return path.read_text(encoding="utf-8") if path.is_file() else _not_here(f"needs axe-core at {path}")
+
+
+@pytest.fixture
+def rbm(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Run `rbm` in an empty folder: exit status, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RBM_DATA", raising=False)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rbm", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as left:
+            cli.app()
+        assert isinstance(left.value.code, int)
+        return left.value.code, *capfd.readouterr()
+
+    return run

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from test_cli import rbm  # noqa: F401
 from test_grid import STROKES, BlackBox, Centroids, axes, content, saved
 
 from robustbench_meta import catalog, evaluate, grid, ranking, report, store, transfer
@@ -323,7 +322,7 @@ def test_without_a_folder_of_results_there_is_nowhere_to_keep_examples() -> None
 
 
 def test_the_command_line_keeps_a_set_and_scores_another_checkpoint_on_it(
-    rbm: Callable[..., tuple[int, str, str]],  # noqa: F811
+    rbm: Callable[..., tuple[int, str, str]],
     tmp_path: Path,
 ) -> None:
     shared = ("--queries", 3, "--tasks", 2, "--device", "cpu", "--out", "r")

@@ -24,23 +24,6 @@ TINY = [f"family_options.{field}={value}" for field, value in FAMILY.items()]
 Run = Callable[..., tuple[int, str, str]]
 
 
-@pytest.fixture
-def rbm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run `rbm` in an empty folder: exit status, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RBM_DATA", raising=False)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rbm", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as left:
-            cli.app()
-        assert isinstance(left.value.code, int)
-        return left.value.code, *capfd.readouterr()
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(tmp_path_factory.mktemp("zoo") / "tiny")

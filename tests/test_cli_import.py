@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,27 +12,10 @@ import pytest
 import torch
 from test_imports import Payload, state
 
-from robustbench_meta import checkpoint, cli, statedicts
+from robustbench_meta import checkpoint, statedicts
 
 Run = Callable[..., tuple[int, str, str]]
 ASKED = ("--out", "out", "--algorithm", "protonet", "--family", "cifar-fs", "--layout", "protonet")
-
-
-@pytest.fixture
-def rbm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run `rbm` in an empty folder: exit status, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RBM_DATA", raising=False)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rbm", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as left:
-            cli.app()
-        assert isinstance(left.value.code, int)
-        return left.value.code, *capfd.readouterr()
-
-    return run
 
 
 def test_an_import_says_where_every_tensor_went_and_what_it_assumed(rbm: Run) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_cli import Run, rbm  # noqa: F401 (a fixture)
+from test_cli import Run
 from test_grid import saved
 from test_statistics import EXTERNAL, Results, results, wrong
 
@@ -276,7 +276,7 @@ def write(folder: Path, name: str, survived: list[int], **fields: Any) -> Path:
     return folder
 
 
-def test_the_command_prints_the_table_and_fails_on_a_drop_only_if_asked(rbm: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_prints_the_table_and_fails_on_a_drop_only_if_asked(rbm: Run, tmp_path: Path) -> None:
     a, b = write(tmp_path / "a", "x", [6] * 12), write(tmp_path / "b", "x", [4] * 12)
     status, out, err = rbm("compare", a, b, "--json", "c.json")
     assert (status, err) == (0, "")
@@ -299,7 +299,7 @@ def test_the_command_prints_the_table_and_fails_on_a_drop_only_if_asked(rbm: Run
     assert "evaluate more tasks" in err
 
 
-def test_the_command_compares_two_checkpoints_by_name_and_by_folder(rbm: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_compares_two_checkpoints_by_name_and_by_folder(rbm: Run, tmp_path: Path) -> None:
     folder = saved(tmp_path / "mine")
     card = json.loads((folder / "card.json").read_text())
     weights = checkpoint.digest([card["weights_sha256"], card["recipe_sha256"]])
@@ -313,7 +313,7 @@ def test_the_command_compares_two_checkpoints_by_name_and_by_folder(rbm: Run, tm
     assert (status, err.startswith("rbm: compare: the learner in")) == (2, True)
 
 
-def test_nothing_comparable_is_status_four_and_bad_input_two(rbm: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_nothing_comparable_is_status_four_and_bad_input_two(rbm: Run, tmp_path: Path) -> None:
     a, b = write(tmp_path / "a", "x", [6] * 3), write(tmp_path / "b", "x", [6] * 3, seed=1)
     status, out, err = rbm("compare", a, b, "--fail-on-drop")
     assert status == 4
@@ -326,7 +326,7 @@ def test_nothing_comparable_is_status_four_and_bad_input_two(rbm: Run, tmp_path:
         assert (status, err.count("\n")) == (2, 1)
 
 
-def test_a_hostile_name_is_printed_without_control_characters(rbm: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_a_hostile_name_is_printed_without_control_characters(rbm: Run, tmp_path: Path) -> None:
     name = "[red]\x1b[31m=1+1"
     a = write(tmp_path / "a", name, [6] * 3)
     status, out, _ = rbm("compare", a, a)

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_cli import rbm  # noqa: F401
 
 from robustbench_meta import checkpoint, doctor, downloads
 from robustbench_meta.doctor import Check
@@ -23,7 +22,7 @@ def found(checks: list[Check]) -> dict[str, Check]:
     return {one.name: one for one in checks}
 
 
-def test_one_screen_tells_versions_machine_data_and_checkpoints(rbm: Run) -> None:  # noqa: F811
+def test_one_screen_tells_versions_machine_data_and_checkpoints(rbm: Run) -> None:
     started = time.process_time()
     status, out, err = rbm("doctor")
     assert time.process_time() - started < 10
@@ -38,7 +37,7 @@ def test_one_screen_tells_versions_machine_data_and_checkpoints(rbm: Run) -> Non
     assert "data strokes" in out
 
 
-def test_the_json_holds_the_same_checks(rbm: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_the_json_holds_the_same_checks(rbm: Run, tmp_path: Path) -> None:
     status, out, _ = rbm("doctor", "--json")
     assert status == 0
     rows = json.loads(out)
@@ -49,7 +48,7 @@ def test_the_json_holds_the_same_checks(rbm: Run, tmp_path: Path) -> None:  # no
 
 
 def test_a_broken_shipped_checkpoint_ends_with_status_3(
-    rbm: Run,  # noqa: F811
+    rbm: Run,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:

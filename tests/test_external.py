@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
-from test_cli import rbm  # noqa: F401
 
 from robustbench_meta import audit, board, catalog, checkpoint, external, grid, store, submissions, tracks, verify
 from robustbench_meta.submissions import About, Entry
@@ -141,7 +140,7 @@ def test_verdicts_with_somebodys_name_but_without_examples_are_refused(
     results: Path,
     found: Arrays,
     tmp_path: Path,
-    rbm: Run,  # noqa: F811
+    rbm: Run,
 ) -> None:
     folder = claim(tmp_path / "claim", found, robust=0.9)
     assert rbm("leaderboard", "add", results, "--board", "b")[0] == 0
@@ -157,7 +156,7 @@ def test_an_accepted_claim_enters_the_entry_with_our_verdicts_and_their_names(
     results: Path,
     found: Arrays,
     tmp_path: Path,
-    rbm: Run,  # noqa: F811
+    rbm: Run,
 ) -> None:
     folder = claim(tmp_path / "claim", found, robust=0.9)
     assert rbm("leaderboard", "add", results, "--board", "b")[0] == 0
@@ -301,7 +300,7 @@ def test_a_refused_claim_exits_1_and_adds_nothing(
     results: Path,
     found: Arrays,
     tmp_path: Path,
-    rbm: Run,  # noqa: F811
+    rbm: Run,
 ) -> None:
     folder = claim(tmp_path / "claim", found, robust=0.0)
     assert rbm("leaderboard", "add", results, "--board", "b")[0] == 0

@@ -15,7 +15,7 @@ from bibtexparser.entrypoint import parse_string
 from hostile import HOSTILE
 from pylatexenc.latex2text import LatexNodes2Text, MacroTextSpec, get_default_latex_context_db
 from pylatexenc.latexwalker import LatexWalker
-from test_cli import Run, rbm  # noqa: F401
+from test_cli import Run
 from test_hostile import everywhere
 from test_plots import fill, five_shot, many
 from test_report import Results, joined, results
@@ -274,7 +274,7 @@ def test_no_results_and_the_same_results_twice(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)
-def test_the_command_writes_a_format_to_stdout_or_to_a_file(name: str, rbm: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_writes_a_format_to_stdout_or_to_a_file(name: str, rbm: Run, tmp_path: Path) -> None:
     fill(tmp_path / "results", "protonet-aq", "fgsm", 4)
     status, out, err = rbm("report", "results", "--format", name)
     assert (status, err) == (0, "")
@@ -284,13 +284,13 @@ def test_the_command_writes_a_format_to_stdout_or_to_a_file(name: str, rbm: Run,
     assert {path.name for path in tmp_path.iterdir()} == {"results", "papers"}
 
 
-def test_a_format_does_not_go_into_a_folder(rbm: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_a_format_does_not_go_into_a_folder(rbm: Run, tmp_path: Path) -> None:
     fill(tmp_path / "results", "protonet-aq", "fgsm", 4)
     status, _, err = rbm("report", "results", "--format", "csv", "--out", "results")
     assert (status, err) == (2, "rbm: out: results is a folder; legal with --format: a file\n")
 
 
-def test_an_unknown_format_is_refused(rbm: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_an_unknown_format_is_refused(rbm: Run, tmp_path: Path) -> None:
     fill(tmp_path / "results", "protonet-aq", "fgsm", 4)
     status, _, err = rbm("report", "results", "--format", "tex")
     assert status == 2

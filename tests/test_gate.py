@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import Run, rbm  # noqa: F401
+from test_cli import Run
 
 from robustbench_meta import gate
 from robustbench_meta.gate import Options, SampleError, judge
@@ -214,7 +214,7 @@ def test_a_revision_whose_package_breaks_has_nothing_to_compare(tmp_path: Path) 
 
 
 @pytest.fixture
-def command(rbm: Run, monkeypatch: pytest.MonkeyPatch, repository: Path) -> Iterator[Callable[..., Any]]:  # noqa: F811
+def command(rbm: Run, monkeypatch: pytest.MonkeyPatch, repository: Path) -> Iterator[Callable[..., Any]]:
     """Run `rbm bench gate` in the repository, with samples from a machine in place of processes."""
 
     def run(machine: Machine, *arguments: str) -> tuple[int, str, str]:
@@ -270,7 +270,7 @@ def test_exit_3_where_a_process_breaks(command: Callable[..., Any]) -> None:
 
 
 def test_exit_3_where_the_package_lies_in_no_checkout_or_git_is_not_there(
-    rbm: Run,  # noqa: F811
+    rbm: Run,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:

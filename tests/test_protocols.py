@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import Run, rbm  # noqa: F401
+from test_cli import Run
 from test_grid import Centroids, saved
 
 from robustbench_meta import catalog, evaluate, grid, protocols, report, runs, store
@@ -462,7 +462,7 @@ def test_results_that_met_no_protocol_have_no_word_of_them(ckpt: Path, tmp_path:
     assert 'id="protocols"' not in (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
 
 
-def test_the_command_runs_a_protocol_and_says_in_what_it_differs(rbm: Run, ckpt: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command_runs_a_protocol_and_says_in_what_it_differs(rbm: Run, ckpt: Path, tmp_path: Path) -> None:
     few = ("--tasks", 1, "--queries", 2, "--device", "cpu", "--no-audit", "--out", "r")
     status, out, err = rbm("evaluate", "--ckpt", ckpt, "--protocol", "aq", *few)
     assert status == 0
@@ -490,7 +490,7 @@ def test_the_command_runs_a_protocol_and_says_in_what_it_differs(rbm: Run, ckpt:
     ],
 )
 def test_what_a_protocol_cannot_run_is_one_line_and_nothing_written(
-    rbm: Run,  # noqa: F811
+    rbm: Run,
     ckpt: Path,
     tmp_path: Path,
     words: str,
@@ -502,7 +502,7 @@ def test_what_a_protocol_cannot_run_is_one_line_and_nothing_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_list_says_each_protocol_in_one_line(rbm: Run) -> None:  # noqa: F811
+def test_list_says_each_protocol_in_one_line(rbm: Run) -> None:
     status, out, _ = rbm("list", "protocols")
     assert status == 0
     lines = [line for line in out.splitlines() if line.strip()]

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from test_cli import Run, rbm  # noqa: F401
+from test_cli import Run
 
 from robustbench_meta.report import speed
 
@@ -180,7 +180,7 @@ def test_a_table_gives_medians_spreads_and_the_ratio_to_the_peer() -> None:
     assert speed.absent([alone, gone, gone | {"case": "d"}]) == ["not there (c, d)"]
 
 
-def test_runs_are_added_to_a_history_and_drawn(rbm: Run) -> None:  # noqa: F811
+def test_runs_are_added_to_a_history_and_drawn(rbm: Run) -> None:
     run = ("bench", "run", "--size", "tiny", "--samples", "2", "--append", "history.jsonl")
     for _ in range(2):
         status, out, _ = rbm(*run, "--cases", "adapt/protonet,adapt/r2d2", "--json", "run.jsonl")
@@ -196,7 +196,7 @@ def test_runs_are_added_to_a_history_and_drawn(rbm: Run) -> None:  # noqa: F811
     assert Path("page.html").read_text().count("<circle") == 4
 
 
-def test_runs_and_histories_end_with_the_status_that_scripts_read(rbm: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_runs_and_histories_end_with_the_status_that_scripts_read(rbm: Run, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "bad.jsonl").write_text("{}\n")
     assert rbm("bench", "history", "no-such-file")[0] == 2

@@ -15,7 +15,6 @@ import pandas as pd
 import pytest
 from hostile import HOSTILE
 from pydantic import ValidationError
-from test_cli import rbm  # noqa: F401
 from test_grid import BlackBox, Centroids, Failing, axes, saved
 
 from robustbench_meta import audit, board, catalog, checkpoint, grid, report, store, submissions, tracks
@@ -603,7 +602,7 @@ def test_what_is_said_about_a_learner_is_read_from_toml_and_json(tmp_path: Path)
 def test_the_command_line_adds_builds_and_checks(
     measured: Path,
     tmp_path: Path,
-    rbm: Run,  # noqa: F811
+    rbm: Run,
 ) -> None:
     status, out, _ = rbm("leaderboard", "add", measured, "--board", "b")
     assert (status, out.count(": new")) == (0, 4)
@@ -629,7 +628,7 @@ def built(measured: Path, tmp_path: Path) -> Path:
     return tmp_path / "board"
 
 
-def test_every_text_that_was_changed_is_named(built: Path, rbm: Run) -> None:  # noqa: F811
+def test_every_text_that_was_changed_is_named(built: Path, rbm: Run) -> None:
     names = ("entry.schema.json", "leaderboard.md", "leaderboard.html", "cells.csv")
     for name in names:
         text = (built / name).read_text()
@@ -654,7 +653,7 @@ def test_drawings_are_compared_by_their_names_alone(built: Path) -> None:
     assert not (built / "figures" / "old.svg").exists()
 
 
-def test_what_cannot_be_added_is_said_in_one_line(measured: Path, tmp_path: Path, rbm: Run) -> None:  # noqa: F811
+def test_what_cannot_be_added_is_said_in_one_line(measured: Path, tmp_path: Path, rbm: Run) -> None:
     assert rbm("leaderboard", "add")[0] == 2
     assert rbm("leaderboard", "add", tmp_path / "nothing")[0] == 2
     status, _, err = rbm("leaderboard", "build", "nowhere")
@@ -666,11 +665,11 @@ def test_what_cannot_be_added_is_said_in_one_line(measured: Path, tmp_path: Path
     assert err.endswith("rbm: leaderboard: nothing was added to b\n")
 
 
-def submit(rbm: Run, *arguments: object) -> tuple[int, str, str]:  # noqa: F811
+def submit(rbm: Run, *arguments: object) -> tuple[int, str, str]:
     return rbm("submit-check", *arguments, "--board", "none", "--seconds", 2)
 
 
-def test_a_checkpoint_is_loaded_and_lets_itself_be_used(measured: Path, tmp_path: Path, rbm: Run) -> None:  # noqa: F811
+def test_a_checkpoint_is_loaded_and_lets_itself_be_used(measured: Path, tmp_path: Path, rbm: Run) -> None:
     ckpt = measured.parent / "anil"
     status, out, _ = submit(rbm, ckpt)
     assert status == 0
@@ -692,7 +691,7 @@ def test_a_checkpoint_is_loaded_and_lets_itself_be_used(measured: Path, tmp_path
     assert "bytes, the file has" in out
 
 
-def test_an_entry_is_run_again_where_its_checkpoint_is_here(measured: Path, entries: Path, rbm: Run) -> None:  # noqa: F811
+def test_an_entry_is_run_again_where_its_checkpoint_is_here(measured: Path, entries: Path, rbm: Run) -> None:
     for path in entries.iterdir():
         if not path.name.startswith("net-"):
             path.unlink()
@@ -711,7 +710,7 @@ def test_an_entry_is_run_again_where_its_checkpoint_is_here(measured: Path, entr
     assert "verdicts differ" in out
 
 
-def test_a_folder_without_a_submission_is_no_refusal_but_an_error(tmp_path: Path, rbm: Run) -> None:  # noqa: F811
+def test_a_folder_without_a_submission_is_no_refusal_but_an_error(tmp_path: Path, rbm: Run) -> None:
     assert submit(rbm, tmp_path)[0] == 2
     assert submit(rbm, tmp_path / "nothing")[0] == 2
     (tmp_path / "external.json").write_text("{}")
@@ -719,7 +718,7 @@ def test_a_folder_without_a_submission_is_no_refusal_but_an_error(tmp_path: Path
     assert (status, err.startswith("rbm: external: ")) == (2, True)
 
 
-def test_episodes_that_cannot_be_drawn_here_are_said_not_to_be_checked(rbm: Run) -> None:  # noqa: F811
+def test_episodes_that_cannot_be_drawn_here_are_said_not_to_be_checked(rbm: Run) -> None:
     status, out, err = rbm("leaderboard", "check", ROOT / "reports" / "leaderboard", "--data-root", "nowhere")
     assert (status, err) == (0, "")
     assert "not checked: the episodes of cifar-fs test, whose data are not here" in out

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import rbm  # noqa: F401
 from test_grid import FAMILY, axes, saved
 
 from robustbench_meta import audit, catalog, checkpoint, grid, store, train, verify
@@ -409,7 +408,7 @@ def test_the_exit_status_says_what_became_of_it(
     results: Path,
     ckpt: Path,
     trained: Path,
-    rbm: Callable[..., tuple[int, str, str]],  # noqa: F811
+    rbm: Callable[..., tuple[int, str, str]],
 ) -> None:
     status, out, _ = rbm("verify", results, "--ckpt", ckpt)
     assert (status, out.count("holds"), "2 of 2 cells" in out) == (0, 2, True)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from test_grid import FAMILY, saved
 
-from robustbench_meta import checkpoint, cli, cli_zoo, external, grid, train, zoo
+from robustbench_meta import checkpoint, cli_zoo, external, grid, train, zoo
 from robustbench_meta.checkpoint import Card, Recipe, Validation
 from robustbench_meta.defenses.standard import Standard
 from robustbench_meta.types import InputError, Spec
@@ -25,22 +25,6 @@ STANDARD, ROBUST = "strokes-protonet-standard", "strokes-protonet-aq"
 SMALL = Recipe(family_options=FAMILY, network_options={"width": 4, "depth": 2}, ways=3, shots=2, validate_tasks=9)
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def rbm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run `rbm` in an empty folder: exit status, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["rbm", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as left:
-            cli.app()
-        assert isinstance(left.value.code, int)
-        return left.value.code, *capfd.readouterr()
-
-    return run
 
 
 @pytest.fixture
