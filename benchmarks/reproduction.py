@@ -149,7 +149,10 @@ def main() -> None:
         raise SystemExit(2) from None
     if given.check:
         there = given.page.read_text(encoding="utf-8") if given.page.is_file() else ""
-        raise SystemExit(0 if there == made else f"{given.page} is not what its entries make")
+        if there != made:
+            raise SystemExit(f"{given.page} is not what its entries make")
+        print(f"{given.page} is what its entries make")
+        return
     given.page.write_text(made, encoding="utf-8", newline="\n")
 
 
@@ -298,7 +301,7 @@ def ours(row: Reference, given: Measured) -> tuple[np.ndarray, Outcome, int] | N
 def compared(row: Reference, mean: float, half: float, near: float) -> str:
     """Say whether a clean accuracy, all in %, is what was published."""
     gap = row.published - mean
-    if mean + half >= row.published - row.half:
+    if gap <= near and mean + half >= row.published - row.half:
         return "reproduced"
     if gap <= near:
         return f"within {math.ceil(10 * gap) / 10:.1f} points"
@@ -381,8 +384,9 @@ def _arms(claims: Claims, names: Sequence[str]) -> str:
 
 def _about_references(references: References) -> str:
     return (
-        "Published means are from secondary tables that quote the papers. “reproduced”: the intervals overlap, or ours "
-        f"is above; “within x points”: ours is at most {references.near:g} points lower; otherwise the reason. A "
+        "Published means are from secondary tables that quote the papers. “reproduced”: ours is above, or the "
+        f"intervals overlap and ours is at most {references.near:g} points lower, so that measuring little reproduces "
+        f"nothing; “within x points”: ours is at most {references.near:g} points lower; otherwise the reason. A "
         "published interval is over tasks, too; where none was told, the mean alone is compared."
     )
 

@@ -609,7 +609,9 @@ def _measure(run: runs.Run, out: Path, *, place: executors.Place, audit: bool) -
         if batch.budget is None:
             count = batch.tasks if batch.tasks is not None else grids.TASKS
             plan, done = batch.plan, grids.done(batch.plan, out, count)
-            console.print(f"{len(plan.jobs)} cells of {count} tasks, {done} done, {len(plan.jobs) - done} to run")
+            what = sorted({job.cell.attack for job in plan.jobs})
+            part = f"{', '.join(map(printable, what))}: " if len(run.batches) > 1 else ""
+            console.print(f"{part}{len(plan.jobs)} cells of {count} tasks, {done} done, {len(plan.jobs) - done} to run")
             if (seconds := grids.estimate(plan, out, count)) is not None and done < len(plan.jobs):
                 console.print(f"estimated by earlier runs: {grids.duration(seconds)}")
 

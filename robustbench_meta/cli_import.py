@@ -79,7 +79,8 @@ def bring(
     if made.assumed:
         print(printable(f"taken for: {made.assumed}"))
     recipe = made.card.recipe
-    options = ", ".join(f"{name} {value}" for name, value in recipe.network_options.items())
+    # With what was left to the network's own defaults, since no tensor shows it.
+    options = ", ".join(f"{name} {value}" for name, value in imports.network_settings(recipe).items())
     network_line = f"{recipe.network} ({options})" if options else recipe.network
     print(printable(f"learner: {recipe.algorithm} on {network_line}, norm_mode {recipe.norm_mode}, {recipe.ways} ways"))
     trust = f" --trust {recipe.network}" if made.card.imported and made.card.imported.code_sha256 else ""

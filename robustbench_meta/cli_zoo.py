@@ -138,5 +138,7 @@ def write_page(place: Path, page: Path) -> None:
 
     if page.is_file():
         text = untrusted.content(page, zoo.LARGEST_MANIFEST).decode("utf-8")
-        checkpoint.write(page, render(text, zoo.entries(place)).encode())
-        print(page)
+        made = render(text, zoo.entries(place))
+        if made != text:
+            checkpoint.write(page, made.encode())
+            print(page)

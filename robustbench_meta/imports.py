@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import reduce
 from itertools import count, takewhile
 from pathlib import Path
@@ -124,6 +124,14 @@ def prepare(wanted: Wanted) -> Prepared:
         unused=tuple(theirs for ours, theirs in names.items() if ours not in taken),
         assumed=layout.assumes if layout else "",
     )
+
+
+def network_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return every setting of a learner's network, those too that were left to its defaults."""
+    if modules.is_code(recipe.network):
+        return dict(recipe.network_options)
+    made: Any = catalog.network(recipe.network, **recipe.network_options)
+    return asdict(made)
 
 
 def write(prepared: Prepared, out: Path) -> None:

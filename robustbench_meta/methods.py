@@ -72,6 +72,35 @@ def together(entries: Iterable[Entry], known: Mapping[str, Training]) -> list[tu
     return [tuple(mine) for mine in groups.values()]
 
 
+def alike(mine: Sequence[Entry], found: Mapping[Entry, Outcome]) -> list[tuple[Entry, ...]]:
+    """Part seeds of one recipe into those that can share a row at one eps, and each of the others alone.
+
+    A seed whose every verdict is that of another is a copy of it, whatever its file's hash. One that would leave the
+    row less than half of the tasks of any of its seeds could cost them all their rank.
+    """
+    kept: list[Entry] = []
+    shared = found[mine[0]].tasks
+    for entry in mine:
+        left = np.intersect1d(shared, found[entry].tasks)
+        most = max(len(found[one].tasks) for one in (*kept, entry))
+        if 2 * len(left) >= most and not any(_copies(found[entry], found[one]) for one in kept):
+            kept.append(entry)
+            shared = left
+    return [tuple(kept), *((entry,) for entry in mine if entry not in kept)]
+
+
+def _copies(one: Outcome, other: Outcome) -> bool:
+    names = one.runs.keys() & other.runs.keys()
+    return bool(names) and all(_same(one.runs[name], other.runs[name]) for name in names)
+
+
+def _same(one: Bits, other: Bits) -> bool:
+    tasks = np.intersect1d(one.tasks, other.tasks)
+    at, there = one.at(tasks), other.at(tasks)
+    same_clean = np.array_equal(one.clean[at], other.clean[there])
+    return len(tasks) > 0 and same_clean and np.array_equal(one.survived[at], other.survived[there])
+
+
 def shared_entry(entries: Sequence[Entry], known: Mapping[str, Training]) -> Entry:
     """Name the row that seeds share, by what their names have in common."""
     return replace(entries[0], checkpoint=_name([one.checkpoint for one in entries]), weights=_identity(entries, known))

@@ -138,6 +138,11 @@ def _check(where: str, net: nn.Module) -> None:
                 continue
             raise InputError(f"network: {name} of {where} is a {type(layer).__name__}; legal: BatchNorm2d")
         if isinstance(layer, nn.BatchNorm2d):
+            if type(layer).forward is not nn.BatchNorm2d.forward:
+                kind = type(layer).__name__
+                raise InputError(
+                    f"network: {name} of {where} is a {kind} with a forward of its own; legal: BatchNorm2d's"
+                )
             if not layer.affine:
                 raise InputError(f"network: {name} of {where} has affine=False; legal: True")
             if layer.eps != EPSILON:

@@ -58,7 +58,8 @@ class Protocol:
 
     `queries` None: as many as shots. `eps` (0.0,) is clean only; `grey_eps` replaces it on grey images. Learner:
     `norm_modes` that are allowed, adaptation `steps` at test, and how it was trained: `step_size`, `train_steps`,
-    `train_shots` (a number holds for closed forms; who takes steps is trained as tested), algorithms, backbone.
+    `train_shots` and `train_queries` (a number holds for closed forms; who takes steps is trained at the tested shots
+    and 15 queries), as many ways as tested, algorithms, backbone.
     `data` are those of our families that the paper's code reads. `variants` are changes on a family. `beyond` says
     what no run here does as the paper's code.
     """
@@ -81,6 +82,7 @@ class Protocol:
     step_size: float | None = None
     train_steps: int | None = None
     train_shots: int | Literal["as tested"] | None = None
+    train_queries: int | None = None
     algorithms: tuple[str, ...] = ()
     backbone: Backbone | None = None
     data: tuple[str, ...] = ()
@@ -302,35 +304,67 @@ def _of_learner(protocol: Protocol, board: Board, entry: Entry, recipe: dict[str
         why = "it is an object" if is_object(entry.algorithm) else "the results hold no card of it"
         yield f"how it was trained is not known: {why}"
         return
-    options = recipe.get("algorithm_options")
-    options = options if isinstance(options, dict) else {}
-    rate, steps = INNER.get(entry.algorithm, (None, None))
-    rate, steps = options.get("step_size", rate), options.get("steps", steps)
+    options = _options(recipe, "algorithm_options")
+    rate = options.get("step_size", INNER.get(entry.algorithm, (None, None))[0])
     if entry.steps is not None and protocol.step_size is not None and rate != protocol.step_size:
         has = "rates of its own" if rate is None else f"a rate of {_short(rate)}"
         yield f"adapts by {has}, not by {protocol.step_size:g}"
-    if entry.steps is not None and protocol.train_steps is not None and steps != protocol.train_steps:
-        yield f"trained with {_short(steps)} inner steps, not {protocol.train_steps}"
-    shots = protocol.train_shots
-    if shots == AS_TESTED or (shots is not None and entry.steps is not None):
-        shots = board.shots
-    if shots is not None and recipe.get("shots") != shots:
-        yield f"trained at {_short(recipe.get('shots'))} shots, not at {shots}"
+    if protocol.algorithms and options.get("adapts", "all") != "all":
+        yield f"adapts the {_short(options['adapts'])} alone, not the whole network"
+    if recipe.get("origin") == "imported":
+        yield "how it was trained is not known: it was imported"
+    else:
+        yield from _of_training(protocol, board, entry, recipe, options)
     if protocol.backbone is not None:
         yield from _of_backbone(protocol.backbone, recipe)
 
 
+def _of_training(
+    protocol: Protocol, board: Board, entry: Entry, recipe: dict[str, Any], options: dict[str, Any]
+) -> Iterable[str]:
+    stepping = entry.steps is not None and protocol.train_steps is not None
+    steps = options.get("steps", INNER.get(entry.algorithm, (None, None))[1])
+    if stepping and steps != protocol.train_steps:
+        yield f"trained with {_short(steps)} inner steps, not {protocol.train_steps}"
+    order = recipe.get("meta_gradient") or options.get("meta_gradient") or FIRST_ORDER
+    if protocol.algorithms == ("fomaml",) and entry.algorithm == "fomaml" and order != FIRST_ORDER:
+        yield f"trained by the {_short(order)} meta-gradient, not to first order"
+    shots = protocol.train_shots
+    if shots == AS_TESTED or (shots is not None and entry.steps is not None):
+        shots = board.shots
+    queries = STEPPING_QUERIES if stepping else None if entry.steps is not None else protocol.train_queries
+    ways = recipe.get("train_ways") or recipe.get("ways")
+    for what, has, wanted in (
+        ("shots", recipe.get("shots"), shots),
+        ("queries a class", recipe.get("queries"), queries),
+        ("ways", ways, protocol.ways),
+    ):
+        if wanted is not None and has != wanted:
+            yield f"trained at {_short(has)} {what}, not at {wanted}"
+
+
 def _of_backbone(wanted: Backbone, recipe: dict[str, Any]) -> Iterable[str]:
-    options = recipe.get("network_options")
-    options = options if isinstance(options, dict) else {}
-    has = {name: options.get(name, CONV4.get(name)) for name, _ in wanted.options}
-    if recipe.get("network") != wanted.network or has != dict(wanted.options):
-        shown = ", ".join(f"{name} {_short(value)}" for name, value in has.items())
-        what = f" ({shown})" if recipe.get("network") == wanted.network else ""
-        yield f"network {_short(recipe.get('network'))}{what}, not {wanted.text}"
+    asked = {**CONV4, **dict(wanted.options)}
+    has = {**CONV4, **_options(recipe, "network_options")}
+    if recipe.get("network") != wanted.network:
+        yield f"network {_short(recipe.get('network'))}, not {wanted.text}"
+    elif has != asked:
+        odd = ", ".join(f"{name} {_short(has[name])}" for name in has if has[name] != asked.get(name))
+        yield f"network {wanted.network} with {odd}, not {wanted.text}"
 
 
-CONV4: dict[str, Any] = {"width": 64, "order": "bn-relu", "bias": False}  # where a recipe does not say
+def _options(recipe: dict[str, Any], name: str) -> dict[str, Any]:
+    found = recipe.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+# Where a recipe does not say.
+CONV4: dict[str, Any] = {
+    **{"width": 64, "depth": 4, "order": "bn-relu", "bias": False},
+    **{"padding": 1, "last_stride": 2},
+}
+FIRST_ORDER = "first-order"
+STEPPING_QUERIES = 15  # a class, of the training tasks of AQ's MAML, of R-MAML and of MAML
 
 
 def _list(budgets: Iterable[float]) -> str:
@@ -377,6 +411,7 @@ PRESETS: dict[str, Protocol] = {
         step_size=0.01,
         train_steps=5,
         train_shots=15,
+        train_queries=6,
         data=COLOUR,
         data_text="miniImageNet, tieredImageNet, CIFAR-FS or FC100",
         beyond=(
@@ -451,7 +486,7 @@ PRESETS: dict[str, Protocol] = {
         train_steps=5,
         train_shots=AS_TESTED,
         algorithms=("maml", "fomaml"),
-        backbone=Backbone("conv4", (("width", 32),), "conv4 (width 32)"),
+        backbone=Backbone("conv4", (("width", 32), ("bias", True)), "conv4 (width 32, bias)"),
         data=("omniglot",),
         data_text="Omniglot or miniImageNet",
         variants=(
@@ -460,7 +495,7 @@ PRESETS: dict[str, Protocol] = {
                 (
                     ("step_size", 0.4),
                     ("train_steps", 1),
-                    ("backbone", Backbone("conv4", (("width", 64),), "conv4 (width 64)")),
+                    ("backbone", Backbone("conv4", (("width", 64), ("bias", True)), "conv4 (width 64, bias)")),
                 ),
             ),
         ),

@@ -318,7 +318,8 @@ def _joined(
     able = [entry for entry, found in entries.items() if not _lack(entry, found, eps)]
     few = _too_few({entry: len(entries[entry][eps].tasks) for entry in able}, eps)
     made, members = dict(entries), dict[Entry, tuple[Entry, ...]]()
-    for mine in methods.together((entry for entry in able if entry not in few), known):
+    groups = methods.together((entry for entry in able if entry not in few), known)
+    for mine in (part for group in groups for part in methods.alike(group, {one: entries[one][eps] for one in group})):
         if len(mine) > 1:
             row = methods.shared_entry(mine, known)
             each = [made.pop(entry) for entry in mine]

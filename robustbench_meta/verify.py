@@ -219,11 +219,10 @@ def _validated(loaded: checkpoint.Checkpoint, family: TaskFamily, seconds: float
     card, recipe, started = loaded.card, loaded.card.recipe, time.monotonic()
     then = card.chosen
     if then is None or card.threads is None:
-        why = (
-            f"no history of step {card.selected_step}"
-            if card.imported is None
-            else "an imported learner has no history"
-        )
+        why = f"no history of step {card.selected_step}"
+        if card.imported is not None:
+            code = f", and its network is code, {recipe.network}, which is not run here"
+            why = "an imported learner has no history" + (code if card.imported.code_sha256 else "")
         return [Finding("validation", "not verified", why)], "no accuracy"
     device = _device(card.device)
     made = catalog.learner(loaded, device=device)

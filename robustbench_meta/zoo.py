@@ -191,6 +191,8 @@ def contents(place: Path) -> tuple[Manifest, list[str]]:
 
 def pin(place: Path) -> dict[str, Change]:
     """Write the manifest of a folder of checkpoints; return what became of every name in it."""
+    if not place.is_dir():
+        raise InputError(f"place: {place} is not a folder of checkpoints")
     path = place / MANIFEST
     before = read_manifest(path).checkpoints if path.is_file() else {}
     manifest, _ = contents(place)
@@ -230,7 +232,7 @@ def add(source: Path, place: Path, *, replace: bool = False) -> Change:
     target.mkdir(parents=True, exist_ok=True)
     # The card comes last, so that what is cut short is refused and not taken for whole.
     for part in (WEIGHTS, CURVE, CARD):
-        if (source / part).is_file():
+        if (source / part).is_file() and not (source / part).is_symlink():
             checkpoint.write(target / part, (source / part).read_bytes())
     return pin(place)[name]
 

@@ -32,7 +32,7 @@ def test_an_import_says_where_every_tensor_went_and_what_it_assumed(rbm: Run) ->
     assert ", fc.weight" in out
     assert "of no use to norm_mode support: encoder.0.1.running_mean, " in out
     assert "taken for: blocks of Sequential(Conv2d, BatchNorm2d, ReLU, MaxPool2d(2))" in out
-    assert "learner: protonet on conv4 (width 4, depth 4, bias True, " in out
+    assert "learner: protonet on conv4 (width 4, depth 4, order bn-relu, bias True, padding 1, " in out
     assert err == "Checkpoint: out\nNow try: rbm evaluate --ckpt out\n"
     assert sorted(path.name for path in Path("out").iterdir()) == ["card.json", "weights.safetensors"]
 

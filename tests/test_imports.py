@@ -273,6 +273,7 @@ MODULES: dict[str, tuple[str, str]] = {
     "no module": ("made:no_module", "returned int, not a torch.nn.Module"),
     "eps": ("made:eps", r"1 of made:eps has eps=0.001; legal: 1e-05"),
     "no affine": ("made:plain", "has affine=False"),
+    "more than a norm": ("made:more", "is a More with a forward of its own; legal: BatchNorm2d's"),
     "one-dimensional norm": ("made:flat_norm", "is a BatchNorm1d; legal: BatchNorm2d"),
     "frozen": ("made:frozen", "requires no gradient"),
     "a buffer": ("made:buffered", "offset of made:buffered is a buffer"),
@@ -311,6 +312,9 @@ MADE = """
     def mixing(): return net(Act(lambda h: h - h.mean(0)))
     def random(): return net(Act(lambda h: F.dropout(h, 0.5)))
     def cut(): return net(Act(lambda h: h.detach()))
+    class More(nn.BatchNorm2d):
+        def forward(self, x): return super().forward(x).relu()
+    def more(): return net(More(2))
     def twice():
         norm = nn.BatchNorm2d(2)
         return net(norm, norm)

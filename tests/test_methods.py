@@ -15,7 +15,7 @@ from many import SHARED, Results, page
 from robustbench_meta import intervals, methods, ranking, statistics
 from robustbench_meta.checkpoint import Recipe
 from robustbench_meta.intervals import crossed, interval
-from robustbench_meta.outcomes import entry_order
+from robustbench_meta.outcomes import Check, entry_order
 from robustbench_meta.ranking import Standing, standings
 from robustbench_meta.report import formats, markdown, tables
 
@@ -37,7 +37,7 @@ def measured(*learners: dict[str, Any], tasks: int = TASKS) -> Results:
     hard = np.random.default_rng(0).normal(0, 0.08, (tasks, 1))
     for number, one in enumerate(learners):
         weights = f"{number:064x}"
-        rng = np.random.default_rng(number + 1)
+        rng = np.random.default_rng(one.get("draw", number) + 1)
         strength = rng.random((tasks, 5 * QUERIES)) + hard
         clean = strength < 0.9
         for place, attack in enumerate(one["attacks"]):
@@ -49,7 +49,7 @@ def measured(*learners: dict[str, Any], tasks: int = TASKS) -> Results:
             rows += [
                 {"key": key, "task": task, "clean": _bits(clean[task]), "survived": _bits(left[task])}
                 | {"distance": 0.03, "forwards": 100, "backwards": 50}
-                for task in range(tasks)
+                for task in one.get("tasks", range(tasks))
             ]
         card = {"recipe": {**one["recipe"], "seed": one["seed"]}, "weights_sha256": one["file"]}
         cards.append({"weights": weights, "card": json.dumps(card), "authors": one["authors"], "paper": ""})
@@ -101,6 +101,24 @@ def test_three_seeds_share_a_row_that_is_their_mean() -> None:
     each = [one.outcomes[one.rank_eps].runs["pgd-20"].survived.mean(1) for one in found[0].members]
     assert run.accuracy() == pytest.approx((np.mean(each), crossed(np.stack(each)).half()))
     assert run.forwards.sum() == 3 * 100 * TASKS
+
+
+def test_copies_of_one_training_are_no_seeds_whatever_their_files_say() -> None:
+    """Files that differ in their metadata alone have hashes of their own."""
+    found = board(*seeds(0.5, 0.5, 0.5, draw=4))
+    assert [(one.seeds, one.word) for one in found] == [(1, "checkpoint")] * 3
+    assert {one.members for one in found} == {()}
+
+
+def test_seeds_that_share_few_tasks_stand_alone_so_that_none_loses_its_rank() -> None:
+    parts = [range(12), range(8, 20), range(20)]
+    mine = [learner(f"x-s{seed}", seed, 0.5, tasks=part) for seed, part in enumerate(parts)]
+    others = [learner(name, 0, 0.3, recipe={"algorithm": name}) for name in ("p", "q", "r")]
+    found = {one.entry.checkpoint: one for one in board(*mine, *others)}
+    assert sorted(found) == ["p", "q", "r", "x", "x-s1"]
+    assert (found["x"].trained, found["x-s1"].seeds) == ((0, 2), 1)
+    assert all(one.rank is not None for one in found.values())
+    assert len(found["x"].outcomes[found["x"].rank_eps].tasks) == 12
 
 
 def test_two_seeds_are_checkpoints_whose_interval_is_over_tasks_alone() -> None:
@@ -245,3 +263,7 @@ def test_cells_stay_those_of_checkpoints() -> None:
     assert each == sorted((one.entry for one in apart), key=entry_order)
     difference = statistics.paired_difference(results, "x-aq-s2", "x-aq")
     assert (difference["difference"] != 0).any()
+
+
+def test_a_row_is_audited_as_little_as_its_least_audited_seed() -> None:
+    assert methods._check([Check(audited=20), Check(audited=3)]).audited == 3

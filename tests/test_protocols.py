@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def test_maml_2017_has_the_knobs_of_its_code() -> None:
     there = one.on("omniglot")
     assert (there.step_size, there.train_steps, there.steps) == (0.4, 1, 10)
     assert there.backbone is not None
-    assert dict(there.backbone.options) == {"width": 64}
+    assert dict(there.backbone.options) == {"width": 64, "bias": True}
     assert one.on("cifar-fs") == replace(one, variants=())
 
 
@@ -139,11 +139,11 @@ def test_a_name_means_one_configuration() -> None:
 
 
 LABELS = {
-    "aq": "aq v1 (aa7432bb)",
-    "rmaml": "rmaml v1 (b5869e8e)",
-    "dfsl": "dfsl v1 (7efb2961)",
-    "maml-2017": "maml-2017 v1 (8bb387f6)",
-    "strict": "strict v1 (f88a263d)",
+    "aq": "aq v1 (97e98779)",
+    "rmaml": "rmaml v1 (5070df47)",
+    "dfsl": "dfsl v1 (68a6d108)",
+    "maml-2017": "maml-2017 v1 (d8117895)",
+    "strict": "strict v1 (6e4c7b71)",
 }
 
 
@@ -154,7 +154,7 @@ def test_what_is_taken_where_a_recipe_says_nothing_is_what_the_catalog_has() -> 
             found[name] = (made.step_size, made.steps)
     assert found == protocols.INNER
     made = Conv4()
-    assert {"width": made.width, "order": made.order, "bias": made.bias} == protocols.CONV4
+    assert asdict(made) == protocols.CONV4
 
 
 def test_families_are_known_as_grey_or_colour_by_their_images() -> None:
@@ -182,11 +182,12 @@ COLOURED = (2 * LEVEL, 4 * LEVEL, 8 * LEVEL)
 
 def test_what_is_as_a_protocol_says_differs_in_nothing() -> None:
     assert differences(PRESETS["strict"], BOARD, ENTRY, met("strict", COLOURED, 1000), None) == ()
-    recipe = {"shots": 15, "network": "r2d2"}
+    recipe = {"ways": 5, "shots": 15, "queries": 6, "network": "r2d2"}
     running = replace(ENTRY, norm_mode="running")
     assert differences(PRESETS["aq"], BOARD, running, met("aq", (8 * LEVEL,), 1000), recipe) == ()
     one, batch = replace(BOARD, shots=1, track="transductive"), replace(ENTRY, algorithm="fomaml", norm_mode="batch")
-    recipe = {"shots": 1, "network": "conv4", "network_options": {"width": 32, "order": "relu-bn", "bias": True}}
+    network = {"network": "conv4", "network_options": {"width": 32, "order": "relu-bn", "bias": True}}
+    recipe = {"ways": 5, "shots": 1, "queries": 15, **network}
     there = met("rmaml", (2 * LEVEL,), 2400)
     assert differences(PRESETS["rmaml"], one, replace(batch, steps=10), there, recipe) == ()
 
@@ -240,12 +241,18 @@ def test_differences_of_attack_budget_and_tasks_are_named() -> None:
     assert of(full, "omniglot")[0] == "pgd-mt-50 not run at ε 0.05, 0.1, but at 2/255, 4/255, 8/255"
 
 
+AS_RMAML: dict[str, Any] = {
+    **{"ways": 5, "shots": 1, "queries": 15, "network": "conv4"},
+    "network_options": {"width": 32, "order": "relu-bn", "bias": True},
+}
+
+
 def test_differences_of_training_are_read_off_the_card() -> None:
     rmaml, board = PRESETS["rmaml"], replace(BOARD, shots=1, track="transductive")
     entry = replace(ENTRY, algorithm="fomaml", norm_mode="batch", steps=10)
     there = met("rmaml", (2 * LEVEL,), 2400)
     recipe = {
-        "shots": 5,
+        **{"ways": 5, "train_ways": 20, "shots": 5, "queries": 6},
         "algorithm_options": {"step_size": 0.05, "steps": 3},
         "network": "conv4",
         "network_options": {"width": 64},
@@ -254,8 +261,26 @@ def test_differences_of_training_are_read_off_the_card() -> None:
         "adapts by a rate of 0.05, not by 0.01",
         "trained with 3 inner steps, not 5",
         "trained at 5 shots, not at 1",
-        "network conv4 (width 64, order bn-relu, bias False), not conv4 (width 32, ReLU before batch norm, bias)",
+        "trained at 6 queries a class, not at 15",
+        "trained at 20 ways, not at 5",
+        "network conv4 with width 64, order bn-relu, bias False, not conv4 (width 32, ReLU before batch norm, bias)",
     )
+    exact: dict[str, Any] = {"algorithm_options": {"steps": 5, "step_size": 0.01}, "meta_gradient": "exact"}
+    assert differences(rmaml, board, entry, there, AS_RMAML) == ()
+    for change, said in (
+        (exact, "trained by the exact meta-gradient, not to first order"),
+        (
+            {"algorithm_options": {"meta_gradient": "exact"}},
+            "trained by the exact meta-gradient, not to first order",
+        ),
+        ({"algorithm_options": {"adapts": "head"}}, "adapts the head alone, not the whole network"),
+        ({"origin": "imported"}, "how it was trained is not known: it was imported"),
+        (
+            {"network_options": {**AS_RMAML["network_options"], "depth": 2}},
+            "network conv4 with depth 2, not conv4 (width 32, ReLU before batch norm, bias)",
+        ),
+    ):
+        assert differences(rmaml, board, entry, there, {**AS_RMAML, **change}) == (said,)
     assert differences(rmaml, board, replace(entry, algorithm="maml", steps=1), there, None) == (
         "1 adaptation steps, not 10",
         "algorithm maml, not fomaml",
@@ -268,20 +293,24 @@ def test_differences_of_training_are_read_off_the_card() -> None:
     assert "adapts by rates of its own, not by 0.01" in sgd
 
 
+CLOSED = {"ways": 5, "shots": 5, "queries": 15}
+
+
 def test_a_closed_form_has_no_steps_to_differ_in() -> None:
-    found = differences(PRESETS["aq"], BOARD, ENTRY, met("aq", (8 * LEVEL,), 1000), {"shots": 5})
+    found = differences(PRESETS["aq"], BOARD, ENTRY, met("aq", (8 * LEVEL,), 1000), CLOSED)
     assert found == (
         "normalises by the support's statistics, not by running statistics",
         "trained at 5 shots, not at 15",
+        "trained at 15 queries a class, not at 6",
     )
     taking = replace(ENTRY, algorithm="fomaml", norm_mode="running", steps=10)
-    assert differences(PRESETS["aq"], BOARD, taking, met("aq", (8 * LEVEL,), 1000), {"shots": 5}) == ()
+    assert differences(PRESETS["aq"], BOARD, taking, met("aq", (8 * LEVEL,), 1000), CLOSED) == ()
 
 
 def test_other_data_than_the_papers_are_named() -> None:
     there = met("dfsl", (0.01,), 5000)
     entry = replace(ENTRY, norm_mode="running")
-    recipe = {"shots": 5, "network": "conv4", "network_options": {"bias": True}}
+    recipe = {**CLOSED, "network": "conv4", "network_options": {"bias": True}}
     assert differences(PRESETS["dfsl"], BOARD, entry, there, recipe) == ("on cifar-fs, not on miniImageNet",)
     folder = differences(PRESETS["dfsl"], replace(BOARD, family="image-folder"), entry, there, recipe)
     assert folder == ("on image-folder, not on miniImageNet, unless the folder holds it",)
@@ -433,8 +462,8 @@ def test_a_report_names_the_differences_and_what_was_not_run(ran: Path, tmp_path
     part = text[text.index("## Protocols") : text.index("## Attacks as configured")]
     assert f"<summary>{PRESETS['strict'].label}</summary>" in part
     assert "| 2 queries a class, not 15; pgd-mt-50 not run at ε 0.05; pgd-mt-50 on 2 tasks" in part
-    assert "None of their attacks was run: aq, rmaml, dfsl." in part
-    assert "network conv4 (width 4), not conv4 (width 32)" in part
+    assert "Not judged, since no row met an attack of theirs (for maml-2017, ε 0): aq, rmaml, dfsl." in part
+    assert "network conv4 with width 4" in part
     page = (tmp_path / "leaderboard.html").read_text(encoding="utf-8")
     assert '<a href="#protocols">Protocols</a>' in page
     assert "pgd-mt-50 not run at ε 0.05" in page

@@ -233,6 +233,16 @@ def test_the_passes_of_an_update_are_counted(reproduction: Any) -> None:
     assert counted["claims-protonet-overreach"] == counted["claims-protonet-aq"]
 
 
+def test_a_wide_interval_reproduces_nothing(reproduction: Any) -> None:
+    row = reproduction.Reference(
+        method="m", network="n", family="f", shots=5, published=72.0, half=0.6, source="s", ours=()
+    )
+    assert reproduction.compared(row, 45.0, 28.0, 5.0) == "not: 27.0 points below, for no known reason"
+    assert reproduction.compared(row, 70.0, 1.5, 5.0) == "reproduced"
+    assert reproduction.compared(row, 70.0, 1.0, 5.0) == "within 2.0 points"
+    assert reproduction.compared(row, 73.0, 0.1, 5.0) == "reproduced"
+
+
 def test_arms_of_one_claim_differ_in_nothing_but_what_it_asks(reproduction: Any) -> None:
     claims = reproduction._read(reproduction.FOLDER / "claims.toml", reproduction.Claims)
     may = {"defense", "craft", "steps"}

@@ -84,7 +84,11 @@ def _ends(report: Report) -> list[str]:
         parts += ["## Flags", FLAGS, _folded(f"What each flag means ({which})", [_flags(report)])]
     if report.protocols:
         parts += ["## Protocols", PROTOCOLS, *(_protocol(one) for one in report.protocols)]
-        parts += [f"None of their attacks was run: {', '.join(report.unmet)}."] if report.unmet else []
+        parts += (
+            [f"Not judged, since no row met an attack of theirs (for maml-2017, ε 0): {', '.join(report.unmet)}."]
+            if report.unmet
+            else []
+        )
     if report.attacks:
         rows = [[escape(name), escape(fields)] for name, fields in report.attacks.items()]
         parts += ["## Attacks as configured", _folded("Settings", [_grid(["Attack", "Settings"], rows)])]
