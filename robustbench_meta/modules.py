@@ -7,14 +7,15 @@ keep their weights and hand normalisation to the engine, under the names "net.<l
 from __future__ import annotations
 
 import hashlib
-import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def load(name: str, options: Mapping[str, Any], *, sha256: str | None = None) ->
     parts = [*module.split("."), function]
     if not colon or not all(part.isidentifier() for part in parts):
         raise InputError(f"network: {name!r} is not of the form {FORM}")
-    found = _source_sha256(name, module)
+    found = hashlib.sha256(_source(name, module)[1]).hexdigest()
     if sha256 is not None and found != sha256:
         raise InputError(
             f"network: the source of {name} has SHA-256 {found[:12]}…, not {sha256[:12]}… as when the weights were"
@@ -112,10 +113,11 @@ class _Built:
 def _built(network: ModuleNetwork) -> _Built:
     # A worker process comes here without `load`: the source must still be what was trusted.
     module, _, function = network.name.partition(":")
-    if _source_sha256(network.name, module) != network.sha256:
+    spec, source = _source(network.name, module)
+    if hashlib.sha256(source).hexdigest() != network.sha256:
         raise InputError(f"network: the source of {network.name} has changed; import again")
     try:
-        net = getattr(importlib.import_module(module), function)(**dict(network.options))
+        net = getattr(_run(spec, source), function)(**dict(network.options))
     except Exception as error:  # whatever code of somebody's own raises
         raise InputError(f"network: {network.name} failed with {_said(error)}") from None
     if not isinstance(net, nn.Module):
@@ -200,18 +202,26 @@ def _given(norm: Params, name: str, h: Tensor, gamma: Tensor, beta: Tensor) -> T
     return torch.addcmul(shift.view(-1, 1, 1), h, scale.view(-1, 1, 1))
 
 
-def _source_sha256(name: str, module: str) -> str:
-    """Hash the file of a module; the module itself does not run, packages above it do."""
+def _run(spec: ModuleSpec, source: bytes) -> ModuleType:
+    """Run exactly these bytes as the module: no bytecode beside them, nor what an earlier import left in memory."""
+    made = module_from_spec(spec)
+    sys.modules.setdefault(spec.name, made)  # as classes of the module expect
+    exec(compile(source, str(spec.origin), "exec"), made.__dict__)
+    return made
+
+
+def _source(name: str, module: str) -> tuple[ModuleSpec, bytes]:
+    """Read the file of a module; the module itself does not run, packages above it do."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)  # last, so that nothing here stands for what is installed
     try:
         spec = find_spec(module)
     except Exception as error:  # a package above it, which has to be imported
         raise InputError(f"network: {name} cannot be found: {_said(error)}") from None
-    if spec is None or spec.origin is None or not spec.has_location:
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise InputError(f"network: {name}: no file of a module {module!r} is in {here} or where Python looks")
     try:
-        return hashlib.sha256(untrusted.content(Path(spec.origin), LARGEST_SOURCE)).hexdigest()
+        return spec, untrusted.content(Path(spec.origin), LARGEST_SOURCE)
     except ValueError as error:
         raise InputError(f"network: {spec.origin} {error}") from None
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import py_compile
 import signal
 import sys
 import textwrap
@@ -246,6 +247,22 @@ def test_nothing_of_a_checkpoints_code_runs_without_being_trusted(
     with pytest.raises(InputError, match=r"the source of loud:build has SHA-256 .* as when the weights were imported"):
         catalog.learner(loaded, trust=("loud:build",))
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_runs_is_the_source_and_neither_bytecode_nor_an_older_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "shifty.py"
+    source.write_text("raise RuntimeError('stale')\n")
+    py_compile.compile(str(source), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    source.write_text("from foreign import mine as build\n")
+    imports.prepare(own(tmp_path, network="shifty:build")[0])
+    assert "shifty" in sys.modules
+    source.write_text("def build():\n    raise RuntimeError('edited')\n")
+    with pytest.raises(InputError, match="failed with RuntimeError: edited"):
+        imports.prepare(own(tmp_path, network="shifty:build")[0])
+    sys.modules.pop("shifty")
 
 
 def test_a_card_that_names_code_without_an_import_is_refused_even_where_trusted(tmp_path: Path) -> None:
