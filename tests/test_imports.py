@@ -259,7 +259,7 @@ def test_what_runs_is_the_source_and_neither_bytecode_nor_an_older_import(
     source.write_text("from foreign import mine as build\n")
     imports.prepare(own(tmp_path, network="shifty:build")[0])
     assert "shifty" in sys.modules
-    source.write_text("def build():\n    raise RuntimeError('edited')\n")
+    source.write_text("def build(**options):\n    raise RuntimeError('edited')\n")
     with pytest.raises(InputError, match="failed with RuntimeError: edited"):
         imports.prepare(own(tmp_path, network="shifty:build")[0])
     sys.modules.pop("shifty")
