@@ -89,6 +89,17 @@ def alike(mine: Sequence[Entry], found: Mapping[Entry, Outcome]) -> list[tuple[E
     return [tuple(kept), *((entry,) for entry in mine if entry not in kept)]
 
 
+def outside(mine: Sequence[Entry], entries: Iterable[Entry], known: Mapping[str, Training]) -> tuple[int, ...]:
+    """Name the seeds of the same recipe, by the same authors and at the same steps, that share no row with `mine`."""
+    if not mine:
+        return ()
+    about = known[mine[0].weights]
+    others = (
+        known[one.weights] for one in entries if one not in mine and one.steps == mine[0].steps and one.weights in known
+    )
+    return tuple(sorted(one.seed for one in others if (one.method, one.authors) == (about.method, about.authors)))
+
+
 def _copies(one: Outcome, other: Outcome) -> bool:
     names = one.runs.keys() & other.runs.keys()
     return bool(names) and all(_same(one.runs[name], other.runs[name]) for name in names)

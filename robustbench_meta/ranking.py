@@ -44,7 +44,8 @@ class Standing:
     at once; with 95 % confidence, for all entries together, the true rank lies from `rank_low` to `rank_high`.
     `check` holds the flags of all its cells and of its audit, and of its accuracy at the eps of the ranking. `curve`
     holds the eps over which the areas of this board are taken. `members` are the checkpoints that share this row, each
-    as it would stand alone but for a rank, `trained` their training seeds; a row of one checkpoint has none.
+    as it would stand alone but for a rank, `trained` their training seeds; a row of one checkpoint has none. `outside`
+    are the seeds of the same recipe that are on the board and have no part in this row.
     """
 
     board: Board
@@ -58,6 +59,7 @@ class Standing:
     curve: tuple[float, ...]
     members: tuple[Standing, ...] = ()
     trained: tuple[int, ...] = ()
+    outside: tuple[int, ...] = ()
 
     @property
     def seeds(self) -> int:
@@ -366,6 +368,7 @@ def _rank(board: Board, entries: dict[Entry, dict[float, Outcome]], known: Mappi
             curve=curve,
             members=tuple(each[one] for one in members.get(entry, ())),
             trained=tuple(known[one.weights].seed for one in members.get(entry, ())),
+            outside=methods.outside(members.get(entry, ()), alone, known),
         )
         for entry in (*places, *rest)
     ]

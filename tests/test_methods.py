@@ -110,6 +110,15 @@ def test_copies_of_one_training_are_no_seeds_whatever_their_files_say() -> None:
     assert {one.members for one in found} == {()}
 
 
+def test_a_row_names_the_seeds_of_its_recipe_that_have_no_part_in_it() -> None:
+    mine = seeds(0.6, 0.62, 0.64, 0.3)
+    mine[3] |= {"tasks": range(4)}  # one that is worse was evaluated less
+    found = {one.entry.checkpoint: one for one in board(*mine, learner("y", 0, 0.5, recipe={"algorithm": "r2d2"}))}
+    assert (found["x-aq"].trained, found["x-aq"].outside) == ((0, 1, 2), (3,))
+    assert tables._spread(found["x-aq"]).endswith("; of this recipe, not in this row: training seed 3")
+    assert (found["x-aq-s3"].outside, found["y"].outside) == ((), ())
+
+
 def test_seeds_that_share_few_tasks_stand_alone_so_that_none_loses_its_rank() -> None:
     parts = [range(12), range(8, 20), range(20)]
     mine = [learner(f"x-s{seed}", seed, 0.5, tasks=part) for seed, part in enumerate(parts)]

@@ -580,9 +580,13 @@ def _spread(one: Standing) -> str:
     trained = ", ".join(map(str, one.trained))
     (low, high), (least, most) = one.spread("known"), one.spread("clean")
     what = "interval over seeds and tasks" if one.word == "method" else f"interval over tasks alone: {FEW}"
+    left = ", ".join(map(str, one.outside))
+    rest = (
+        f"; of this recipe, not in this row: training seed{'s' if len(one.outside) > 1 else ''} {left}" if left else ""
+    )
     return (
         f"training seeds {trained}; worst case at ε {eps_text(one.rank_eps)} from {100 * low:.1f} to {100 * high:.1f}, "
-        f"clean from {100 * least:.1f} to {100 * most:.1f} %; {what}"
+        f"clean from {100 * least:.1f} to {100 * most:.1f} %; {what}{rest}"
     )
 
 
