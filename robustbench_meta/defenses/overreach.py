@@ -1,8 +1,7 @@
 """Overreach, our own: adversarial querying (arXiv 1910.00982, algorithm 1) beyond the budget that is defended.
 
-Few base classes leave a learner that withstands eps on them short of it on classes it has never seen. Training at
-`reach` eps buys back what is lost on the way, at a price in clean accuracy that wide tasks and weight decay pay (see
-`reports/own.md` for what was tried).
+Robustness to eps on the classes of training falls short of eps on classes never seen. Training at `reach` eps is meant to
+make up for that, at a price in clean accuracy; whether it does stands in reports/reproduction.md, claims 9 to 12.
 """
 
 from __future__ import annotations
