@@ -1,7 +1,7 @@
 """Overreach, our own: adversarial querying (arXiv 1910.00982, algorithm 1) beyond the budget that is defended.
 
-Robustness to eps on the classes of training falls short of eps on classes never seen. Training at `reach` eps is meant to
-make up for that, at a price in clean accuracy; whether it does stands in reports/reproduction.md, claims 9 to 12.
+Robustness to eps on the classes of training falls short of eps on classes never seen. Training at `reach` eps is meant
+to make up for that, at a price in clean accuracy; whether it does stands in reports/reproduction.md, claims 9 to 12.
 """
 
 from __future__ import annotations
