@@ -290,6 +290,11 @@ def test_no_module_of_ours_unpickles() -> None:
         if path.name == "executors.py":  # it reads what its own driver wrote, through a pipe and not from a file
             continue
         text = path.read_text(encoding="utf-8")
+        if path.name == "statedicts.py":  # weights made elsewhere, of which only tensors in plain containers are read
+            assert re.findall(r"torch\.load\(.*", text) == [
+                'torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)'
+            ]
+            continue
         assert not re.search(r"torch\.load|import pickle|allow_pickle=True|weights_only|joblib|marshal|yaml", text), (
             path
         )

@@ -475,7 +475,7 @@ def test_a_store_that_is_read_only_is_status_three_in_one_line(ckpt: Path, tmp_p
     before = content(shared / "r")
     for path in (shared, *shared.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    assert status(started(shared, *command, "4", *FIXED, nobody=True)) == 3
+    assert status(started(shared, *command, "4", *FIXED, nobody=True)) == 3, said(shared)
     assert said(shared).splitlines()[-1].startswith("rbm: environment: [Errno 13] Permission denied: ")
     assert "Traceback" not in said(shared)
     assert content(shared / "r") == before

@@ -137,7 +137,7 @@ def test_a_killed_driver_takes_its_workers_along_and_nothing_is_lost(
     assert seen is not None  # after the first state that it had saved
 
     def stop(now: train.Progress) -> None:
-        assert now.step == step + 1
+        assert step <= now.step <= step + 1  # a validation that was due comes before the next step
         raise InterruptedError
 
     with pytest.raises(InterruptedError):

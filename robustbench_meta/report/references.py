@@ -28,6 +28,7 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
     "defenses": {
         "standard": (),
         "mixed": (),
+        "overreach": (),
         "aq": ("goldblum2020aq",),
         "adml": ("yin2018adml",),
         "trades": ("zhang2019trades", "wang2021rmaml"),

@@ -70,8 +70,10 @@ class Cifar:
     duplicates: ClassVar[bool] = True  # CIFAR-100 holds nine images twice in one class
 
     def __post_init__(self) -> None:
+        if not self.unseen_by:
+            return
         legal = [name for name in _class_splits() if name != self.split_set]
-        if self.unseen_by not in ("", *legal):
+        if self.unseen_by not in legal:
             raise InputError(f"unseen_by={self.unseen_by!r}: must be empty or {' or '.join(legal)}")
 
     @property
