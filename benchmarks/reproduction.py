@@ -395,8 +395,9 @@ def _about_claims(claims: Claims) -> str:
     return (
         f"Worst-case accuracy on {claims.family}, {claims.ways}-way {claims.shots}-shot, paired task by task. Each arm "
         f"is one recipe with at least {claims.seeds} training seeds, stated before any was trained, but for what a "
-        "note says; the interval of a difference is over seeds and tasks (`intervals.Crossed`), the percentile bootstrap "
-        "beside it is known to be too narrow on few seeds. A claim of equality holds where the whole interval lies within "
+        "note says; the interval of a difference is over seeds and tasks (`intervals.Crossed`), the percentile "
+        "bootstrap beside it is known to be too narrow on few seeds. A claim of equality holds where the whole "
+        "interval lies within "
         f"{claims.margin:g} points. Each verdict is at 95 % by itself, not all of them at once."
     )
 
