@@ -31,6 +31,7 @@ from robustbench_meta.attacks.via_torchattacks import TorchAttacks
 from robustbench_meta.intervals import interval
 from robustbench_meta.libraries import Classifier, attack_tasks, require
 from robustbench_meta.losses import correct
+from robustbench_meta.report import markdown
 from robustbench_meta.types import Attack, Norm, Spec, Streams, Threat, Victim
 
 SPEC = Spec(ways=5, shots=5, queries=5)
@@ -462,10 +463,6 @@ NOTES = """* foolbox: LinfPGD takes 40 steps of eps / 30 and L2PGD 50 of eps / 4
   are the true ones here only because the queries that are wrong are left out."""
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
-
-
 def _where(row: Line | Default) -> list[str]:
     eps = outcomes.eps_text(row.eps) if row.norm == "linf" else f"{row.eps:g}"
     return [row.checkpoint, f"{row.norm} {eps}"]
@@ -492,7 +489,7 @@ def _verdict_table(lines: list[Line]) -> str:
         for name in LIBRARIES:
             row += [_percent(group[name].robust, group[name].robust_ci95), str(group[name].agree)]
         rows.append(row)
-    return _table([*head, *(column for name in LIBRARIES for column in (name, "equal"))], rows)
+    return markdown.grid([*head, *(column for name in LIBRARIES for column in (name, "equal"))], rows)
 
 
 def _difference_table(libraries: list[Line]) -> str:
@@ -501,7 +498,7 @@ def _difference_table(libraries: list[Line]) -> str:
     for group in _grouped(libraries):
         first = group[LIBRARIES[0]]
         rows.append([*_where(first), first.attack, *(f"{group[name].largest_difference:.2g}" for name in LIBRARIES)])
-    return _table(head, rows)
+    return markdown.grid(head, rows)
 
 
 def _reason_counts(libraries: list[Line]) -> str:
@@ -529,7 +526,9 @@ def _twin_table(libraries: list[Line]) -> str:
         for line in libraries
         if line.attack == "PGD-20"
     ]
-    return _table(["checkpoint", "threat", "library", "no habit", *(f"+ {reason}" for reason in reasons[1:])], rows)
+    return markdown.grid(
+        ["checkpoint", "threat", "library", "no habit", *(f"+ {reason}" for reason in reasons[1:])], rows
+    )
 
 
 def _default_table(users: list[Default]) -> str:
@@ -542,7 +541,7 @@ def _default_table(users: list[Default]) -> str:
         if user.outside_box:
             said += f", box {user.outside_box:.0%}"
         rows.setdefault((user.checkpoint, user.norm), _where(user)).append(said)
-    return _table(head, list(rows.values()))
+    return markdown.grid(head, list(rows.values()))
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import torch
-from generalisation import Study, grid
+from generalisation import Study
 from matplotlib.figure import Figure
 
 from robustbench_meta import catalog, checkpoint, curve, statistics, submissions, tracks
@@ -34,7 +34,7 @@ from robustbench_meta.intervals import interval, paired_p
 from robustbench_meta.outcomes import eps_text
 from robustbench_meta.report import drawing, frames
 from robustbench_meta.report.gallery import pixels
-from robustbench_meta.report.markdown import escape
+from robustbench_meta.report.markdown import escape, grid
 from robustbench_meta.report.placing import label_points
 from robustbench_meta.report.tables import display_names
 from robustbench_meta.types import InputError, Spec, Streams, Threat
@@ -57,15 +57,15 @@ class Looks:
 def looks(folder: Path, budgets: Sequence[float], *, root: Path | None) -> Looks:
     """Move the first queries of the first test task of a checkpoint's family by every eps, in Linf."""
     subject = load_subject(folder, root=root, device="cpu")
-    episodes = subject.family.sample("test", Spec(5, 5, 15), [0]).to("cpu", subject.learner.dtype)  # type: ignore[attr-defined]
+    learner: Any = subject.learner
+    episodes = subject.family.sample("test", Spec(5, 5, 15), [0]).to("cpu", learner.dtype)
     with torch.no_grad():
-        fitted: Any = subject.learner.adapt(episodes.support_x, episodes.support_y)
+        fitted = learner.adapt(episodes.support_x, episodes.support_y)
     rows = [*range(0, 75, 15), 1]  # one of each class, and a second of the first
     made: dict[str, dict[float, np.ndarray]] = {"noise-1": {}, ATTACK: {}}
     for name, found in made.items():
         for eps in budgets:
             given: Any = {"attack": catalog.attack(name), "threat": Threat("linf", eps), "rng": Streams([0])}
-            learner: Any = subject.learner
             x_adv = craft(learner, fitted, episodes.query_x, episodes.query_y, **given)
             found[eps] = x_adv[0, rows].numpy()
     return Looks(episodes.query_x[0, rows].numpy(), made["noise-1"], made[ATTACK])

@@ -35,7 +35,7 @@ from robustbench_meta.grid import COLOUR_EPS, GREY_EPS
 from robustbench_meta.intervals import ALPHA, holm, interval, paired_p
 from robustbench_meta.outcomes import eps_text
 from robustbench_meta.report import drawing
-from robustbench_meta.report.markdown import escape
+from robustbench_meta.report.markdown import escape, grid
 from robustbench_meta.types import InputError
 
 HERE = Path("reports/generalisation")
@@ -456,12 +456,6 @@ def _pair(case: Case) -> str:
 def _mean(values: pd.Series[float]) -> str:
     mean, half = interval(values.to_numpy())
     return f"{100 * mean:.1f} ± {100 * half:.1f}"
-
-
-def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Write a table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def drawn(cases: Sequence[Case]) -> Figure:

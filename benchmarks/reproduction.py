@@ -32,7 +32,7 @@ from robustbench_meta.grid import parse_eps
 from robustbench_meta.intervals import LEAST_SEEDS, Crossed, arm, crossed, crossed_bootstrap, spanning
 from robustbench_meta.methods import Training
 from robustbench_meta.outcomes import Board, Entry, Outcome, Results, outcomes
-from robustbench_meta.report.markdown import escape
+from robustbench_meta.report.markdown import escape, grid
 from robustbench_meta.report.tables import NOTHING, steps_text
 from robustbench_meta.submissions import ENTRIES, Strict
 from robustbench_meta.types import InputError, Norm
@@ -326,7 +326,7 @@ def _reference_table(references: References, given: Measured) -> str:
         trained = _trained(given.recipes.get(outcome.entry.weights))
         verdict = compared(row, mean, half, references.near)
         rows.append([*line, f"{mean:.1f} ± {half:.1f}", str(values.shape[1]), entry, trained, verdict])
-    return _grid(head, rows)
+    return _escaped(head, rows)
 
 
 def _trained(recipe: Recipe | None) -> str:
@@ -353,7 +353,7 @@ def _claim_table(tests: Sequence[Test]) -> str:
         seeds = f"{len(one.a)}, {len(one.b)}" if one.claim.b else f"{len(one.a)}"
         values = [f"{100 * mean:.1f} ± {100 * half:.1f}" for mean, half in sides]
         rows.append([*line, *values, difference, ends, seeds, str(one.difference.n), one.verdict])
-    return _grid(head, rows)
+    return _escaped(head, rows)
 
 
 def _details(claims: Claims, tests: Sequence[Test]) -> str:
@@ -379,7 +379,7 @@ def _arms(claims: Claims, names: Sequence[str]) -> str:
         )
         total = [f"{rows * recipe.steps / 1e6:.2f}" for rows in (forward, backward)]
         rows.append([name, about, f"{recipe.steps:,}", f"{forward:,} / {backward:,}", " / ".join(total)])
-    return _grid(head, rows)
+    return _escaped(head, rows)
 
 
 def _about_references(references: References) -> str:
@@ -402,9 +402,8 @@ def _about_claims(claims: Claims) -> str:
     )
 
 
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([escape(text) for text in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _escaped(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return grid(head, [[escape(text) for text in row] for row in rows])
 
 
 def _read(path: Path, model: type[_Model]) -> _Model:

@@ -301,7 +301,8 @@ def progress_text(now: train.Progress) -> str:
 
 def line_of(job: Job, failed: str = "", detail: str = "") -> Line:
     """Read from its folder how far a run has come."""
-    recipe, state, device = job.recipe, "waiting", None
+    recipe, device = job.recipe, None
+    state: State = "waiting"
     step, seconds, seen = 0, 0.0, None
     if (job.folder / CARD).is_file():
         card = checkpoint.read_card(job.folder / CARD)
@@ -312,7 +313,7 @@ def line_of(job: Job, failed: str = "", detail: str = "") -> Line:
         state, (step, seconds, seen) = "unfinished", so_far(job.folder / train.RESUME)
     return Line(
         name=job.name,
-        state="failed" if failed else state,  # type: ignore[arg-type]
+        state="failed" if failed else state,
         step=step,
         steps=recipe.steps,
         clean=None if seen is None else seen.clean,

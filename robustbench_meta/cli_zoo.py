@@ -77,6 +77,7 @@ def render(text: str, entries: Sequence[Entry]) -> str:
 def _tables(entries: Sequence[Entry]) -> str:
     """Write what is shipped, with its numbers and the command that makes it again, and what has only a recipe."""
     from robustbench_meta import zoo
+    from robustbench_meta.report.markdown import escape, grid
 
     shipped = [
         (f"`{one.name}`", *cells[5:7], *cells[7:12], _maker(one.card), f"`{zoo.command(one.name, 'again')}`")
@@ -85,24 +86,19 @@ def _tables(entries: Sequence[Entry]) -> str:
     ]
     head = ("`zoo:`", "network", "kB", "clean %", "robust %", "under", "n", "minutes", "on", "made again by")
     waiting = [
-        (f"`{one.name}`", zoo.described(zoo.RECIPES / f"{one.name}.toml")) for one in entries if one.card is None
+        (f"`{one.name}`", escape(zoo.described(zoo.RECIPES / f"{one.name}.toml")))
+        for one in entries
+        if one.card is None
     ]
     return "\n".join(
         [
             f"{len(shipped)} checkpoints, {sum(one.size for one in entries) / 1e6:.1f} MB of weights:\n",
-            *_markdown(head, shipped),
+            grid(head, shipped),
             f"\n{len(waiting)} recipes without weights so far (`rbm train NAME`):\n",
-            *_markdown(("recipe", "makes"), waiting),
+            grid(("recipe", "makes"), waiting),
             "",
         ]
     )
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
-
-    return [line(head), "|---" * len(head) + "|", *map(line, rows)]
 
 
 def _row(entry: Entry) -> Sequence[str]:

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 
 from robustbench_meta import flags as signs
-from robustbench_meta import untrusted
 from robustbench_meta.intervals import LEAST_SEEDS
-from robustbench_meta.outcomes import Bits, Check, Entry, Outcome, Results
+from robustbench_meta.outcomes import Bits, Check, Entry, Outcome, Results, cards
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,7 @@ class Training:
 
 def trainings(results: Results) -> dict[str, Training]:
     """Read the training of every learner by its weights; a learner without a whole card has none."""
-    table = getattr(results, "learners", None)  # what was made by hand may have none
-    rows = [] if table is None else table.to_dict("records")
-    read = {str(row["weights"]): _training(row) for row in rows}
+    read = {str(row["weights"]): _training(row, card) for row, card in cards(results)}
     return {weights: one for weights, one in read.items() if one is not None}
 
 
@@ -146,15 +143,9 @@ def joined(entry: Entry, found: Sequence[Outcome]) -> Outcome:
     )
 
 
-def _training(row: Mapping[Any, Any]) -> Training | None:
-    try:
-        card = untrusted.parse(row["card"]) if row.get("card") else None
-    except (ValueError, TypeError):
-        return None
-    if not isinstance(card, dict):
-        return None
-    recipe = card.get("recipe")
-    if not isinstance(recipe, dict) or not isinstance(recipe.get("seed"), int):
+def _training(row: Mapping[str, Any], card: Mapping[str, Any]) -> Training | None:
+    recipe = card["recipe"]
+    if not isinstance(recipe.get("seed"), int):
         return None
     authors = row.get("authors")
     file = str(card.get("weights_sha256", ""))

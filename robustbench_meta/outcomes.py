@@ -8,7 +8,7 @@ Shapes: n tasks, Q judged queries in a task.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from robustbench_meta import flags as signs
+from robustbench_meta import untrusted
 from robustbench_meta.flags import Flag
 from robustbench_meta.intervals import arm, interval, spanning
 
@@ -211,6 +212,18 @@ def eps_text(eps: float) -> str:
     if 0 < eps < 1 and abs(levels - round(levels)) < 1e-4 and round(levels):
         return f"{round(levels)}/255"
     return f"{eps:.4g}"
+
+
+def cards(results: Results) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Give what is kept of each learner with its card, where that is JSON that holds a recipe."""
+    table = getattr(results, "learners", None)  # what was made by hand may have none
+    for row in [] if table is None else table.to_dict("records"):
+        try:
+            card = untrusted.parse(row["card"]) if isinstance(row.get("card"), str) and row["card"] else {}
+        except ValueError:
+            continue
+        if isinstance(card, dict) and isinstance(card.get("recipe"), dict):
+            yield row, card
 
 
 def outcomes(results: Results) -> list[Outcome]:

@@ -15,7 +15,18 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from robustbench_meta import untrusted
-from robustbench_meta.outcomes import Board, Entry, Results, board_of, entry_of, eps_text, is_object, is_set, records
+from robustbench_meta.outcomes import (
+    Board,
+    Entry,
+    Results,
+    board_of,
+    cards,
+    entry_of,
+    eps_text,
+    is_object,
+    is_set,
+    records,
+)
 
 if TYPE_CHECKING:
     from robustbench_meta.types import Norm, Split, Surface
@@ -152,16 +163,7 @@ def find(name: str) -> Protocol:
 
 def recipes(results: Results) -> dict[str, dict[str, Any]]:
     """Read the recipes of learners from their cards, by weights; of a card that is no such JSON nothing is known."""
-    table = getattr(results, "learners", None)
-    found: dict[str, dict[str, Any]] = {}
-    for row in [] if table is None else table.to_dict("records"):
-        try:
-            card = untrusted.parse(row["card"]) if isinstance(row["card"], str) and row["card"] else {}
-        except ValueError:
-            continue
-        if isinstance(card, dict) and isinstance(card.get("recipe"), dict):
-            found[untrusted.printable(row["weights"])] = card["recipe"]
-    return found
+    return {untrusted.printable(row["weights"]): card["recipe"] for row, card in cards(results)}
 
 
 def verdicts(

@@ -91,10 +91,10 @@ def _ends(report: Report) -> list[str]:
         )
     if report.attacks:
         rows = [[escape(name), escape(fields)] for name, fields in report.attacks.items()]
-        parts += ["## Attacks as configured", _folded("Settings", [_grid(["Attack", "Settings"], rows)])]
+        parts += ["## Attacks as configured", _folded("Settings", [grid(["Attack", "Settings"], rows)])]
     if report.episodes:
         rows = [[escape(name), f"`{_code(digest)}`"] for name, digest in report.episodes.items()]
-        parts += ["## Episodes", _grid(["Split", "SHA-256 of its reference episodes"], rows)]
+        parts += ["## Episodes", grid(["Split", "SHA-256 of its reference episodes"], rows)]
     if report.missing:
         parts += ["## Missing here", "\n".join(f"- {escape(text)}" for text in report.missing)]
     notes = "\n".join(f"- **{escape(term)}** {escape(text)}" for term, text in report.footnotes)
@@ -132,7 +132,7 @@ def _board(table: Table, report: Report, pictures: Sequence[Picture]) -> list[st
     parts = [
         f"### {escape(table.title)}",
         escape(table.headline[:1].upper() + table.headline[1:]),
-        _grid(header, [_row(row, table) for row in table.rows]),
+        grid(header, [_row(row, table) for row in table.rows]),
     ]
     reasons = [f"- **{escape(_full_name(row))}**: {escape(row.reason)}" for row in table.rows if row.reason]
     if reasons:
@@ -160,7 +160,7 @@ def _settings(table: Table) -> str:
         [_name(row), row.steps, escape(row.algorithm), escape(row.defense), escape(row.norm_mode), str(table.seed)]
         for row in table.rows
     ]
-    return _grid(header, rows)
+    return grid(header, rows)
 
 
 def _transfers(matrices: Sequence[Transfer]) -> list[str]:
@@ -175,7 +175,7 @@ def _transfers(matrices: Sequence[Transfer]) -> list[str]:
             ]
             for row in one.rows
         ]
-        parts += [f"ε {escape(one.eps)}, n = {one.n} tasks:", _grid(header, rows)]
+        parts += [f"ε {escape(one.eps)}, n = {one.n} tasks:", grid(header, rows)]
     return parts
 
 
@@ -192,7 +192,7 @@ def _flags(report: Report) -> str:
             [about.code, escape(about.title), escape(about.colour), escape(about.sentence), escape(about.limit)]
         )
         rows[-1].append(raised)
-    return _grid(["Flag", "Name", "Colour", "What it means", "Raised from", "Here"], rows)
+    return grid(["Flag", "Name", "Colour", "What it means", "Raised from", "Here"], rows)
 
 
 def _protocol(one: ProtocolTable) -> str:
@@ -201,7 +201,7 @@ def _protocol(one: ProtocolTable) -> str:
         [escape(row.board), escape(", ".join(row.entries)), escape("; ".join(row.differences)) or SAME]
         for row in one.rows
     ]
-    parts = [f"{escape(one.about)}.", _grid(["Board", "Checkpoint", "Differs in"], rows)]
+    parts = [f"{escape(one.about)}.", grid(["Board", "Checkpoint", "Differs in"], rows)]
     if one.beyond:
         parts.append("What no run here does as its paper's code:\n\n" + "\n".join(f"- {escape(x)}" for x in one.beyond))
     return _folded(one.label, parts)
@@ -221,7 +221,7 @@ def _attacks(table: Table) -> str:
     ]
     constant = [f"{100 * table.constant:.1f} ± 0.0"] * (len(table.eps) + 1)
     rows.append(["*constant predictor*", NOTHING, "any", *constant, NOTHING, NOTHING, str(table.seed)])
-    return _grid(header, rows)
+    return grid(header, rows)
 
 
 def _differences(table: Table) -> str:
@@ -235,7 +235,7 @@ def _differences(table: Table) -> str:
         for one in table.differences
         for number, line in enumerate(one.rows)
     ]
-    return _grid(header, rows)
+    return grid(header, rows)
 
 
 def _row(row: Row, table: Table) -> list[str]:
@@ -266,7 +266,8 @@ def _bold(value: Value, text: str = "") -> str:
     return f"**{text}**" if value.known and value.decided else text
 
 
-def _grid(header: list[str], rows: list[list[str]]) -> str:
+def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a table; cells must be escaped already where others wrote them."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
