@@ -331,7 +331,7 @@ def _attacked(audit: Audit, victim: Victim, tasks: list[int]) -> dict[str, Tenso
     strongest[chosen] = targeted(near, full, _streams(audit, "targeted", tasks))
     known.append(strongest)
     hunts: dict[str, tuple[Member, int]] = {"noise": (Noise(DRAWS // COPIES), COPIES)}
-    if victim.single and len(victim.space.shape) == 3:
+    if victim.single and len(victim.space.shape) in (2, 3):
         hunts["square"] = (Square(DRAWS, schedule=DRAWS), 1)
     for name, (attack, copies) in hunts.items():
         met = chosen.repeat_interleave(copies)

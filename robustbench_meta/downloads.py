@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, Protocol
 
@@ -42,7 +43,8 @@ class Member:
 class Source:
     """One file of a publisher: what it is called below the data root, and how it is known to be whole.
 
-    With `members` it is a tar archive, unpacked and then removed; without, it is kept as it is.
+    With `members` it is a tar archive, unpacked and then removed; without, it is kept as it is. The checksum is of its
+    bytes, or of what `content` reads in it, where a host packs the same content anew.
     """
 
     url: str
@@ -51,6 +53,10 @@ class Source:
     size: int | None = None  # bytes
     members: tuple[Member, ...] = ()
     optional: bool = False  # read where it is there, but not fetched with the rest of its family
+    content: Callable[[Path], str] | None = None  # returns "sha256:..." of what the checksum is of
+
+    def checksum_of(self, path: Path) -> str:
+        return self.content(path) if self.content else checksum_of(path, self.checksum)
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ def fetch(source: Source, root: Path, *, progress: Progress | None = None) -> li
     if source.members and all(path.is_file() for path in brought):
         return brought
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not (target.is_file() and checksum_of(target, source.checksum) == source.checksum):
+    if not (target.is_file() and source.checksum_of(target) == source.checksum):
         part = target.with_name(target.name + ".part")
         _receive(source, part, progress or (lambda name, done, total: None))
         _refuse_unless_whole(source, part)
@@ -178,7 +184,7 @@ def _write(source: Source, response: httpx.Response, file: IO[bytes], progress: 
 
 
 def _refuse_unless_whole(source: Source, part: Path) -> None:
-    found = checksum_of(part, source.checksum)
+    found = source.checksum_of(part)
     if found != source.checksum:
         part.unlink()
         raise DownloadError(f"{source.url}: {found} came, must be {source.checksum}; removed")
@@ -213,16 +219,20 @@ def _unpack(archive: Path, members: Iterable[Member], root: Path) -> None:
 
 def _found(source: Source, root: Path) -> list[Found]:
     part = root / f"{source.path}.part"
-    files = source.members or (Member(source.path, source.checksum),)
-    return [_state(root / file.path, file.checksum, part) for file in files]
+    if not source.members:
+        return [_state(root / source.path, source.checksum, part, source.checksum_of)]
+    return [
+        _state(root / file.path, file.checksum, part, partial(checksum_of, like=file.checksum))
+        for file in source.members
+    ]
 
 
-def _state(path: Path, checksum: str, part: Path) -> Found:
+def _state(path: Path, checksum: str, part: Path, measure: Callable[[Path], str]) -> Found:
     if path.is_file():
         size = f"{path.stat().st_size} bytes"
         if not checksum:
             return Found(path, "whole", f"{size}, no checksum known")
-        if checksum_of(path, checksum) == checksum:
+        if measure(path) == checksum:
             return Found(path, "whole", f"{size}, {checksum.partition(':')[0]} as published")
         return Found(path, "other", f"{size}, not the publisher's bytes; its format is checked when it is read")
     with suppress(FileNotFoundError):

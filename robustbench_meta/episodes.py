@@ -22,11 +22,15 @@ REFERENCE_SHAPES = ((5, 15), (5, 10), (5, 5), (1, 5), (1, 1))
 
 @dataclass(frozen=True)
 class Pool:
-    """All images of one split, class by class: class c is images[starts[c]:starts[c + 1]], uint8 [n,*X]."""
+    """All items of one split, class by class: class c is images[starts[c]:starts[c + 1]], whole numbers [n,*X].
+
+    `full` is the number that stands for 1: 255 for pixels in uint8, 2**15 for sound in int16.
+    """
 
     images: Tensor
     starts: tuple[int, ...]
     names: tuple[str, ...]
+    full: int = 255
 
     @property
     def smallest(self) -> int:
@@ -39,7 +43,7 @@ def sample(pool: Pool, spec: Spec, indices: Sequence[int], *, stream: str) -> Ep
 
     Each class has one permutation of its images: queries come first, support after them, proxies from the
     end backwards. So the k-shot support is the first k of a larger one, and neither more shots nor more
-    proxies move anything else. Pixels are float32 in [0,1]; items are ordered by class.
+    proxies move anything else. Inputs are float32, whole numbers over `pool.full`; items are ordered by class.
     Raises InputError where `spec` asks for more than the pool holds.
     """
     _check(pool, spec)
@@ -48,20 +52,20 @@ def sample(pool: Pool, spec: Spec, indices: Sequence[int], *, stream: str) -> Ep
         rows[task] = _draw(pool, spec, f"{stream}/{spec.ways}/{int(index)}")
     query, support, proxy = np.split(rows, [spec.queries, spec.queries + spec.shots], axis=2)
     return Episodes(
-        support_x=_pixels(pool, support),
+        support_x=_inputs(pool, support),
         support_y=_labels(support),
-        query_x=_pixels(pool, query),
+        query_x=_inputs(pool, query),
         query_y=_labels(query),
-        proxy_x=_pixels(pool, proxy) if spec.proxies else None,
+        proxy_x=_inputs(pool, proxy) if spec.proxies else None,
         proxy_y=_labels(proxy) if spec.proxies else None,
     )
 
 
 def batch(pool: Pool, count: int, *, stream: str) -> tuple[Tensor, Tensor]:
-    """Draw `count` different images, or all that there are, fixed by `stream`: x [n,*X] in [0,1], class numbers [n]."""
+    """Draw `count` different images, or all that there are, fixed by `stream`: x [n,*X], class numbers [n]."""
     bits = np.random.PCG64(int.from_bytes(hashlib.sha256(stream.encode()).digest(), "big"))
     rows = torch.from_numpy(_permutation(bits, len(pool.images))[:count])
-    return pool.images[rows].float() / 255, torch.bucketize(rows, torch.tensor(pool.starts[1:]), right=True)
+    return pool.images[rows].float() / pool.full, torch.bucketize(rows, torch.tensor(pool.starts[1:]), right=True)
 
 
 def drawn(family: TaskFamily, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
@@ -179,11 +183,11 @@ def _permutation(bits: np.random.PCG64, length: int) -> np.ndarray:
     return np.argsort(bits.random_raw(length), kind="stable")
 
 
-def _pixels(pool: Pool, rows: np.ndarray) -> Tensor:
-    """Gather rows [T,W,k] as float32 [T, W·k, *X] in [0,1]."""
+def _inputs(pool: Pool, rows: np.ndarray) -> Tensor:
+    """Gather rows [T,W,k] as float32 [T, W·k, *X]."""
     taken = pool.images[torch.from_numpy(rows.reshape(-1))]
     tasks, ways, each = rows.shape
-    return (taken.float() / 255).view(tasks, ways * each, *pool.images.shape[1:])
+    return (taken.float() / pool.full).view(tasks, ways * each, *pool.images.shape[1:])
 
 
 def _labels(rows: np.ndarray) -> Tensor:

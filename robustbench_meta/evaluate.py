@@ -43,7 +43,7 @@ class CellError(RuntimeError):
 
 @dataclass(frozen=True)
 class Block:
-    """What some tasks of a cell gave; `pictures` holds a few attacked images where task 0 is among them.
+    """What some tasks of a cell gave; `pictures` holds a few attacked queries where task 0 is among them.
 
     `examples` holds every attacked query, where they were asked for.
     """
@@ -151,7 +151,7 @@ def run(
             raise
         records += _records(found, group)
         if group[0] == 0 and attack.needs_gradient and cell.threat.surface == "query":
-            pictures = _pictures(found)
+            pictures = _pictures(found, getattr(family, "rate", None))
         if examples:
             kept += _examples(found, group)
     return Block(records, pictures, tuple(kept))
@@ -280,10 +280,10 @@ def _examples(found: _Attacked, tasks: Sequence[int]) -> list[store.Examples]:
     return [store.Examples(task, x_adv[i], y[i], store.query_digests(x[i])) for i, task in enumerate(tasks)]
 
 
-def _pictures(found: _Attacked) -> dict[str, np.ndarray] | None:
-    """Keep queries of the first task, clean-correct ones first: images, labels and predictions."""
+def _pictures(found: _Attacked, rate: int | None) -> dict[str, np.ndarray] | None:
+    """Keep queries of the first task, clean-correct ones first: images or sounds, labels and predictions."""
     x, y = found.episodes.query_x[0], found.episodes.query_y[0]
-    if x.dim() != 4:  # not images [Q,C,H,W]
+    if x.dim() != 4 and rate is None:  # neither images [Q,C,H,W] nor sounds [Q,1,samples]
         return None
     right = losses.correct(found.clean[0], y)
     # Spread over the classes, whose queries lie one class after another.
@@ -297,7 +297,8 @@ def _pictures(found: _Attacked) -> dict[str, np.ndarray] | None:
         "clean_predictions": found.clean[0, chosen].argmax(-1),
         "adversarial_predictions": found.attacked[0, chosen].argmax(-1),
     }
-    return {name: value.cpu().numpy() for name, value in pictures.items()}
+    rates = {} if rate is None else {"rate": np.full(len(chosen), rate)}
+    return {name: value.cpu().numpy() for name, value in pictures.items()} | rates
 
 
 def _weights(learner: AnyLearner, fitted: Any) -> list[Tensor]:

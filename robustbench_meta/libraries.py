@@ -15,7 +15,7 @@ from torch import Tensor
 
 from robustbench_meta.losses import correct
 from robustbench_meta.threats import ABSOLUTE_SLACK, RELATIVE_SLACK, distance, project
-from robustbench_meta.types import Box, InputError, Streams, Threat, Victim
+from robustbench_meta.types import Box, InputError, Norm, Streams, Threat, Victim
 
 Craft = Callable[["Classifier", Tensor, Tensor, int], Tensor]
 
@@ -134,8 +134,17 @@ def check_inputs(victim: Victim) -> None:
         )
 
 
+def check_square(space: Box, norm: Norm) -> None:
+    """Refuse what our Square, the last member of AutoAttack, cannot attack, even where no point is left for it."""
+    if len(space.shape) != 3 and not (len(space.shape) == 2 and norm == "linf"):
+        raise InputError(
+            f"inputs: shape {space.shape} in {norm}; AutoAttack and Square take images (C, H, W) and, in linf, sounds"
+            " (C, samples)"
+        )
+
+
 def check_images(space: Box) -> None:
-    """Refuse what Square, the last member of AutoAttack, cannot attack, even where no point is left for it."""
+    """Refuse what the reference AutoAttack cannot attack."""
     if len(space.shape) != 3:
         raise InputError(f"inputs: shape {space.shape}; AutoAttack takes images (C, H, W)")
 

@@ -9,9 +9,10 @@ folds once and for all: a function of x alone, whose gradient goes to x alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Literal
 
@@ -201,6 +202,74 @@ class ResNet12:
 
 
 @dataclass(frozen=True)
+class LogMelConv4:
+    """The logarithm of a mel spectrogram, computed from the waveform, under Conv4; differentiable down to the samples.
+
+    Hann windows of `window` samples every `hop`; power through `mels` triangles between 0 and `rate` / 2, equally far
+    apart on the mel scale 2595 log10(1 + f / 700) (O'Shaughnessy 1987); then log(1 + power / floor), which is 0 in
+    silence. Power is scaled so that a steady sine of amplitude a at the frequency of a bin has a^2 / 4 there.
+    """
+
+    width: int = 32
+    depth: int = 4
+    rate: int = 8000  # samples a second
+    window: int = 256
+    hop: int = 128
+    mels: int = 32
+    floor: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _positive(rate=self.rate // 100, window=self.window, hop=self.hop, mels=self.mels)
+        if not 0 < self.floor <= 1:
+            raise InputError(f"floor: {self.floor} is not above 0 and at most 1")
+        if not (_triangles(self.rate, self.window, self.mels) > 0).any(dim=0).all():
+            raise InputError(f"mels: {self.mels} are more than a window of {self.window} samples can tell apart")
+
+    def parameters(self, shape: tuple[int, ...], rng: torch.Generator) -> Params:
+        """Draw weights for inputs of `shape` (1, samples)."""
+        return self._conv4.parameters(self._pictures(shape), rng)
+
+    def features(self, shape: tuple[int, ...]) -> int:
+        """Count the features of one embedding."""
+        return self._conv4.features(self._pictures(shape))
+
+    def __call__(self, weights: Params, x: Tensor, norm: Params | BatchNorm) -> Tensor:
+        return self._conv4(weights, self.spectrogram(x), norm)
+
+    def freeze(self, weights: Params, norm: Params) -> Embed:
+        """Return the embedding by constant weights and statistics."""
+        embed = self._conv4.freeze(weights, norm)
+        return lambda x: embed(self.spectrogram(x))
+
+    def spectrogram(self, x: Tensor) -> Tensor:
+        """Return the log-mel spectrograms of x [B,1,samples]: [B,1,frames,mels]."""
+        hann = torch.hann_window(self.window, dtype=x.dtype, device=x.device)
+        spectrum = torch.fft.rfft(x.unfold(-1, self.window, self.hop) * (hann / hann.sum()))
+        power = spectrum.real.square() + spectrum.imag.square()
+        triangles = _triangles(self.rate, self.window, self.mels).to(x.device, x.dtype)
+        return torch.log1p(power @ triangles / self.floor)
+
+    @property
+    def _conv4(self) -> Conv4:
+        return Conv4(self.width, self.depth)
+
+    def _pictures(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if len(shape) != 2 or shape[0] != 1 or shape[1] < self.window:
+            raise InputError(f"network: logmel-conv4 takes waveforms (1, {self.window} samples or more), not {shape}")
+        return 1, (shape[1] - self.window) // self.hop + 1, self.mels
+
+
+@cache
+def _triangles(rate: int, window: int, mels: int) -> Tensor:
+    """Return the weights of the frequencies of a window in each mel band: float64 [window // 2 + 1, mels]."""
+    top = 2595 * math.log10(1 + rate / 2 / 700)
+    corners = 700 * (10 ** (torch.linspace(0, top, mels + 2, dtype=torch.float64) / 2595) - 1)
+    low, middle, high = corners[:-2], corners[1:-1], corners[2:]
+    hertz = torch.linspace(0, rate / 2, window // 2 + 1, dtype=torch.float64).unsqueeze(1)
+    return torch.minimum((hertz - low) / (middle - low), (high - hertz) / (high - middle)).clamp_min(0)
+
+
+@dataclass(frozen=True)
 class _Block:
     """Convolution, normalisation, activation and pooling (none where `stride` is 0) with their weights."""
 
@@ -294,4 +363,4 @@ def _positive(**sizes: int) -> None:
             raise InputError(f"{name}: {size} is not between 1 and 4096")
 
 
-PRESETS = {"conv4": Conv4(), "r2d2": R2D2Net(), "resnet12": ResNet12()}
+PRESETS = {"conv4": Conv4(), "r2d2": R2D2Net(), "resnet12": ResNet12(), "logmel-conv4": LogMelConv4()}

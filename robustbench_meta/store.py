@@ -43,6 +43,7 @@ _Row = TypeVar("_Row", Record, Measures)
 SCHEMA = 1
 IMAGES = ("clean", "adversarial")
 PICTURES = (*IMAGES, "labels", "clean_predictions", "adversarial_predictions")  # of a gallery file
+RATE, LARGEST_RATE = "rate", 2**20  # samples a second, in the gallery file of sounds
 FOLDERS = ("cells", "timings", "errors", "gallery", "audits", "learners", "locks")
 LEARNER_COLUMNS = ("weights", "card", "authors", "paper", "code", "license")
 ADVERSARIAL, SET = "adversarial", "set.json"
@@ -217,7 +218,7 @@ def clear_failure(results: Path, cell: Cell) -> None:
 
 
 def save_gallery(results: Path, cell: Cell, arrays: dict[str, np.ndarray]) -> None:
-    """Keep a few attacked queries of a cell: clean, adversarial, labels and the two predictions."""
+    """Keep a few attacked queries of a cell: clean, adversarial, labels and the two predictions; of sounds the rate."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     with _locked(results, cell):
@@ -666,10 +667,13 @@ def _pictures(path: Path) -> dict[str, np.ndarray]:
         if (size := sum(entry.file_size for entry in archive.infolist())) > LARGEST_UNPACKED:
             raise ValueError(f"it unpacks to {size} bytes, more than {LARGEST_UNPACKED}")
     with np.load(packed, allow_pickle=False) as opened:
-        arrays = {name: opened[name] for name in PICTURES}
+        arrays = {name: opened[name] for name in (*PICTURES, *({RATE} & set(opened.files)))}
     images, count = arrays["clean"], len(arrays["clean"])
-    if images.ndim != 4 or images.shape != arrays["adversarial"].shape or images.shape[1] not in (1, 3):
-        raise ValueError(f"its images have shapes {images.shape} and {arrays['adversarial'].shape}")
+    axes, channels = (3, (1,)) if RATE in arrays else (4, (1, 3))
+    if images.ndim != axes or images.shape[1] not in channels or images.shape != arrays["adversarial"].shape:
+        raise ValueError(f"its inputs have shapes {images.shape} and {arrays['adversarial'].shape}")
+    if RATE in arrays and not ((arrays[RATE] >= 1) & (arrays[RATE] <= LARGEST_RATE)).all():
+        raise ValueError(f"{RATE} is not between 1 and {LARGEST_RATE} samples a second")
     for name, array in arrays.items():
         wanted = "f" if name in IMAGES else "iu"
         if array.dtype.kind not in wanted or len(array) != count or not np.isfinite(array).all():

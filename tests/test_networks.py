@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustbench_meta.kernels import batch_norm
-from robustbench_meta.networks import Conv4, R2D2Net, ResNet12
+from robustbench_meta.networks import Conv4, LogMelConv4, R2D2Net, ResNet12
 from robustbench_meta.types import InputError, Params
 
 
@@ -200,3 +204,51 @@ def test_conv4_refuses_options_it_cannot_have(bad: dict[str, object]) -> None:
 def test_too_deep_a_network_for_the_image_is_refused() -> None:
     with pytest.raises(InputError, match="depth"):
         Conv4(depth=5).parameters((1, 28, 28), torch.Generator())
+
+
+def test_a_steady_sine_has_a_quarter_of_its_squared_amplitude_in_its_mel_band() -> None:
+    network = LogMelConv4()
+    hertz, amplitude = 1000.0, 0.5  # the 32nd of 129 bins, 31.25 Hz apart
+    x = amplitude * torch.sin(2 * torch.pi * hertz * torch.arange(6144, dtype=torch.float64) / 8000).view(1, 1, -1)
+    power = (network.spectrogram(x)[0, 0, 20].exp() - 1) * network.floor
+    # A Hann window leaks a quarter of the amplitude at a bin into each of its neighbours, half of it.
+    corners = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 4000 / 700), 34) / 2595) - 1)
+    wanted = np.zeros(32)
+    for bin_hertz, share in ((hertz - 31.25, 0.25), (hertz, 1.0), (hertz + 31.25, 0.25)):
+        for band in range(32):
+            low, middle, high = corners[band : band + 3]
+            weight = max(0.0, min((bin_hertz - low) / (middle - low), (high - bin_hertz) / (high - middle)))
+            wanted[band] += weight * share * amplitude**2 / 4
+    np.testing.assert_allclose(power.numpy(), wanted, atol=1e-9)
+    assert wanted.sum() > 0.06
+
+
+def test_a_log_mel_network_is_conv4_on_its_spectrogram_and_silence_is_zero() -> None:
+    network, shape = LogMelConv4(width=4, window=64, hop=32, mels=16, depth=2), (1, 1024)
+    weights = {name: value.double() for name, value in network.parameters(shape, torch.Generator()).items()}
+    x = 0.1 * torch.randn(3, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    pictures = network.spectrogram(x)
+    assert pictures.shape == (3, 1, 31, 16)
+    assert torch.equal(network(weights, x, by_batch), Conv4(4, 2)(weights, pictures, by_batch))
+    assert network.features(shape) == 4 * 7 * 4
+    assert not network.spectrogram(torch.zeros(1, *shape)).any()
+    assert torch.autograd.gradcheck(network.spectrogram, x[:1, :, :160].clone().requires_grad_())
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ({"mels": 200}, "mels: 200 are more than a window of 256 samples can tell apart"),
+        ({"floor": 0.0}, "floor: 0.0 is not above 0"),
+        ({"hop": 0}, "hop: 0 is not between"),
+    ],
+)
+def test_a_log_mel_network_refuses_options_it_cannot_have(bad: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        LogMelConv4(**bad)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 6144), (1, 255)])
+def test_a_log_mel_network_takes_waveforms_alone(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"^network: logmel-conv4 takes waveforms"):
+        LogMelConv4().features(shape)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from robustbench_meta import catalog, losses, threats
 from robustbench_meta.ascent import Search
-from robustbench_meta.attacks.square import PRESETS, Canvas, Square, rounds
+from robustbench_meta.attacks.square import PRESETS, Canvas, Square, Tape, canvas_of, rounds
 from robustbench_meta.linear import linear
 from robustbench_meta.types import NORMS, Box, Cost, InputError, Norm, Streams, Threat, Victim
 
@@ -244,6 +244,45 @@ def test_images_that_are_not_square_or_very_small_are_attacked_too(norm: Norm) -
         assert not torch.equal(x_adv, victim.x)
 
 
+def test_a_sound_is_painted_over_by_stretches_of_square_waves_at_the_edge_of_the_ball() -> None:
+    space, threat = Box((2, 60), -1.0, 1.0), Threat("linf", 0.1)
+    tape = canvas_of(space, threat)
+    assert isinstance(tape, Tape)
+    clean = torch.linspace(-0.95, 0.95, 120).expand(3, -1).contiguous()
+    draws = torch.rand(3, 200, tape.draws, generator=torch.Generator().manual_seed(0))
+    begun: set[int] = set()
+    for stroke in tape.strokes(draws, [7] * 200):
+        painted = tape.paint(clean, clean, stroke)
+        moved = (painted - clean).view(3, 2, 60)
+        for row in moved:
+            where = row[0].nonzero().flatten()
+            assert where.tolist() == list(range(int(where[0]), int(where[0]) + 7))
+            assert torch.equal(row[1].nonzero().flatten(), where)
+            begun.add(int(where[0]))
+        assert threats.within(painted.view(3, 1, 2, 60), clean.view(3, 1, 2, 60), threat, space)
+    assert begun == set(range(54))
+    slow, fast = next(iter(tape.strokes(torch.tensor([[[0, 0, 0.3]], [[0, 0.999, 0.1]]]), [8]))).signs
+    assert slow.tolist() == [1] * 8
+    assert fast.tolist() == [1, -1] * 4
+
+
+def test_windows_of_sounds_are_the_paper_s_share_of_their_samples() -> None:
+    space = Box((1, 1000), -1.0, 1.0)
+    sides = [Square().window(step, space, "linf") for step in (0, 11, 51, 9999)]
+    assert sides == [800, 400, 200, 2]
+
+
+def test_a_sound_falls_to_square_as_a_linear_model_must() -> None:
+    victims = linear(shape=(1, 36), tasks=2, queries=10)
+    distances, eps = victims.distances("linf"), victims.eps("linf")
+    survived = victims.survives(Square(queries=3000)(victims.victim, Threat("linf", eps), victims.streams()))
+    assert 0 < int(survived.sum()) < 20
+    assert bool((survived >= (distances > eps)).all())
+    assert int((survived & (distances <= 0.9 * eps)).sum()) == 0
+    with pytest.raises(InputError, match=r"shape \(1, 36\) in l2"):
+        Square()(victims.victim, Threat("l2", 0.1), victims.streams())
+
+
 def test_names_say_how_many_queries() -> None:
     assert PRESETS["square"] == Square(queries=5000, share=0.8, schedule=10_000)
     assert catalog.attack("square-250") == Square(queries=250)
@@ -251,7 +290,9 @@ def test_names_say_how_many_queries() -> None:
 
 def test_what_it_cannot_take_is_refused() -> None:
     victim = linear(shape=(36,)).victim
-    with pytest.raises(InputError, match=r"^inputs: shape \(36,\); Square takes images \(C, H, W\)"):
+    with pytest.raises(
+        InputError, match=r"^inputs: shape \(36,\) in linf; AutoAttack and Square take images \(C, H, W\) and"
+    ):
         Square()(victim, Threat("linf", 0.1), Streams([0, 1]))
     with pytest.raises(InputError, match=r"^queries: 0 is not between"):
         Square(queries=0)

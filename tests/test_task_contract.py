@@ -25,7 +25,9 @@ FAMILIES: dict[str, Any] = {
     for module in pkgutil.iter_modules(tasks.__path__)
     for name, family in importlib.import_module(f"{tasks.__name__}.{module.name}").PRESETS.items()
 }
-FOLDERS = {"cifar-fs": "cifar-100-binary", "fc100": "cifar-100-binary", "omniglot": "omniglot"}
+FOLDERS = {"cifar-fs": "cifar-100-binary", "fc100": "cifar-100-binary", "omniglot": "omniglot"} | dict.fromkeys(
+    ("spoken-digits", "spoken-new-digits"), "fsdd"
+)
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import wave
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
+from robustbench_meta import catalog
 from robustbench_meta.episodes import fingerprint
+from robustbench_meta.tasks import spoken_digits
 from robustbench_meta.tasks.cifar import Cifar
 from robustbench_meta.tasks.image_folder import ImageFolder
 from robustbench_meta.tasks.omniglot import Omniglot
+from robustbench_meta.tasks.spoken_digits import SpokenDigits
 from robustbench_meta.tasks.strokes import Strokes
 from robustbench_meta.types import SPLITS, InputError, Spec, Split
 
@@ -432,3 +437,117 @@ def test_folders_that_cannot_serve_are_refused(tmp_path: Path) -> None:
 def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ImageFolder(**options)
+
+
+def recording(path: Path, samples: np.ndarray, *, rate: int = 8000, channels: int = 1) -> bytes:
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.astype("<i2").tobytes())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def spoken(root: Path, *, takes: int = 3) -> dict[str, np.ndarray]:
+    """Ten digits by six speakers, a few takes of noise each, as the publisher names them."""
+    rng, made = np.random.default_rng(0), {}
+    for digit, speaker, take in product(range(10), spoken_digits.SPEAKERS, range(takes)):
+        name = f"{digit}_{speaker}_{take}.wav"
+        made[name] = rng.integers(-900, 900, rng.integers(1000, 9000))
+        recording(root / "fsdd" / "recordings" / name, made[name])
+    return made
+
+
+# spoken digits
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "known"),
+    [
+        ("spoken-digits", "train", "0be768066b0debcd0a81dfee591b814cee690b6fd8573ad51f0331267a54c338"),
+        ("spoken-digits", "val", "595496d51f2f2d40ca264616efa688d44f08fe1becab6233ad3ccea28ecf5fba"),
+        ("spoken-digits", "test", "e80dea99e6cc35cf5faae1a350772e81c70492dfa99fc54cd28e3ff3a5c284e5"),
+        ("spoken-new-digits", "train", "6b6e27f9566cb5d0ca9ba5a604d8038103d18353500b07c92075309a05697f34"),
+        ("spoken-new-digits", "val", "1052978b7a8f4c827728d72dc03ecfce4a45ff7cb54427608abff1f4b4895a87"),
+        ("spoken-new-digits", "test", "b43b61a9bec5b8448621d8576577e8d775a29c26b41be592575c58ae2d97b603"),
+    ],
+)
+def test_the_episodes_of_spoken_digits_never_change(
+    real_data: Callable[[str], Path], name: str, split: Split, known: str
+) -> None:
+    assert fingerprint(catalog.family(name, root=real_data("fsdd")), split) == known
+
+
+def test_a_recording_is_levelled_cut_and_followed_by_silence(tmp_path: Path) -> None:
+    made = spoken(tmp_path)
+    pool = SpokenDigits(root=tmp_path).pool("test")
+    assert pool.names[:3] == ("0/nicolas", "0/theo", "1/nicolas")
+    assert pool.starts == tuple(range(0, 61, 3))
+    for take in range(3):
+        raw = made[f"0_theo_{take}.wav"][: spoken_digits.LENGTH].astype(float)
+        wave_ = pool.images[3 + take, 0].double().numpy() / pool.full
+        heard = wave_[: len(raw)]
+        assert np.sqrt(np.mean(heard**2)) == pytest.approx(spoken_digits.LEVEL, rel=1e-3)
+        assert np.abs(heard - raw * spoken_digits.LEVEL / np.sqrt(np.mean(raw**2))).max() <= 0.5 / pool.full + 1e-9
+        assert not wave_[len(raw) :].any()
+
+
+def test_a_zip_of_the_publisher_gives_the_episodes_of_the_folder(tmp_path: Path) -> None:
+    spoken(tmp_path / "folder")
+    (tmp_path / "zip" / "fsdd").mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "zip" / spoken_digits.ARCHIVE, "w") as archive:
+        for file in sorted((tmp_path / "folder" / "fsdd" / "recordings").iterdir(), reverse=True):
+            archive.write(file, f"free-spoken-digit-dataset-26eb9aa/recordings/{file.name}")
+        archive.writestr("free-spoken-digit-dataset-26eb9aa/README.md", "hello")
+    folder, zipped = (SpokenDigits(root=tmp_path / name).pool("val") for name in ("folder", "zip"))
+    assert torch.equal(folder.images, zipped.images)
+    places = (tmp_path / "folder" / spoken_digits.RECORDINGS, tmp_path / "zip" / spoken_digits.ARCHIVE)
+    assert len({spoken_digits.samples_checksum(place) for place in places}) == 1
+
+
+def test_speakers_or_digits_are_held_out_whole() -> None:
+    for held_out, part in (("speakers", 1), ("digits", 0)):
+        family = SpokenDigits(held_out)  # type: ignore[arg-type]
+        kinds = [{name.split("/")[part] for name in family.classes(split)} for split in SPLITS]
+        assert not kinds[0] & kinds[1]
+        assert not kinds[0] & kinds[2]
+        assert not kinds[1] & kinds[2]
+        assert sum(len(family.classes(split)) for split in SPLITS) == 60
+    with pytest.raises(InputError, match=r"^held_out='takes': must be speakers or digits"):
+        SpokenDigits("takes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "cannot be read"),
+        (b"RIFF", "cannot be read"),
+        (b"\x00" * (2**20 + 1), "has more than 1048576 bytes"),
+        ("rate", r"has \(rate, channels, bytes\) \(16000, 1, 2\), must have \(8000, 1, 2\)"),
+        ("silence", "holds no sound"),
+    ],
+)
+def test_a_recording_that_is_none_is_refused_by_name(tmp_path: Path, content: Any, said: str) -> None:
+    spoken(tmp_path, takes=1)
+    path = tmp_path / spoken_digits.RECORDINGS / "3_theo_0.wav"
+    if content == "rate":
+        recording(path, np.ones(2000), rate=16_000)
+    elif content == "silence":
+        recording(path, np.zeros(2000))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=said) as refusal:
+        SpokenDigits(root=tmp_path).pool("test")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_class_without_recordings_is_refused(tmp_path: Path) -> None:
+    spoken(tmp_path, takes=1)
+    (tmp_path / spoken_digits.RECORDINGS / "3_theo_0.wav").unlink()
+    with pytest.raises(InputError, match="no recording of 3/theo"):
+        SpokenDigits(root=tmp_path).pool("test")
+    with pytest.raises(InputError, match=r"holds neither recordings/ nor .*; run: rbm data get spoken-digits"):
+        SpokenDigits(root=tmp_path / "elsewhere").pool("test")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from robustbench_meta.ascent import Ensemble, Member, Search
-from robustbench_meta.libraries import check_images, check_inputs, check_scores
+from robustbench_meta.libraries import check_inputs, check_scores, check_square
 from robustbench_meta.types import Norm, Streams, Surface, Threat, Victim
 
 
@@ -36,7 +36,7 @@ class AutoAttack:
     def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
         """Return x_adv [P,1,C,H,W]; raise InputError where attacks would fail, or fail silently."""
         check_inputs(victim)
-        check_images(victim.space)
+        check_square(victim.space, threat.norm)
         if threat.eps == 0:
             return victim.x.clone()
         with torch.no_grad():
@@ -53,7 +53,7 @@ class AutoAttack:
         """Attack what still stands in `search`."""
         victim = search.victim
         check_inputs(victim)
-        check_images(victim.space)
+        check_square(victim.space, threat.norm)
         with torch.no_grad():
             ways = victim.forward(victim.x[:1], victim.points[:1]).shape[-1]
         Ensemble(self.members(ways)).extend(search, threat, rng)

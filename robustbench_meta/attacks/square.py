@@ -1,7 +1,10 @@
 """Square Attack: random search by square windows, on scores alone (arXiv 1912.00049, Alg. 1 to 3; L1: 2103.01208).
 
-Every point draws windows of its own, so that dropping one shifts no other's.
-Shapes: P' points under attack; rows [P',D] are images of D = C * H * W entries; a window is s x s in every channel.
+Every point draws windows of its own, so that dropping one shifts no other's. Of sounds a window is a stretch of time,
+and its colour a square wave of a frequency drawn at random: the paper's constant colour would shift the mean, which no
+spectrogram hears. That part is ours.
+Shapes: P' points under attack; rows [P',D] are images of D = C * H * W entries, where a window is s x s in every
+channel, or sounds of D = C * samples.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from robustbench_meta import losses, threats
 from robustbench_meta.ascent import Search, from_clean
+from robustbench_meta.libraries import check_square
 from robustbench_meta.types import Box, InputError, Norm, Streams, Surface, Threat, Victim
 
 # The windows' share of the image is halved after each of these proposals of 10000 (the paper's schedule).
@@ -53,13 +57,11 @@ class Square:
         return from_clean(self, victim, threat, rng)
 
     def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
-        """Attack the points that still stand; raise InputError where inputs are not images (C, H, W)."""
+        """Attack the points that still stand; raise InputError where inputs are neither images nor, in Linf, sounds."""
         victim, points = search.victim, search.standing()
-        if len(victim.space.shape) != 3:
-            raise InputError(f"inputs: shape {victim.space.shape}; Square takes images (C, H, W)")
+        canvas = canvas_of(victim.space, threat)
         if not len(points):
             return
-        canvas = Canvas(victim.space, threat)
         first, rest = rng.split(2)
         with torch.no_grad():
             best = _start(victim, canvas, points, draws=first.uniform(victim.x.new_empty(len(victim.x), canvas.begins)))
@@ -74,10 +76,16 @@ class Square:
         search.offer(best.rows.view(-1, *victim.x.shape[1:]), best.outputs, best.points)
 
     def window(self, step: int, space: Box, norm: Norm) -> int:
-        """Return the side of the window at `step`: the root of its share; odd and at least 3 but in Linf."""
-        _, height, width = space.shape
+        """Return the side of the window at `step`: the root of its share; odd and at least 3 but in Linf.
+
+        Of sounds it is the share of the samples.
+        """
         halvings = sum(int(step / self.schedule * 10_000) > limit for limit in HALVED_AFTER)
-        side = max(round(math.sqrt(self.share / 2**halvings * height * width)), 1 if norm == "linf" else 3)
+        share = self.share / 2**halvings
+        if len(space.shape) == 2:
+            return max(round(share * space.shape[1]), 1)
+        _, height, width = space.shape
+        side = max(round(math.sqrt(share * height * width)), 1 if norm == "linf" else 3)
         if norm != "linf" and side % 2 == 0:
             side += 1
         return min(side, height, width)
@@ -114,14 +122,14 @@ class Stroke:
     signs: Tensor  # [P',C,1], -1 or 1
 
 
-def _start(victim: Victim, canvas: Canvas, points: Tensor, *, draws: Tensor) -> Best:
+def _start(victim: Victim, canvas: Canvas | Tape, points: Tensor, *, draws: Tensor) -> Best:
     clean, y = victim.x[points].flatten(1), victim.y[points]
     rows = canvas.start(clean, draws[points])
     outputs = victim.forward(rows.view(-1, *victim.x.shape[1:]), points)
     return Best(points, y, clean, rows, outputs, losses.margin(outputs, y).squeeze(1))
 
 
-def _improve(victim: Victim, canvas: Canvas, best: Best, stroke: Stroke) -> Best:
+def _improve(victim: Victim, canvas: Canvas | Tape, best: Best, stroke: Any) -> Best:
     """Keep what the stroke makes of every point whose margin it raises."""
     rows = canvas.paint(best.clean, best.rows, stroke)
     outputs = victim.forward(rows.view(-1, *victim.x.shape[1:]), best.points)
@@ -131,6 +139,12 @@ def _improve(victim: Victim, canvas: Canvas, best: Best, stroke: Stroke) -> Best
     rows = torch.lerp(best.rows, rows, better.to(rows).unsqueeze(1))
     outputs = torch.where(better.view(-1, 1, 1), outputs, best.outputs)
     return Best(best.points, best.y, best.clean, rows, outputs, torch.where(better, margin, best.margin))
+
+
+def canvas_of(space: Box, threat: Threat) -> Canvas | Tape:
+    """Return what is painted on; raise InputError where inputs are neither images nor, in Linf, sounds."""
+    check_square(space, threat.norm)
+    return Canvas(space, threat) if len(space.shape) == 3 else Tape(space, threat)
 
 
 def _drop_fooled(search: Search, best: Best) -> Best:
@@ -237,6 +251,54 @@ class Canvas:
     def _cells(self, corner: Tensor, window: int) -> Tensor:
         """Index the entries of the windows at `corner` [P']: [P', C * s * s]."""
         return corner.unsqueeze(1) + _offsets(self.space.shape, window, corner.device)
+
+
+@dataclass(frozen=True)
+class Beat:
+    """Which samples of every point are painted over in one step, and how: each [P', samples of the window]."""
+
+    times: Tensor
+    signs: Tensor
+
+
+@dataclass(frozen=True)
+class Tape:
+    """Where stretches of a sound lie and what is painted into them, from uniform numbers in [0, 1); in Linf.
+
+    A start takes a sign for every sample, a stroke three numbers: where the stretch begins, frequency and phase of its
+    square wave, the same in every channel.
+    """
+
+    space: Box
+    threat: Threat
+
+    draws: ClassVar[int] = 3
+
+    @property
+    def begins(self) -> int:
+        return math.prod(self.space.shape)
+
+    def start(self, clean: Tensor, draws: Tensor) -> Tensor:
+        """Return the first rows: noise at the edge of the ball."""
+        return self._at_edge(clean, _signs(draws))
+
+    def strokes(self, draws: Tensor, windows: list[int]) -> Iterator[Beat]:
+        """Turn draws [P',K,3] into K strokes; places are uniform, frequencies below half the sampling rate."""
+        for (begin, frequency, phase), window in zip(draws.permute(1, 2, 0), windows, strict=True):
+            first = (begin * (self.space.shape[1] - window + 1)).long()
+            steps = torch.arange(window, device=draws.device)
+            turns = 0.5 * frequency.unsqueeze(1) * steps + phase.unsqueeze(1)
+            yield Beat(first.unsqueeze(1) + steps, 1 - 2 * ((2 * turns).floor() % 2))
+
+    def paint(self, clean: Tensor, rows: Tensor, stroke: Beat) -> Tensor:
+        """Return rows with a new stretch, at the edge of the ball."""
+        channels, samples = self.space.shape
+        starts = samples * torch.arange(channels, device=clean.device).view(-1, 1)
+        cells = (stroke.times.unsqueeze(1) + starts).flatten(1)
+        return rows.scatter(1, cells, self._at_edge(clean.gather(1, cells), stroke.signs.repeat(1, channels)))
+
+    def _at_edge(self, clean: Tensor, signs: Tensor) -> Tensor:
+        return torch.add(clean, signs, alpha=self.threat.eps).clamp_(self.space.low, self.space.high)
 
 
 @cache

@@ -10,15 +10,17 @@ from typing import Any
 from robustbench_meta.outcomes import Results
 from robustbench_meta.protocols import recipes
 from robustbench_meta.ranking import standings
-from robustbench_meta.report import album, figures, html, lines, markdown, page, protocols, tables, transfer
+from robustbench_meta.report import album, figures, html, lines, markdown, page, protocols, sounds, tables, transfer
+from robustbench_meta.report import gallery as galleries
 from robustbench_meta.statistics import summarise
 
 
 def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> list[Path]:
     """Write leaderboard.md, leaderboard.html, cells.csv and figures/ into `out`; return the files written.
 
-    A gallery item holds title, clean and adversarial images [n,C,H,W] or [n,H,W] in [0, 1], labels [n],
-    clean_predictions [n], adversarial_predictions [n], attack and eps; the cell named by its `key`, if it has one,
+    A gallery item holds title, clean and adversarial images [n,C,H,W] or [n,H,W] in [0, 1], or sounds [n,1,samples] in
+    [-1, 1] with their rate [n] in samples a second, labels [n], clean_predictions [n], adversarial_predictions [n],
+    attack and eps; sounds are written as WAV files to sounds/, too. The cell named by its `key`, if it has one,
     gives the title instead. The same input gives the same bytes.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -31,12 +33,14 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     pictured = tables.titled(gallery, results.cells)
     pictures = figures.draw(results, boards, pictured, out / "figures")
     pictures += transfer.draw(report, out / "figures")
+    heard = sounds.write(galleries.chosen(pictured), out / "sounds")
     whole = page.make(results, boards, report, known, album.album(pictured))
     texts = {
-        "leaderboard.md": markdown.render(report, pictures),
+        "leaderboard.md": markdown.render(report, pictures, heard),
         "leaderboard.html": html.render(report, whole),
         "cells.csv": tables.csv_text(summarise(results)),
     }
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8", newline="\n")
-    return [*(out / name for name in texts), *(path for one in pictures for path in (one.svg, one.png))]
+    drawn = [path for one in pictures for path in (one.svg, one.png)]
+    return [*(out / name for name in texts), *drawn, *(path for one in heard for path in (one.clean, one.adversarial))]

@@ -1,10 +1,9 @@
-"""The gallery of the page: small pictures of attacked queries as PNG data, never more bytes than a page can bear."""
+"""The gallery of the page: attacked queries as PNG and WAV data, never more bytes than a page can bear."""
 
 from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +11,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from robustbench_meta.report.gallery import pixels
+from robustbench_meta.report import sounds
+from robustbench_meta.report.gallery import views
 
-LARGEST = 150_000  # characters of all pictures together
+LARGEST = 250_000  # characters of all pictures and sounds together
 BLOCKS, QUERIES = 4, 5
-STILL = 1e-6  # pixels that moved less did not move
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One attacked query: three pictures as data addresses, and what the learner says of two of them."""
+    """One attacked query: three pictures as data addresses, and what the learner says of two of them.
+
+    A recording has two sounds as data addresses, too, and a signal-to-noise ratio.
+    """
 
     clean: str
     moved: str  # "" where nothing moved
@@ -29,14 +31,16 @@ class Shot:
     label: int
     says: int
     says_attacked: int
+    heard: tuple[str, str] | None = None  # clean and adversarial
+    ratio: str = ""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some queries of one cell; `factor` is how many times the perturbation is amplified."""
+    """Some queries of one cell; `told` says what is shown of the perturbation."""
 
     title: str
-    factor: int
+    told: str
     shots: tuple[Shot, ...]
 
 
@@ -60,27 +64,39 @@ def album(items: Sequence[dict[str, Any]]) -> Album:
         block = _block(item, LARGEST - size)
         if block.shots:
             blocks.append(block)
-            size += sum(len(shot.clean) + len(shot.moved) + len(shot.adversarial) for shot in block.shots)
+            size += sum(map(_size, block.shots))
     return Album(tuple(blocks), len(full) - len(blocks))
 
 
 def _block(item: dict[str, Any], room: int) -> Block:
-    clean, adversarial = pixels(item["clean"]), pixels(item["adversarial"])
-    moved = adversarial - clean
-    largest = float(np.abs(moved).max())
-    factor = max(1, math.floor(0.5 / largest)) if largest > STILL else 1
+    seen = views(item)
     shots: list[Shot] = []
     for i in range(min(QUERIES, len(item["labels"]))):
-        still = np.abs(moved[i]).max() <= STILL
-        pictures = [_png(clean[i]), "" if still else _png(0.5 + factor * moved[i]), _png(adversarial[i])]
-        room -= sum(map(len, pictures))
-        if room < 0:
-            break
+        moved = "" if seen.still[i] else _png(seen.moved[i])
         label, says, says_attacked = (
             int(item[name][i]) for name in ("labels", "clean_predictions", "adversarial_predictions")
         )
-        shots.append(Shot(pictures[0], pictures[1], pictures[2], label, says, says_attacked))
-    return Block(str(item["title"]), factor, tuple(shots))
+        shot = Shot(_png(seen.clean[i]), moved, _png(seen.adversarial[i]), label, says, says_attacked, *_sound(item, i))
+        room -= _size(shot)
+        if room < 0:
+            break
+        shots.append(shot)
+    return Block(str(item["title"]), seen.told, tuple(shots))
+
+
+def _sound(item: dict[str, Any], i: int) -> tuple[tuple[str, str] | None, str]:
+    if not sounds.is_sound(item):
+        return None, ""
+    clean, adversarial = item["clean"][i], item["adversarial"][i]
+    heard = tuple(
+        f"data:audio/wav;base64,{base64.b64encode(sounds.wav(part, int(item['rate'][i]))).decode()}"
+        for part in (clean, adversarial)
+    )
+    return (heard[0], heard[1]), sounds.ratio_text(sounds.ratio(clean, adversarial))
+
+
+def _size(shot: Shot) -> int:
+    return sum(map(len, (shot.clean, shot.moved, shot.adversarial, *(shot.heard or ()))))
 
 
 def _png(image: np.ndarray) -> str:

@@ -1,18 +1,52 @@
-"""A gallery: clean images, perturbations and adversarial images, with what the learner says of them."""
+"""A gallery: clean inputs, perturbations and adversarial inputs, with what the learner says of them.
+
+Images are shown as they are, recordings as spectrograms.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from robustbench_meta.report import sounds
 from robustbench_meta.report.drawing import RIGHT, RULE, WRONG, About, short
 
 BLOCKS, QUERIES = 6, 6  # items that are drawn, and queries of each
+STILL = 1e-6  # inputs that moved less did not move
+
+
+@dataclass(frozen=True)
+class Views:
+    """The pictures of one item, each [n,H,W] or [n,H,W,3] in [0, 1]: clean, what was added, adversarial."""
+
+    clean: np.ndarray
+    moved: np.ndarray
+    adversarial: np.ndarray
+    still: tuple[bool, ...]  # nothing was added
+    told: str  # of what was added
+
+
+def views(item: dict[str, Any]) -> Views:
+    """Make the pictures of one item; what was added is amplified in images, and on the recordings' scale in sounds."""
+    still = tuple(np.abs(item["adversarial"] - item["clean"]).reshape(len(item["labels"]), -1).max(axis=1) <= STILL)
+    if sounds.is_sound(item):
+        clean, loudest = sounds.spectrograms(item["clean"])
+        moved, adversarial = (
+            sounds.spectrograms(waves, loudest)[0]
+            for waves in (item["adversarial"] - item["clean"], item["adversarial"])
+        )
+        return Views(clean, moved, adversarial, still, "perturbation")
+    clean, adversarial = pixels(item["clean"]), pixels(item["adversarial"])
+    largest = float(np.abs(adversarial - clean).max())
+    factor = max(1, math.floor(0.5 / largest)) if largest > STILL else 1
+    told = f"perturbation \N{MULTIPLICATION SIGN} {factor}"
+    return Views(clean, np.clip(0.5 + factor * (adversarial - clean), 0, 1), adversarial, still, told)
 
 
 def draw(items: Sequence[dict[str, Any]]) -> Figure:
@@ -39,16 +73,18 @@ def about(items: Sequence[dict[str, Any]]) -> About:
         "each image the predicted class: ✓ and a solid frame if it is right, ✗ and a dashed frame if it is wrong. "
         "Withstood: the attack found nothing that fools the learner, and hands back the clean image."
     )
+    if any(map(sounds.is_sound, chosen(items))):
+        caption += (
+            " Recordings are spectrograms, time to the right, frequency upwards, black as loud as the clean ones get,"
+            f" white {sounds.DEEPEST:.0f} dB below, also of what was added."
+        )
     left = len([item for item in items if len(item["labels"])]) - len(chosen(items))
     caption += f" {left} more sets are not drawn." if left else ""
     return About(caption, "Clean images, perturbations and adversarial images with predictions")
 
 
 def _block(part: Any, item: dict[str, Any], columns: int) -> None:
-    clean, adversarial = pixels(item["clean"]), pixels(item["adversarial"])
-    moved = adversarial - clean
-    largest = float(np.abs(moved).max())
-    factor = max(1, math.floor(0.5 / largest)) if largest > 1e-6 else 1
+    seen = views(item)
     grid = part.subplots(3, columns, squeeze=False)
     part.subplots_adjust(left=1.15 / (1.15 * columns + 1.3), right=0.99, top=0.9, bottom=0.05, hspace=0.28, wspace=0.08)
     part.suptitle(short(str(item["title"]), 30 + 12 * columns), x=0.012, y=0.965, ha="left", fontsize=10.5)
@@ -57,19 +93,18 @@ def _block(part: Any, item: dict[str, Any], columns: int) -> None:
     for i in range(min(columns, len(item["labels"]))):
         label = int(item["labels"][i])
         rows: list[tuple[np.ndarray, int | None]] = [
-            (clean[i], int(item["clean_predictions"][i])),
-            (np.clip(0.5 + factor * moved[i], 0, 1), None),
-            (adversarial[i], int(item["adversarial_predictions"][i])),
+            (seen.clean[i], int(item["clean_predictions"][i])),
+            (seen.moved[i], None),
+            (seen.adversarial[i], int(item["adversarial_predictions"][i])),
         ]
-        if np.abs(moved[i]).max() <= 1e-6:
+        if seen.still[i]:
             word = "withstood" if int(item["adversarial_predictions"][i]) == label else "wrong\nas it is"
             place: dict[str, Any] = {"transform": grid[1, i].transAxes, "ha": "center", "va": "center"}
-            grid[1, i].text(0.5, 0.5, word, color="#ffffff", fontsize=9, **place)
+            ink = "#1b1f24" if sounds.is_sound(item) else "#ffffff"
+            grid[1, i].text(0.5, 0.5, word, color=ink, fontsize=9, **place)
         for axes, (image, says) in zip(grid[:, i], rows, strict=True):
             _image(axes, image, says, label)
-    for axes, text in zip(
-        grid[:, 0], ("clean", f"perturbation\n\N{MULTIPLICATION SIGN} {factor}", "adversarial"), strict=True
-    ):
+    for axes, text in zip(grid[:, 0], ("clean", seen.told.replace(" ", "\n", 1), "adversarial"), strict=True):
         axes.annotate(
             text,
             (0, 0.5),
@@ -85,7 +120,8 @@ def _block(part: Any, item: dict[str, Any], columns: int) -> None:
 def _image(axes: Axes, image: np.ndarray, says: int | None, label: int) -> None:
     axes.set_axis_on()
     # "none" keeps the pixels as they are in the file; a viewer enlarges them.
-    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="none")
+    square = image.shape[0] == image.shape[1]  # a spectrogram has no shape of its own
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="none", aspect="equal" if square else "auto")
     axes.set_xticks([])
     axes.set_yticks([])
     right = says == label

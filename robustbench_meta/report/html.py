@@ -22,7 +22,8 @@ def render(report: Report, page: Page) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     style, script = _asset("leaderboard.css"), "\n".join(_asset(f"script/{name}.js") for name in SCRIPTS)
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{style_hash(style)}'; script-src '{style_hash(script)}'; "
+        "default-src 'none'; img-src data:; media-src data:; "
+        f"style-src '{style_hash(style)}'; script-src '{style_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
     return environment.from_string(_asset("leaderboard.html.j2")).render(

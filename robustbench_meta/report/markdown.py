@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from robustbench_meta.report.figures import Picture
+from robustbench_meta.report.sounds import Sound, ratio_text
 from robustbench_meta.report.tables import (
     CONSTANT_MARK,
     LACKING,
@@ -19,6 +20,7 @@ from robustbench_meta.report.tables import (
     with_n,
 )
 
+SOUNDS = "Signal to noise: the power of the recording over that of what was added to it, as far as it sounds."
 INTRODUCTION = (
     "Accuracy in %, ± the half-width of the 95 % interval over tasks; n tasks. Higher is better. A constant "
     "predictor has 1/K, K the number of ways, clean and at every ε: it is the line below which a number means nothing."
@@ -57,7 +59,7 @@ MARKS = (
 )
 
 
-def render(report: Report, pictures: Sequence[Picture]) -> str:
+def render(report: Report, pictures: Sequence[Picture], heard: Sequence[Sound] = ()) -> str:
     """Write the whole leaderboard: of every board the main table first, details folded away below it."""
     parts = ["# Few-shot robustness leaderboard", INTRODUCTION, escape(MARKS) if report.tables else ""]
     section = ""
@@ -71,8 +73,23 @@ def render(report: Report, pictures: Sequence[Picture]) -> str:
     rest = [one for one in pictures if not one.board]
     if rest:
         parts += ["## Gallery", *(_figure(one) for one in rest)]
+    if heard:
+        parts += ["## To listen to", SOUNDS, _sounds(heard)]
     parts += _ends(report)
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _sounds(heard: Sequence[Sound]) -> str:
+    header = ["Of", "Class", "Signal to noise", "Clean", "Heard as", "Adversarial", "Heard as"]
+    rows = [
+        [
+            *(escape(one.title), str(one.label), ratio_text(one.ratio)),
+            *(f"[WAV](sounds/{one.clean.name})", str(one.says)),
+            *(f"[WAV](sounds/{one.adversarial.name})", str(one.says_attacked)),
+        ]
+        for one in heard
+    ]
+    return grid(header, rows)
 
 
 def _ends(report: Report) -> list[str]:

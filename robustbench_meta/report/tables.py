@@ -17,6 +17,7 @@ from robustbench_meta.flags import ABOUT, WIDEST, About, Flag
 from robustbench_meta.intervals import LEAST_SEEDS
 from robustbench_meta.outcomes import Board, Entry, Outcome, Results, attack_fields, eps_text
 from robustbench_meta.ranking import Standing, better_than_constant, separation, standings
+from robustbench_meta.report import units
 from robustbench_meta.statistics import COLUMNS, CONSTANT, WORST_CASE, paired_differences
 from robustbench_meta.untrusted import printable
 
@@ -540,7 +541,12 @@ def _criterion(board: list[Standing]) -> str:
         listed = "; ".join(f"{', '.join(those)}: {attacks}" for attacks, those in others.items())
         own = "by the same attacks" if list(others) == [met[eps[0]]] else f"by the attacks run there ({listed})"
         text += f" The other columns are the same at their own ε, {own}, each on its own n tasks."
-    return f"{text} {about.queries} queries a class, seed {about.seed}. {separation(board).text}".strip()
+    parts = (
+        f"{text} {about.queries} queries a class, seed {about.seed}.",
+        separation(board).text,
+        units.budgets(about, eps),
+    )
+    return " ".join(filter(None, parts))
 
 
 def _required(board: list[Standing], eps: float) -> tuple[str, ...]:
