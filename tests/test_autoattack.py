@@ -158,7 +158,7 @@ def test_labels_out_of_range_are_refused(label: int) -> None:
 
 def test_inputs_that_it_cannot_attack_are_refused_before_any_work() -> None:
     victim, streams, threat = linear(tasks=1).victim, linear(tasks=1).streams(), Threat("linf", 0.1)
-    with pytest.raises(InputError, match=r"takes images \(C, H, W\)"):
+    with pytest.raises(InputError, match=r"take images \(C, H, W\)"):
         theirs()(replace(victim, x=victim.x.flatten(2), space=Box((36,))), threat, streams)
     joint = replace(victim, x=victim.x.view(1, 8, 1, 6, 6), y=victim.y.view(1, 8))
     with pytest.raises(InputError, match="query surface"):

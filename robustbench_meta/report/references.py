@@ -72,6 +72,7 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
         "cifar-fs": ("bertinetto2019r2d2", "krizhevsky2009cifar"),
         "fc100": ("oreshkin2018tadam", "krizhevsky2009cifar"),
         "omniglot": ("lake2015omniglot",),
+        "spoken-*": ("jackson2018fsdd",),
     },
 }
 # In L1, AutoAttack and its members are those of a later paper.
