@@ -1,6 +1,9 @@
 """Write reports/reproduction.md: our clean accuracies beside published ones, and what papers claim put to the test.
 
-    rbm evaluate --ckpt ... --attacks fgsm,pgd-20,pgd-mt-50 --eps 2/255,8/255 --tasks 150 --out RESULTS
+    python benchmarks/train_zoo.py benchmarks/claims/*.toml --seeds 0,1,2 --out runs    # hours
+    for arm in runs/claims-*/; do ckpts="$ckpts --ckpt $arm"; done
+    rbm evaluate $ckpts --attacks fgsm,pgd-20,pgd-mt-50 --eps 2/255,8/255 --tasks 20 --no-audit --out RESULTS
+    rbm evaluate $ckpts --attacks fgsm --eps 0,8/255 --tasks 30 --no-audit --out RESULTS
     rbm leaderboard add RESULTS --board reports/reproduction
     python benchmarks/reproduction.py [--check]
 
