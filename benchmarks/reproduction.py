@@ -2,8 +2,10 @@
 
     python benchmarks/train_zoo.py benchmarks/claims/*.toml --seeds 0,1,2 --out runs    # hours
     for arm in runs/claims-*/; do ckpts="$ckpts --ckpt $arm"; done
+    for arm in runs/claims-protonet-standard*/; do standard="$standard --ckpt $arm"; done
     rbm evaluate $ckpts --attacks fgsm,pgd-20,pgd-mt-50 --eps 2/255,8/255 --tasks 20 --no-audit --out RESULTS
     rbm evaluate $ckpts --attacks fgsm --eps 0,8/255 --tasks 30 --no-audit --out RESULTS
+    rbm evaluate $standard --attacks pgd-20,pgd-mt-50 --eps 8/255 --tasks 30 --no-audit --out RESULTS
     rbm leaderboard add RESULTS --board reports/reproduction
     python benchmarks/reproduction.py [--check]
 

@@ -30,6 +30,7 @@ from robustbench_meta.episodes import drawn
 from robustbench_meta.evaluate import AnyLearner, full_precision, grad_mode, own_randomness, scores_of, seed_of
 from robustbench_meta.executors import Executor, InProcess, Outcome
 from robustbench_meta.flags import Flag, Measures
+from robustbench_meta.libraries import fits_square
 from robustbench_meta.types import Audit, Cell, Spec, Streams, TaskFamily, Threat, Victim
 
 VERSION = 2
@@ -331,7 +332,7 @@ def _attacked(audit: Audit, victim: Victim, tasks: list[int]) -> dict[str, Tenso
     strongest[chosen] = targeted(near, full, _streams(audit, "targeted", tasks))
     known.append(strongest)
     hunts: dict[str, tuple[Member, int]] = {"noise": (Noise(DRAWS // COPIES), COPIES)}
-    if victim.single and len(victim.space.shape) in (2, 3):
+    if victim.single and fits_square(victim.space, audit.norm):
         hunts["square"] = (Square(DRAWS, schedule=DRAWS), 1)
     for name, (attack, copies) in hunts.items():
         met = chosen.repeat_interleave(copies)

@@ -134,9 +134,14 @@ def check_inputs(victim: Victim) -> None:
         )
 
 
+def fits_square(space: Box, norm: Norm) -> bool:
+    """Say whether our Square can attack such inputs: images, and in Linf sounds."""
+    return len(space.shape) == 3 or (len(space.shape) == 2 and norm == "linf")
+
+
 def check_square(space: Box, norm: Norm) -> None:
     """Refuse what our Square, the last member of AutoAttack, cannot attack, even where no point is left for it."""
-    if len(space.shape) != 3 and not (len(space.shape) == 2 and norm == "linf"):
+    if not fits_square(space, norm):
         raise InputError(
             f"inputs: shape {space.shape} in {norm}; AutoAttack and Square take images (C, H, W) and, in linf, sounds"
             " (C, samples)"

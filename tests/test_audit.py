@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustbench_meta import audit, catalog, flags, grid, maskers, report, statistics, store, tracks
-from robustbench_meta.types import InputError, Spec, Threat
+from robustbench_meta import audit, catalog, flags, grid, linear, maskers, report, statistics, store, tracks
+from robustbench_meta.types import NORMS, InputError, Norm, Spec, Threat
 
 STROKES = catalog.family("strokes")
 SPEC, THREAT = Spec(5, 5, 1), Threat("linf", 0.1)
@@ -26,6 +26,16 @@ class Adapts(maskers.Honest):
             inside = x.detach().clone().requires_grad_()
             super().predict(fitted, inside).sum().backward()
         return super().predict(fitted, x)
+
+
+class NearestMean:
+    """Scores by the squared distance to the mean of each class."""
+
+    def adapt(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([x[y == label].mean(0) for label in range(int(y.max()) + 1)]).flatten(1)
+
+    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+        return -(x.flatten(1).unsqueeze(1) - fitted).square().sum(-1)
 
 
 class Crashes(maskers.Honest):
@@ -69,6 +79,13 @@ def test_the_honest_learner_raises_nothing() -> None:
 def test_every_masker_is_flagged_red(name: str, code: str) -> None:
     found = audit.examine_object(maskers.MASKERS[name], STROKES, threat=THREAT, spec=SPEC, tasks=1)
     assert code in flags.codes(flags.red(found)).split()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_waveforms_are_audited_in_every_norm_also_where_square_cannot_paint(norm: Norm) -> None:
+    sounds = linear.Blobs(shape=(1, 48), spread=0.2)
+    found = audit.examine_object(NearestMean(), sounds, threat=Threat(norm, 0.02), spec=Spec(3, 5, 2), tasks=1)
+    assert found == ()
 
 
 def test_a_forward_that_takes_gradients_is_flagged_and_the_engine_is_put_back() -> None:

@@ -439,16 +439,16 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
         ImageFolder(**options)
 
 
-def recording(path: Path, samples: np.ndarray, *, rate: int = 8000, channels: int = 1) -> bytes:
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(channels)
+# spoken digits
+
+
+def recording(path: Path, samples: np.ndarray, *, rate: int = 8000) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(rate)
         file.writeframes(samples.astype("<i2").tobytes())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(buffer.getvalue())
-    return buffer.getvalue()
 
 
 def spoken(root: Path, *, takes: int = 3) -> dict[str, np.ndarray]:
@@ -459,9 +459,6 @@ def spoken(root: Path, *, takes: int = 3) -> dict[str, np.ndarray]:
         made[name] = rng.integers(-900, 900, rng.integers(1000, 9000))
         recording(root / "fsdd" / "recordings" / name, made[name])
     return made
-
-
-# spoken digits
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class AutoAttack:
     needs_single_points: ClassVar[bool] = True
 
     def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
-        """Return x_adv [P,1,C,H,W]; raise InputError where attacks would fail, or fail silently."""
+        """Return x_adv [P,1,C,H,W], or [P,1,C,samples]; raise InputError where attacks would fail, or fail silently."""
         check_inputs(victim)
         check_square(victim.space, threat.norm)
         if threat.eps == 0:

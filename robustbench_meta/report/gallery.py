@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robustbench_meta.report import sounds
-from robustbench_meta.report.drawing import RIGHT, RULE, WRONG, About, short
+from robustbench_meta.report.drawing import INK, RIGHT, RULE, WRONG, About, short
 
 BLOCKS, QUERIES = 6, 6  # items that are drawn, and queries of each
 STILL = 1e-6  # inputs that moved less did not move
@@ -100,7 +100,7 @@ def _block(part: Any, item: dict[str, Any], columns: int) -> None:
         if seen.still[i]:
             word = "withstood" if int(item["adversarial_predictions"][i]) == label else "wrong\nas it is"
             place: dict[str, Any] = {"transform": grid[1, i].transAxes, "ha": "center", "va": "center"}
-            ink = "#1b1f24" if sounds.is_sound(item) else "#ffffff"
+            ink = INK if sounds.is_sound(item) else "#ffffff"
             grid[1, i].text(0.5, 0.5, word, color=ink, fontsize=9, **place)
         for axes, (image, says) in zip(grid[:, i], rows, strict=True):
             _image(axes, image, says, label)
