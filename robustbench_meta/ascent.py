@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from robustbench_meta import losses, threats
-from robustbench_meta.types import NORMS, SURFACES, Norm, Streams, Surface, Threat, Victim
+from robustbench_meta.types import SURFACES, THREATS, Norm, Streams, Surface, Threat, Victim
 
 Objective = Callable[[Tensor, Tensor], Tensor]  # outputs [P',L,N], points [P'] -> what to maximise [P']
 
@@ -109,7 +109,7 @@ class Ensemble:
 
     @property
     def norms(self) -> tuple[Norm, ...]:
-        return tuple(norm for norm in NORMS if all(norm in member.norms for member in self.members))
+        return tuple(norm for norm in THREATS if all(norm in member.norms for member in self.members))
 
     @property
     def surfaces(self) -> tuple[Surface, ...]:

@@ -25,6 +25,7 @@ from robustbench_meta.types import (
     Episodes,
     InputError,
     Record,
+    Sentences,
     Spec,
     Split,
     Streams,
@@ -150,11 +151,15 @@ def run(
             adaptations.forget()
             raise
         records += _records(found, group)
-        if group[0] == 0 and attack.needs_gradient and cell.threat.surface == "query":
-            pictures = _pictures(found, getattr(family, "rate", None))
+        if group[0] == 0 and _to_look_at(cell, attack):
+            pictures = _pictures(found, cell.threat, getattr(family, "rate", None))
         if examples:
             kept += _examples(found, group)
     return Block(records, pictures, tuple(kept))
+
+
+def _to_look_at(cell: Cell, attack: Attack) -> bool:
+    return cell.threat.surface == "query" and (attack.needs_gradient or cell.threat.norm == "words")
 
 
 def check_learner(learner: AnyLearner, family: TaskFamily, split: Split, spec: Spec, steps: int | None) -> None:
@@ -280,10 +285,10 @@ def _examples(found: _Attacked, tasks: Sequence[int]) -> list[store.Examples]:
     return [store.Examples(task, x_adv[i], y[i], store.query_digests(x[i])) for i, task in enumerate(tasks)]
 
 
-def _pictures(found: _Attacked, rate: int | None) -> dict[str, np.ndarray] | None:
-    """Keep queries of the first task, clean-correct ones first: images or sounds, labels and predictions."""
-    x, y = found.episodes.query_x[0], found.episodes.query_y[0]
-    if x.dim() != 4 and rate is None:  # neither images [Q,C,H,W] nor sounds [Q,1,samples]
+def _pictures(found: _Attacked, threat: Threat, rate: int | None) -> dict[str, np.ndarray] | None:
+    """Keep queries of the first task, clean-correct ones first: images, sounds or sentences, labels and predictions."""
+    x, y, space = found.episodes.query_x[0], found.episodes.query_y[0], found.victim.space
+    if x.dim() != 4 and rate is None and threat.norm != "words":  # no images [Q,C,H,W], sounds [Q,1,samples], sentences
         return None
     right = losses.correct(found.clean[0], y)
     # Spread over the classes, whose queries lie one class after another.
@@ -297,8 +302,11 @@ def _pictures(found: _Attacked, rate: int | None) -> dict[str, np.ndarray] | Non
         "clean_predictions": found.clean[0, chosen].argmax(-1),
         "adversarial_predictions": found.attacked[0, chosen].argmax(-1),
     }
-    rates = {} if rate is None else {"rate": np.full(len(chosen), rate)}
-    return {name: value.cpu().numpy() for name, value in pictures.items()} | rates
+    made = {name: value.cpu().numpy() for name, value in pictures.items()}
+    if isinstance(space, Sentences):
+        texts = {name: np.array(space.text(pictures[name]), dtype=np.str_) for name in store.IMAGES}
+        return made | texts
+    return made | ({} if rate is None else {store.RATE: np.full(len(chosen), rate)})
 
 
 def _weights(learner: AnyLearner, fitted: Any) -> list[Tensor]:

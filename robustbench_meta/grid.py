@@ -23,9 +23,9 @@ from robustbench_meta.evaluate import Adaptations, AnyLearner, Block, CellError,
 from robustbench_meta.executors import Executor, InProcess, Outcome
 from robustbench_meta.libraries import missing
 from robustbench_meta.types import (
-    NORMS,
     SPLITS,
     SURFACES,
+    THREATS,
     Attack,
     Backend,
     Cell,
@@ -40,7 +40,7 @@ from robustbench_meta.types import (
 )
 
 ATTACKS = ("fgsm", "pgd-20", "pgd-mt-50")
-COLOUR_EPS, GREY_EPS = (2 / 255, 4 / 255, 8 / 255), (0.05, 0.1)
+COLOUR_EPS, GREY_EPS, WORDS_EPS = (2 / 255, 4 / 255, 8 / 255), (0.05, 0.1), (1.0, 2.0, 4.0)
 TASKS, PROBE_TASKS, MOST_TASKS = 100, 2, 10_000
 BLOCK_SECONDS, LARGEST_BLOCK = 15.0, 200  # a kill loses one block of each worker
 SHORTEST_BLOCK = 0.5  # seconds, below which sending a block would cost more than it helps
@@ -689,6 +689,8 @@ def _budgets(grid: Grid, family: TaskFamily, norm: Norm) -> tuple[float, ...]:
     if all(isinstance(attack, FromFile) for attack in grid.attacks.values()):
         sets = [attack for attack in grid.attacks.values() if isinstance(attack, FromFile)]
         return tuple(sorted({one.eps for one in sets if one.norm == norm} or {one.eps for one in sets}))
+    if norm == "words":
+        return WORDS_EPS
     if norm != "linf":
         raise InputError(f"eps: {norm} has no default; give it, for one 0.5")
     shape = family.space.shape
@@ -702,7 +704,7 @@ def _check_axes(grid: Grid) -> None:
     _at_least(0, seed=grid.seed)
     if grid.steps and max(grid.steps) > 1000:
         raise InputError(f"steps: {max(grid.steps)} is not between 1 and 1000")
-    closed = (("norm", grid.norms, NORMS), ("surface", grid.surfaces, SURFACES), ("split", (grid.split,), SPLITS))
+    closed = (("norm", grid.norms, THREATS), ("surface", grid.surfaces, SURFACES), ("split", (grid.split,), SPLITS))
     for axis, values, legal in closed:
         for value in values:
             if value not in legal:

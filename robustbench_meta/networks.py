@@ -163,7 +163,9 @@ class ResNet12:
         self.features(shape)
         weights: Params = {}
         for block, (into, out) in enumerate(pairwise([shape[0], *self.widths])):
-            made = _convolutions([into, out, out, out], False, rng) | _convolution("shortcut", into, out, rng, size=1)
+            made = _convolutions([into, out, out, out], False, rng) | _convolution(
+                "shortcut", into, out, rng, size=(1, 1)
+            )
             weights |= {f"block{block}.{name}": value for name, value in made.items()}
         return weights
 
@@ -259,6 +261,53 @@ class LogMelConv4:
         return 1, (shape[1] - self.window) // self.hop + 1, self.mels
 
 
+@dataclass(frozen=True)
+class WordsConv:
+    """Convolutions over three words each, batch norm and ReLU, then the maximum over places (Kim, arXiv 1408.5882).
+
+    Takes sequences of word vectors (words, entries).
+    """
+
+    width: int = 128
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        _positive(width=self.width, depth=self.depth)
+
+    def parameters(self, shape: tuple[int, ...], rng: torch.Generator) -> Params:
+        """Draw weights for inputs of `shape` (words, entries of a vector)."""
+        self.features(shape)
+        widths = list(pairwise([shape[1]] + [self.width] * self.depth))
+        return {
+            name: value
+            for block, (into, out) in enumerate(widths)
+            for name, value in _convolution(f"conv{block}", into, out, rng, size=(3, 1)).items()
+        }
+
+    def features(self, shape: tuple[int, ...]) -> int:
+        """Count the features of one embedding."""
+        if len(shape) != 2:
+            raise InputError(f"network: words-conv takes word vectors (words, entries), not {shape}")
+        return self.width
+
+    def __call__(self, weights: Params, x: Tensor, norm: Params | BatchNorm) -> Tensor:
+        return self._run(self._blocks(weights, norm), x)
+
+    def freeze(self, weights: Params, norm: Params) -> Embed:
+        """Return the embedding by constant weights and statistics."""
+        return partial(self._run, [block.freeze() for block in self._blocks(weights, norm)])
+
+    def _blocks(self, weights: Params, norm: Params | BatchNorm) -> list[_Block]:
+        blocks = [_block(weights, f"conv{n}", norm, order="bn-relu", slope=0.0, stride=0) for n in range(self.depth)]
+        return [replace(block, padding=(1, 0)) for block in blocks]
+
+    def _run(self, blocks: Sequence[_Block], x: Tensor) -> Tensor:
+        h = x.transpose(1, 2).unsqueeze(3)  # words become places, entries channels
+        for block in blocks:
+            h = block(h)
+        return h.amax(dim=(2, 3))
+
+
 @cache
 def _triangles(rate: int, window: int, mels: int) -> Tensor:
     """Return the weights of the frequencies of a window in each mel band: float64 [window // 2 + 1, mels]."""
@@ -279,7 +328,7 @@ class _Block:
     order: Order
     slope: float
     stride: int
-    padding: int | None = None  # of the convolution; None: what keeps the size
+    padding: int | tuple[int, int] | None = None  # of the convolution; None: what keeps the size
     frozen: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -352,8 +401,8 @@ def _convolutions(widths: list[int], bias: bool, rng: torch.Generator) -> Params
     return weights
 
 
-def _convolution(name: str, into: int, out: int, rng: torch.Generator, *, size: int = 3) -> Params:
-    kernel = torch.randn(out, into, size, size, generator=rng) * (2 / (size**2 * into)) ** 0.5
+def _convolution(name: str, into: int, out: int, rng: torch.Generator, *, size: tuple[int, int] = (3, 3)) -> Params:
+    kernel = torch.randn(out, into, *size, generator=rng) * (2 / (math.prod(size) * into)) ** 0.5
     return {f"{name}.weight": kernel, f"{name}.gamma": torch.ones(out), f"{name}.beta": torch.zeros(out)}
 
 
@@ -363,4 +412,10 @@ def _positive(**sizes: int) -> None:
             raise InputError(f"{name}: {size} is not between 1 and 4096")
 
 
-PRESETS = {"conv4": Conv4(), "r2d2": R2D2Net(), "resnet12": ResNet12(), "logmel-conv4": LogMelConv4()}
+PRESETS = {
+    "conv4": Conv4(),
+    "r2d2": R2D2Net(),
+    "resnet12": ResNet12(),
+    "logmel-conv4": LogMelConv4(),
+    "words-conv": WordsConv(),
+}

@@ -35,7 +35,7 @@ from safetensors.numpy import save as save_arrays
 
 from robustbench_meta import checkpoint, untrusted
 from robustbench_meta.flags import Measures
-from robustbench_meta.types import NORMS, SPLITS, SURFACES, Audit, Cell, InputError, Record, Spec, Threat
+from robustbench_meta.types import SPLITS, SURFACES, THREATS, Audit, Cell, InputError, Record, Spec, Threat
 
 _About = TypeVar("_About", Cell, Audit)
 _Row = TypeVar("_Row", Record, Measures)
@@ -617,7 +617,7 @@ def _check_types(*nouns: Any) -> None:
                 raise ValueError(f"{one.name} = {value!r} is not one of {', '.join(_CLOSED[one.name])}")
 
 
-_CLOSED: dict[str, tuple[str, ...]] = {"norm": NORMS, "surface": SURFACES, "split": SPLITS}
+_CLOSED: dict[str, tuple[str, ...]] = {"norm": THREATS, "surface": SURFACES, "split": SPLITS}
 _KINDS: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
@@ -668,16 +668,22 @@ def _pictures(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"it unpacks to {size} bytes, more than {LARGEST_UNPACKED}")
     with np.load(packed, allow_pickle=False) as opened:
         arrays = {name: opened[name] for name in (*PICTURES, *({RATE} & set(opened.files)))}
-    images, count = arrays["clean"], len(arrays["clean"])
-    axes, channels = (3, (1,)) if RATE in arrays else (4, (1, 3))
-    if images.ndim != axes or images.shape[1] not in channels or images.shape != arrays["adversarial"].shape:
-        raise ValueError(f"its inputs have shapes {images.shape} and {arrays['adversarial'].shape}")
-    if RATE in arrays and not ((arrays[RATE] >= 1) & (arrays[RATE] <= LARGEST_RATE)).all():
+    clean, adversarial, rate = arrays["clean"], arrays["adversarial"], arrays.get(RATE)
+    if clean.dtype.kind == "U":
+        fits = clean.ndim == 1 and adversarial.dtype.kind == "U"
+    elif rate is not None:
+        fits = clean.ndim == 3 and clean.shape[1] == 1
+    else:
+        fits = clean.ndim == 4 and clean.shape[1] in (1, 3)
+    if not fits or clean.shape != adversarial.shape:
+        raise ValueError(f"its inputs have shapes {clean.shape} and {adversarial.shape}")
+    if rate is not None and not ((rate >= 1) & (rate <= LARGEST_RATE)).all():
         raise ValueError(f"{RATE} is not between 1 and {LARGEST_RATE} samples a second")
     for name, array in arrays.items():
-        wanted = "f" if name in IMAGES else "iu"
-        if array.dtype.kind not in wanted or len(array) != count or not np.isfinite(array).all():
-            raise ValueError(f"{name} is not what it must be: finite, one for each image")
+        wanted = "fU" if name in IMAGES else "iu"
+        odd = array.dtype.kind == "f" and not np.isfinite(array).all()
+        if array.dtype.kind not in wanted or len(array) != len(clean) or odd:
+            raise ValueError(f"{name} is not what it must be: finite, one for each input")
         if name not in IMAGES and array.ndim != 1:
             raise ValueError(f"{name} has {array.ndim} axes, must have 1")
     return arrays

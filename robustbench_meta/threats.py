@@ -1,5 +1,7 @@
 """One row per norm: how far an item moved, back into the ball, the steepest step, a random start.
 
+Words that are replaced have no ball: how many there are, and which at random, is all that is asked of them.
+
 Every function works on items: tensors [..., *X] whose last `dims` axes are one item. `Threat.eps` is in the
 units of the inputs (8/255 for pixels in [0, 1]).
 """
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_meta.types import NORMS, Box, InputError, Norm, Streams, Threat
+from robustbench_meta.types import THREATS, Box, InputError, Norm, Sentences, Streams, Threat
 
 # Float32 rounding may carry an item this far past eps; nothing beyond it is accepted.
 RELATIVE_SLACK, ABSOLUTE_SLACK = 1e-5, 1e-6
@@ -30,7 +32,9 @@ class Geometry:
 
 
 def distance(moved: Tensor, norm: Norm, dims: int) -> Tensor:
-    """Measure how far each item moved: [..., *X] -> [...]."""
+    """Measure how far each item moved: [..., *X] -> [...]; in words the rows that changed."""
+    if norm == "words":
+        return (moved != 0).any(dim=-1).flatten(1 - dims).sum(dim=-1).to(moved.dtype)
     return geometry(norm).distance(moved.flatten(-dims).flatten(0, -2)).view(moved.shape[:-dims])
 
 
@@ -52,13 +56,18 @@ def ascend(x_adv: Tensor, gradient: Tensor, length: float, norm: Norm, box: Box)
 
 
 def random_start(x: Tensor, rng: Streams, threat: Threat, box: Box) -> Tensor:
-    """Draw a start for every item of x [P,M,*X] from the ball of `threat`, then project it."""
+    """Draw a start for every item of x [P,M,*X] from the ball of `threat`, then project it; or replace words of it."""
+    if threat.norm == "words":
+        return _random_words(x, rng, threat, box)
     moved = geometry(threat.norm).random(x.flatten(2), rng, threat.eps).view(x.shape)
     return project(x + moved, x, threat, box)
 
 
 def within(x_adv: Tensor, x: Tensor, threat: Threat, box: Box) -> bool:
-    """Say whether every item keeps to the budget (up to float rounding) and, exactly, to the box."""
+    """Say whether every item keeps to the budget (up to float rounding) and, exactly, to the box and its words."""
+    if threat.norm == "words":
+        replaced = sentences(box).replaced(x_adv, x)
+        return bool(((replaced >= 0) & (replaced <= threat.eps)).all())
     moved = distance(x_adv - x, threat.norm, len(box.shape))
     limit = threat.eps * (1 + RELATIVE_SLACK) + ABSOLUTE_SLACK
     return bool((moved <= limit).all() and (x_adv >= box.low).all() and (x_adv <= box.high).all())
@@ -66,16 +75,39 @@ def within(x_adv: Tensor, x: Tensor, threat: Threat, box: Box) -> bool:
 
 def check(threat: Threat, box: Box) -> Threat:
     """Refuse a budget that is not a finite number >= 0, or that covers more than half of the box in Linf."""
-    if threat.norm not in NORMS:
-        raise InputError(f"norm: {threat.norm!r} is not one of {', '.join(NORMS)}")
+    if threat.norm not in THREATS:
+        raise InputError(f"norm: {threat.norm!r} is not one of {', '.join(THREATS)}")
     if not math.isfinite(threat.eps) or threat.eps < 0:
         raise InputError(f"eps: {threat.eps} is not a finite number >= 0")
+    if threat.norm == "words":
+        sentences(box)
+        if threat.eps != int(threat.eps):
+            raise InputError(f"eps: {threat.eps:g} is not a whole number, of words that may be replaced")
     if threat.norm == "linf" and threat.eps > box.width / 2:
         raise InputError(
             f"eps: {threat.eps:g} is above half the box width ({box.width / 2:g}) in linf;"
             f" inputs lie in [{box.low:g}, {box.high:g}], did you mean {threat.eps:g}/255?"
         )
     return threat
+
+
+def sentences(box: Box) -> Sentences:
+    """Return a space of sentences; refuse any other, in which no word can be replaced."""
+    if not isinstance(box, Sentences):
+        raise InputError("norm: 'words' replaces words; these inputs are not sentences, legal: linf, l2, l1")
+    return box
+
+
+def _random_words(x: Tensor, rng: Streams, threat: Threat, box: Box) -> Tensor:
+    """Replace `eps` words of every item of x [P,M,L,d], or all that can be, each by one drawn from its swaps."""
+    space = sentences(box)
+    order, choice = rng.uniform(x[..., 0]), rng.uniform(x[..., 0])
+    swaps = space.swaps.to(x.device)[space.numbers(x).clamp_min(0)]  # [P,M,L,n]
+    legal = (swaps > 0).sum(dim=-1)
+    rank = order.masked_fill(legal == 0, -1).argsort(dim=-1, descending=True).argsort(dim=-1)
+    chosen = (rank < threat.eps) & (legal > 0)
+    new = swaps.gather(-1, (choice * legal).long().clamp_max(swaps.shape[-1] - 1).unsqueeze(-1)).squeeze(-1)
+    return torch.where(chosen.unsqueeze(-1), space.table.to(x)[new.clamp_min(0)], x)
 
 
 def geometry(norm: Norm) -> Geometry:

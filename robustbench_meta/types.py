@@ -7,7 +7,7 @@ point, N classes, X the shape of one input.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -15,14 +15,15 @@ from torch import Tensor
 
 Params = dict[str, Tensor]
 Split = Literal["train", "val", "test"]
-Norm = Literal["linf", "l2", "l1"]
+Norm = Literal["linf", "l2", "l1", "words"]
 Surface = Literal["query", "support"]
 NormMode = Literal["support", "running", "batch"]
 MetaGradient = Literal["exact", "recomputed", "first-order", "displacement"]
 Backend = Literal["loop", "vmap", "flat"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
-NORMS: tuple[Norm, ...] = get_args(Norm)
+NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")  # of a ball around the input
+THREATS: tuple[Norm, ...] = get_args(Norm)  # and words that are replaced
 SURFACES: tuple[Surface, ...] = get_args(Surface)
 NORM_MODES: tuple[NormMode, ...] = get_args(NormMode)
 META_GRADIENTS: tuple[MetaGradient, ...] = get_args(MetaGradient)
@@ -44,6 +45,36 @@ class Box:
     @property
     def width(self) -> float:
         return self.high - self.low
+
+
+@dataclass(frozen=True, eq=False)
+class Sentences(Box):
+    """Sequences of vectors [L,d] of a frozen table: what an adversary may move in a ball, or replace word by word.
+
+    `table` [V,d] holds in row 0 zeros, the padding; `swaps` [V,n] says by which words each may be replaced, -1 by none.
+    """
+
+    words: tuple[str, ...] = ()
+    table: Tensor = field(default_factory=lambda: torch.zeros(1, 1))
+    swaps: Tensor = field(default_factory=lambda: torch.full((1, 1), -1))
+
+    def numbers(self, x: Tensor) -> Tensor:
+        """Return the number of the word in every row of x [...,L,d], -1 where a row is no word's: [...,L]."""
+        table = self.table.to(x)
+        # Of vectors of one length the own one has the largest product; zeros are told apart first.
+        found = (x @ table.T).argmax(dim=-1).masked_fill((x == 0).all(dim=-1), 0)
+        return found.masked_fill((table[found] != x).any(dim=-1), -1)
+
+    def text(self, x: Tensor) -> list[str]:
+        """Write sentences x [n,L,d] of this table's words."""
+        return [" ".join(self.words[number] for number in row if number > 0) for row in self.numbers(x).tolist()]
+
+    def replaced(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Count the words of x [...,L,d] that x_adv replaces, -1 where it does what `swaps` does not allow: [...]."""
+        changed = (x_adv != x).any(dim=-1)
+        before, after = self.numbers(x), self.numbers(x_adv)
+        legal = (self.swaps.to(x.device)[before.clamp_min(0)] == after.unsqueeze(-1)).any(dim=-1) & (after > 0)
+        return changed.sum(dim=-1).masked_fill((changed & ~legal).any(dim=-1), -1)
 
 
 @dataclass(frozen=True)
@@ -88,7 +119,10 @@ class Episodes:
 
 @dataclass(frozen=True)
 class Threat:
-    """What the adversary may do: move each item of `surface` by at most `eps` in `norm`, inside the box."""
+    """What the adversary may do: move each item of `surface` by at most `eps` in `norm`, inside the box.
+
+    Of `words` it may replace at most `eps` in each, by those that the space allows.
+    """
 
     norm: Norm
     eps: float

@@ -10,7 +10,19 @@ from typing import Any
 from robustbench_meta.outcomes import Results
 from robustbench_meta.protocols import recipes
 from robustbench_meta.ranking import standings
-from robustbench_meta.report import album, figures, html, lines, markdown, page, protocols, sounds, tables, transfer
+from robustbench_meta.report import (
+    album,
+    figures,
+    html,
+    lines,
+    markdown,
+    page,
+    protocols,
+    sentences,
+    sounds,
+    tables,
+    transfer,
+)
 from robustbench_meta.report import gallery as galleries
 from robustbench_meta.statistics import summarise
 
@@ -20,7 +32,8 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
 
     A gallery item holds title, clean and adversarial images [n,C,H,W] or [n,H,W] in [0, 1], or sounds [n,1,samples] in
     [-1, 1] with their rate [n] in samples a second, labels [n], clean_predictions [n], adversarial_predictions [n],
-    attack and eps; sounds are written as WAV files to sounds/, too. The cell named by its `key`, if it has one,
+    attack and eps; sounds are written as WAV files to sounds/, too. Of sentences clean and adversarial are texts [n] of
+    as many words. The cell named by its `key`, if it has one,
     gives the title instead. The same input gives the same bytes.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -30,13 +43,15 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     report = tables.tables(results, boards, gallery)
     met, unmet = protocols.tables(results, boards, trained)
     report = replace(report, transfers=transfer.tables(results, boards), protocols=met, unmet=unmet)
-    pictured = tables.titled(gallery, results.cells)
+    titled = tables.titled(gallery, results.cells)
+    read = sentences.sheets(titled)
+    pictured = [item for item in titled if not sentences.is_text(item)]
     pictures = figures.draw(results, boards, pictured, out / "figures")
     pictures += transfer.draw(report, out / "figures")
     heard = sounds.write(galleries.chosen(pictured), out / "sounds")
-    whole = page.make(results, boards, report, known, album.album(pictured))
+    whole = page.make(results, boards, report, known, album.album(pictured), read)
     texts = {
-        "leaderboard.md": markdown.render(report, pictures, heard),
+        "leaderboard.md": markdown.render(report, pictures, heard, read),
         "leaderboard.html": html.render(report, whole),
         "cells.csv": tables.csv_text(summarise(results)),
     }

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from robustbench_meta.report.figures import Picture
+from robustbench_meta.report.sentences import Sheet
 from robustbench_meta.report.sounds import Sound, ratio_text
 from robustbench_meta.report.tables import (
     CONSTANT_MARK,
@@ -21,6 +22,7 @@ from robustbench_meta.report.tables import (
 )
 
 SOUNDS = "Signal to noise: the power of the recording over that of what was added to it, as far as it sounds."
+SENTENCES = "Words that the attack put in are bold, behind those they stand for; a sentence without any withstood it."
 INTRODUCTION = (
     "Accuracy in %, ± the half-width of the 95 % interval over tasks; n tasks. Higher is better. A constant "
     "predictor has 1/K, K the number of ways, clean and at every ε: it is the line below which a number means nothing."
@@ -59,7 +61,7 @@ MARKS = (
 )
 
 
-def render(report: Report, pictures: Sequence[Picture], heard: Sequence[Sound] = ()) -> str:
+def render(report: Report, pictures: Sequence[Picture], heard: Sequence[Sound] = (), read: Sequence[Sheet] = ()) -> str:
     """Write the whole leaderboard: of every board the main table first, details folded away below it."""
     parts = ["# Few-shot robustness leaderboard", INTRODUCTION, escape(MARKS) if report.tables else ""]
     section = ""
@@ -75,6 +77,8 @@ def render(report: Report, pictures: Sequence[Picture], heard: Sequence[Sound] =
         parts += ["## Gallery", *(_figure(one) for one in rest)]
     if heard:
         parts += ["## To listen to", SOUNDS, _sounds(heard)]
+    if read:
+        parts += ["## To read", SENTENCES, *(part for one in read for part in _sentences(one))]
     parts += _ends(report)
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -90,6 +94,19 @@ def _sounds(heard: Sequence[Sound]) -> str:
         for one in heard
     ]
     return grid(header, rows)
+
+
+def _sentences(sheet: Sheet) -> list[str]:
+    rows = [
+        [str(one.label), " ".join(map(_word, one.words)), str(one.says), str(one.says_attacked)]
+        for one in sheet.readings
+    ]
+    return [f"**{escape(sheet.title)}**", grid(["Class", "Sentence", "Read as", "After the attack"], rows)]
+
+
+def _word(pair: tuple[str, str]) -> str:
+    clean, adversarial = map(escape, pair)
+    return clean if clean == adversarial else f"{clean} → **{adversarial}**"
 
 
 def _ends(report: Report) -> list[str]:

@@ -12,6 +12,7 @@ from robustbench_meta.report import charts, data
 from robustbench_meta.report.album import Album
 from robustbench_meta.report.charts import Chart
 from robustbench_meta.report.lines import Learner, Line, entry_id, line_of_standing
+from robustbench_meta.report.sentences import Sheet
 from robustbench_meta.report.tables import (
     CONSTANT_MARK,
     Report,
@@ -62,6 +63,7 @@ class Page:
 
     leaves: tuple[Leaf, ...]
     album: Album
+    read: tuple[Sheet, ...]
     data: dict[str, Any]
 
     @property
@@ -72,7 +74,12 @@ class Page:
 
 
 def make(
-    results: Results, boards: list[list[Standing]], report: Report, known: dict[str, Learner], album: Album
+    results: Results,
+    boards: list[list[Standing]],
+    report: Report,
+    known: dict[str, Learner],
+    album: Album,
+    read: tuple[Sheet, ...] = (),
 ) -> Page:
     """Gather the page; `boards` and the tables of `report` are the same boards in the same order."""
     cells, names = cells_behind(results), row_names(results.cells, boards)
@@ -85,7 +92,7 @@ def make(
         drawn = charts.of_board(board, ids, names)
         leaves.append(Leaf(aligned, drawn, surfaces.get(table.slug)))
         made.append((board, table, lines))
-    return Page(tuple(leaves), album, data.block(made, report, known))
+    return Page(tuple(leaves), album, read, data.block(made, report, known))
 
 
 def _surfaces(boards: list[list[Standing]], names: dict[tuple[str, str], str]) -> dict[str, Surface]:

@@ -1,0 +1,55 @@
+"""Attacked sentences to read: which words were replaced, and what the learner says of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+SETS, QUERIES = 6, 4  # items that are shown, and queries of each
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One attacked sentence as pairs of words, clean and adversarial, and the classes it is taken for."""
+
+    words: tuple[tuple[str, str], ...]
+    label: int
+    says: int
+    says_attacked: int
+
+    @property
+    def changed(self) -> bool:
+        return any(clean != adversarial for clean, adversarial in self.words)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Some sentences of one cell."""
+
+    title: str
+    readings: tuple[Reading, ...]
+
+
+def is_text(item: dict[str, Any]) -> bool:
+    return bool(np.asarray(item["clean"]).dtype.kind == "U")
+
+
+def sheets(items: Sequence[dict[str, Any]]) -> tuple[Sheet, ...]:
+    """Choose what is shown: the sets of the fewest replaced words first, since those are the easiest to judge."""
+    found = [item for item in items if is_text(item) and len(item["labels"])]
+    order = sorted(found, key=lambda item: (float(item["eps"]), str(item["attack"]), str(item["title"])))
+    return tuple(_sheet(item) for item in order[:SETS])
+
+
+def _sheet(item: dict[str, Any]) -> Sheet:
+    made = []
+    for i in range(min(QUERIES, len(item["labels"]))):
+        words = zip(str(item["clean"][i]).split(" "), str(item["adversarial"][i]).split(" "), strict=True)
+        label, says, says_attacked = (
+            int(item[name][i]) for name in ("labels", "clean_predictions", "adversarial_predictions")
+        )
+        made.append(Reading(tuple(words), label, says, says_attacked))
+    return Sheet(str(item["title"]), tuple(made))
