@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustbench_meta.kernels import batch_norm
-from robustbench_meta.networks import Conv4, LogMelConv4, R2D2Net, ResNet12
+from robustbench_meta.networks import Conv4, LogMelConv4, R2D2Net, ResNet12, WordsConv
 from robustbench_meta.types import InputError, Params
 
 
@@ -252,3 +252,18 @@ def test_a_log_mel_network_refuses_options_it_cannot_have(bad: dict[str, Any], s
 def test_a_log_mel_network_takes_waveforms_alone(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"^network: logmel-conv4 takes waveforms"):
         LogMelConv4().features(shape)
+
+
+def test_words_conv_reads_three_words_at_a_time_and_keeps_the_strongest() -> None:
+    network = WordsConv(width=2, depth=1)
+    weights = network.parameters((4, 3), torch.Generator().manual_seed(0))
+    x = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(1))
+    padded = torch.cat([torch.zeros(5, 1, 3), x, torch.zeros(5, 1, 3)], dim=1)
+    kernel = weights["conv0.weight"][..., 0]  # [2, 3, 3]: filters, entries, words
+    raw = torch.stack([torch.einsum("nwe,few->nf", padded[:, at : at + 3], kernel) for at in range(4)], dim=2)
+    mean, spread = raw.mean(dim=(0, 2), keepdim=True), raw.var(dim=(0, 2), keepdim=True, correction=0)
+    expected = ((raw - mean) / (spread + 1e-5).sqrt()).relu().amax(dim=2)
+    assert torch.allclose(network(weights, x, by_batch), expected, atol=1e-5)
+    assert network.features((4, 3)) == 2
+    with pytest.raises(InputError, match=r"^network: words-conv takes word vectors \(words, entries\)"):
+        network.features((3, 8, 8))

@@ -28,6 +28,7 @@ FAMILIES: dict[str, Any] = {
 FOLDERS = {"cifar-fs": "cifar-100-binary", "fc100": "cifar-100-binary", "omniglot": "omniglot"} | dict.fromkeys(
     ("spoken-digits", "spoken-new-digits"), "fsdd"
 )
+FOLDERS["clinc150"] = "clinc150"
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,9 @@ from PIL import Image
 
 from robustbench_meta import catalog
 from robustbench_meta.episodes import fingerprint
-from robustbench_meta.tasks import spoken_digits
+from robustbench_meta.tasks import clinc150, spoken_digits
 from robustbench_meta.tasks.cifar import Cifar
+from robustbench_meta.tasks.clinc150 import Clinc150
 from robustbench_meta.tasks.image_folder import ImageFolder
 from robustbench_meta.tasks.omniglot import Omniglot
 from robustbench_meta.tasks.spoken_digits import SpokenDigits
@@ -548,3 +549,102 @@ def test_a_class_without_recordings_is_refused(tmp_path: Path) -> None:
         SpokenDigits(root=tmp_path).pool("test")
     with pytest.raises(InputError, match=r"holds neither recordings/ nor .*; run: rbm data get spoken-digits"):
         SpokenDigits(root=tmp_path / "elsewhere").pool("test")
+
+
+# CLINC150
+
+
+def intents(root: Path, **changed: Any) -> dict[str, Any]:
+    """Write a file of the publisher's form that holds three sentences of every intent."""
+    words = clinc150.table().words[1:]
+    names = [name.split("/")[1] for split in SPLITS for name in Clinc150().classes(split)]
+    each = {name: [f"{words[7 * n + i]} the {words[3000 + n]}" for i in range(3)] for n, name in enumerate(names)}
+    made: dict[str, Any] = {
+        part: [[texts[i], name] for name, texts in each.items()] for i, part in enumerate(clinc150.PARTS)
+    }
+    (root / clinc150.FILE).parent.mkdir(parents=True, exist_ok=True)
+    (root / clinc150.FILE).write_text(json.dumps(made | changed))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("split", "known"),
+    [
+        ("train", "d26dd3140efde0f1abadf655d3f672a40d464a3f98e88c9a8e392b8ba91efb46"),
+        ("val", "6d53ef2314969b14d7cd6102a0df3558e99c139061ab8e786a33a2e21dfda167"),
+        ("test", "c7e2e4296d28b647b0a7f8aa1765b3be962ecc536e81fb89e7b91d124864e953"),
+    ],
+)
+def test_the_episodes_of_clinc150_never_change(real_data: Callable[[str], Path], split: Split, known: str) -> None:
+    assert fingerprint(catalog.family("clinc150", root=real_data("clinc150")), split) == known
+
+
+def test_a_sentence_is_its_words_in_the_table_and_padding(tmp_path: Path) -> None:
+    made = intents(tmp_path)
+    family = Clinc150(root=tmp_path)
+    pool = family.pool("test")
+    assert (len(pool.names), pool.starts[-1]) == (30, 90)
+    x = pool.images[:3].float() / pool.full
+    expected = [text for part in clinc150.PARTS for text, name in made[part] if f"credit_cards/{name}" == pool.names[0]]
+    assert family.space.text(x) == expected
+    assert (x[:, 3:] == 0).all()
+    assert torch.allclose(x[:, :3].norm(dim=-1), torch.ones(3, 3), atol=1e-3)
+
+
+def test_domains_are_held_out_whole() -> None:
+    domains = [{name.split("/")[0] for name in Clinc150().classes(split)} for split in SPLITS]
+    assert sum(map(len, domains)) == len(set.union(*domains)) == 10
+    assert [len(Clinc150().classes(split)) for split in SPLITS] == [90, 30, 30]
+
+
+def test_words_are_read_without_case_accents_and_marks() -> None:
+    assert clinc150.words_of("What\u2019s the CAF\u00c9's Wi-Fi, at 7pm?") == [
+        "what's",
+        "the",
+        "cafe's",
+        "wi",
+        "fi",
+        "at",
+        "7pm",
+    ]
+
+
+def test_no_word_is_replaced_by_itself_a_stop_word_or_one_without_vector() -> None:
+    held = clinc150.table()
+    assert len(held.words) == len(held.vectors) == len(held.swaps) > 6000
+    for number, row in enumerate(held.swaps):
+        assert number not in row
+        assert len(row) <= 8
+        assert all(held.words[other] not in clinc150.stop_words() and held.words[other].isalpha() for other in row)
+    assert not any(held.swaps[held.words.index(word)] for word in ("", "not", "the", "what", "never"))
+
+
+def test_a_changed_word_table_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clinc150, "TABLE_SHA256", "0" * 64)
+    with pytest.raises(InputError, match=r"^clinc150: the word table has SHA-256 \w{12}…, must be 000000000000…$"):
+        clinc150.table.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"train": []}, None),
+        ({"train": None, "val": [], "test": []}, "not the data of CLINC150"),
+        ({"train": [["one"]]}, "not the data of CLINC150"),
+        ({"train": [], "val": [], "test": []}, "no sentence of credit_cards/"),
+        ({"train": [["a zyzzyva", "credit_score"]]}, "the word 'zyzzyva' of credit_cards/credit_score is not in"),
+    ],
+)
+def test_a_file_that_is_not_clinc150_is_refused_in_one_line(tmp_path: Path, changed: Any, said: str | None) -> None:
+    intents(tmp_path, **changed)
+    if said is None:
+        assert Clinc150(root=tmp_path).pool("test").starts[-1] == 60
+        return
+    with pytest.raises(InputError, match=said) as refusal:
+        Clinc150(root=tmp_path).pool("test")
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_file_of_clinc150_is_asked_for_where_it_is_not(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="run: rbm data get clinc150"):
+        Clinc150(root=tmp_path).pool("test")

@@ -22,36 +22,26 @@ ROWS = 8192  # sentences that are scored at once
 
 
 @dataclass(frozen=True)
-class GreedyWords:
-    """Replace `eps` words, each time by the replacement that raises the margin most among all that are legal."""
+class Words:
+    """Replace `eps` words, each time by the replacement that raises the margin most.
+
+    `tried` limits what is scored to the replacements of a sentence that promise most by the margin's gradient; None:
+    all that are legal are scored.
+    """
+
+    tried: int | None = None
 
     norms: ClassVar[tuple[Norm, ...]] = ("words",)
     surfaces: ClassVar[tuple[Surface, ...]] = ("query",)
-    needs_gradient: ClassVar[bool] = False
-    needs_single_points: ClassVar[bool] = True
-
-    def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
-        return from_clean(self, victim, threat, rng)
-
-    def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
-        """Attack the points that still stand."""
-        _replace(search, threat, None)
-
-
-@dataclass(frozen=True)
-class GradientWords:
-    """The same, trying only the `tried` replacements of a sentence that promise most by the margin's gradient."""
-
-    tried: int = 16
-
-    norms: ClassVar[tuple[Norm, ...]] = ("words",)
-    surfaces: ClassVar[tuple[Surface, ...]] = ("query",)
-    needs_gradient: ClassVar[bool] = True
     needs_single_points: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.tried <= 10_000:
+        if self.tried is not None and not 1 <= self.tried <= 10_000:
             raise InputError(f"tried: {self.tried} is not between 1 and 10000")
+
+    @property
+    def needs_gradient(self) -> bool:
+        return self.tried is not None
 
     def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
         return from_clean(self, victim, threat, rng)
@@ -122,7 +112,4 @@ def _with(space: Sentences, x: Tensor, place: Tensor, word: Tensor) -> Tensor:
     return written
 
 
-PRESETS: dict[str, GreedyWords | GradientWords] = {
-    "words-greedy": GreedyWords(),
-    "words-gradient": GradientWords(),
-}
+PRESETS: dict[str, Words] = {"words-greedy": Words(), "words-gradient": Words(tried=16)}

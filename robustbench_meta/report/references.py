@@ -38,6 +38,8 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
     },
     "attacks": {
         "noise*": (),
+        "words-greedy": ("jin2020textfooler",),
+        "words-gradient": ("ebrahimi2018hotflip",),
         "fgsm": ("goodfellow2015fgsm",),
         "fgsm-rs": ("wong2020fast",),
         "pgd-*": ("madry2018pgd",),
@@ -73,6 +75,7 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
         "fc100": ("oreshkin2018tadam", "krizhevsky2009cifar"),
         "omniglot": ("lake2015omniglot",),
         "spoken-*": ("jackson2018fsdd",),
+        "clinc150": ("larson2019clinc150",),
     },
 }
 # In L1, AutoAttack and its members are those of a later paper.

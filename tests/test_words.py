@@ -1,0 +1,216 @@
+"""Sentences as a threat: what words may stand for others, and the greedy attacks against brute force."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustbench_meta import catalog, store, threats
+from robustbench_meta.attacks.words import Words
+from robustbench_meta.report import sentences
+from robustbench_meta.types import Box, Cost, InputError, Sentences, Streams, Threat, Victim
+
+WORDS = ("", "pay", "settle", "bill", "invoice", "check", "the", "my")
+SWAPS = torch.tensor([[-1, -1], [2, -1], [1, -1], [4, 5], [3, 5], [3, 4], [-1, -1], [-1, -1]])
+NAMES = ("noise-5", "words-gradient", "words-greedy")
+
+
+def space(length: int = 5, width: int = 6) -> Sentences:
+    vectors = F.normalize(torch.randn(len(WORDS) - 1, width, generator=torch.Generator().manual_seed(3)), dim=1)
+    table = torch.cat([torch.zeros(1, width), vectors])
+    return Sentences((length, width), -1.0, 1.0, words=WORDS, table=table, swaps=SWAPS)
+
+
+def spell(*texts: str, at: Sentences | None = None) -> Tensor:
+    at = at or space()
+    numbers = [[WORDS.index(word) for word in text.split()] for text in texts]
+    return at.table[torch.tensor([row + [0] * (at.shape[0] - len(row)) for row in numbers])]
+
+
+def victim(*texts: str, seed: int = 0, ways: int = 2, tasks: int = 1) -> Victim:
+    """Score sentences linearly, labelled by what the scores say; tasks are copies with weights of their own."""
+    held = space()
+    x = spell(*texts).repeat(tasks, 1, 1).unsqueeze(1)
+    each = [torch.randn(ways, *held.shape, generator=torch.Generator().manual_seed(seed + t)) for t in range(tasks)]
+    weights = torch.stack(each)
+
+    def forward(x: Tensor, points: Tensor) -> Tensor:
+        return (x * 1.0).flatten(2) @ weights[points // len(texts)].flatten(2).transpose(1, 2)
+
+    cost = Cost(torch.zeros(tasks, dtype=torch.int64), torch.zeros(tasks, dtype=torch.int64))
+    y = forward(x, torch.arange(len(x))).argmax(-1)
+    return Victim(forward, x, y, held, tasks, cost)
+
+
+TEXTS = ("pay the bill", "settle my invoice", "check the check", "the my", "pay bill check settle invoice")
+
+
+def every_replacement(x: Tensor, words: int) -> Tensor:
+    """All sentences that at most `words` legal replacements make of x [L,d]: [n,L,d]."""
+    held = space()
+    rows = [[number, *(s for s in SWAPS[number].tolist() if s > 0)] for number in held.numbers(x).tolist()]
+    every = [choice for choice in product(*rows) if sum(a != b[0] for a, b in zip(choice, rows, strict=True)) <= words]
+    return held.table[torch.tensor(every)]
+
+
+def test_a_sentence_is_read_back_from_its_vectors() -> None:
+    held, x = space(), spell(*TEXTS)
+    assert held.text(x) == list(TEXTS)
+    assert held.numbers(x)[3].tolist() == [6, 7, 0, 0, 0]
+    assert held.numbers(0.999 * x)[0].tolist() == [-1, -1, -1, 0, 0]  # no word of the table, though nearest to one
+    assert held.numbers(x.double()).equal(held.numbers(x))
+
+
+@pytest.mark.parametrize(
+    ("text", "after", "replaced"),
+    [
+        ("pay the bill", "pay the bill", 0),
+        ("pay the bill", "settle the bill", 1),
+        ("pay the bill", "settle the invoice", 2),
+        ("pay the bill", "pay my bill", -1),  # a word without swaps
+        ("pay the bill", "bill the bill", -1),  # no swap of this word
+        ("pay the bill", "pay the", -1),  # a word taken out
+        ("pay the", "pay the bill", -1),  # one put in
+    ],
+)
+def test_only_what_the_table_allows_counts_as_a_replacement(text: str, after: str, replaced: int) -> None:
+    held, x, x_adv = space(), spell(text), spell(after)
+    assert held.replaced(x_adv, x).tolist() == [replaced]
+    for eps in range(4):
+        allowed = 0 <= replaced <= eps
+        assert threats.within(x_adv.unsqueeze(1), x.unsqueeze(1), Threat("words", eps), held) is allowed
+
+
+def test_vectors_off_the_table_are_no_replacement_however_close() -> None:
+    held, x = space(), spell("pay the bill")
+    assert held.replaced(x + 1e-7, x).tolist() == [-1]
+    moved = torch.zeros_like(x)
+    moved[0, 1, 2] = 1e-7
+    assert threats.distance(moved, "words", 2).tolist() == [1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("eps", [1, 2, 4])
+def test_an_attack_replaces_legal_words_and_no_more_than_it_may(name: str, eps: int) -> None:
+    held = victim(*TEXTS, tasks=2, ways=3)
+    before = held.x.clone()
+    x_adv = catalog.attack(name)(held, Threat("words", eps), Streams([1, 2]))
+    assert threats.within(x_adv, held.x, Threat("words", eps), held.space)
+    assert (x_adv.shape, x_adv.dtype, x_adv.requires_grad) == (held.x.shape, held.x.dtype, False)
+    assert held.x.equal(before)
+    assert x_adv.equal(catalog.attack(name)(held, Threat("words", eps), Streams([1, 2])))
+    assert x_adv[3].equal(held.x[3])  # "the my" holds nothing that may be replaced
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_word_is_replaced_at_eps_zero(name: str) -> None:
+    held = victim(*TEXTS)
+    x_adv = catalog.attack(name)(held, Threat("words", 0), Streams([1]))
+    assert x_adv.equal(held.x)
+    assert x_adv.data_ptr() != held.x.data_ptr()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_task_meets_does_not_depend_on_the_tasks_beside_it(name: str) -> None:
+    both, second = victim(*TEXTS, tasks=2), victim(*TEXTS, seed=1)
+    together = catalog.attack(name)(both, Threat("words", 2), Streams([4, 5]))
+    alone = catalog.attack(name)(second, Threat("words", 2), Streams([5]))
+    assert alone.equal(together[len(TEXTS) :])
+
+
+@pytest.mark.parametrize("name", ["words-greedy", "words-gradient"])
+@pytest.mark.parametrize("words", [1, 2, 3])
+def test_of_two_classes_the_greedy_attack_finds_whatever_brute_force_finds(name: str, words: int) -> None:
+    # Of a linear score the replacements add up, so the best ones one by one are the best together; and the gradient
+    # says what each is worth.
+    fooled = stood = 0
+    for seed in range(12):
+        held = victim(*TEXTS, seed=seed)
+        x_adv = catalog.attack(name)(held, Threat("words", words), Streams([1]))
+        verdicts = held.forward(x_adv, held.points).argmax(-1) == held.y
+        for point in range(len(TEXTS)):
+            every = every_replacement(held.x[point, 0], words).unsqueeze(1)
+            survives = (held.forward(every, torch.full((len(every),), point)).argmax(-1) == held.y[point]).all()
+            assert bool(verdicts[point]) is bool(survives), (seed, point)
+            fooled, stood = fooled + (not survives), stood + bool(survives)
+    assert fooled >= 5
+    assert stood >= 5
+
+
+def test_one_word_of_many_classes_is_searched_in_full() -> None:
+    for seed in range(8):
+        held = victim(*TEXTS, seed=seed, ways=5)
+        x_adv = catalog.attack("words-greedy")(held, Threat("words", 1), Streams([1]))
+        for point in range(len(TEXTS)):
+            every = every_replacement(held.x[point, 0], 1).unsqueeze(1)
+            survives = (held.forward(every, torch.full((len(every),), point)).argmax(-1) == held.y[point]).all()
+            found = held.forward(x_adv[point : point + 1], torch.tensor([point])).argmax(-1) == held.y[point]
+            assert bool(found) is bool(survives)
+
+
+def test_a_gradient_saves_queries_and_one_that_tries_less_finds_no_more() -> None:
+    every, few = (victim(*TEXTS, ways=4) for _ in range(2))
+    asked = {"all": 0, "few": 0}
+
+    def counted(held: Victim, name: str) -> Victim:
+        inner = held.forward
+
+        def forward(x: Tensor, points: Tensor) -> Tensor:
+            asked[name] += len(x)
+            return inner(x, points)
+
+        return Victim(forward, held.x, held.y, held.space, held.tasks, held.cost)
+
+    Words()(counted(every, "all"), Threat("words", 3), Streams([1]))
+    Words(tried=1)(counted(few, "few"), Threat("words", 3), Streams([1]))
+    assert asked["few"] < asked["all"]
+    with pytest.raises(InputError, match=r"^tried: 0 is not between 1 and 10000$"):
+        Words(tried=0)
+
+
+def test_words_are_refused_where_there_are_none_and_in_parts() -> None:
+    with pytest.raises(InputError, match=r"^norm: 'words' replaces words; these inputs are not sentences, legal: linf"):
+        threats.check(Threat("words", 1), Box((3, 8, 8)))
+    with pytest.raises(InputError, match=r"^eps: 1\.5 is not a whole number"):
+        threats.check(Threat("words", 1.5), space())
+    assert threats.check(Threat("words", 2), space()) == Threat("words", 2)
+
+
+def gallery(**changed: np.ndarray) -> dict[str, Any]:
+    ints = {name: np.array([0, 1]) for name in ("labels", "clean_predictions", "adversarial_predictions")}
+    return (
+        ints | {"clean": np.array(["pay the bill", "my"]), "adversarial": np.array(["settle the bill", "my"])} | changed
+    )
+
+
+def test_a_gallery_of_texts_is_kept_and_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, **gallery())
+    kept = store._pictures(path)
+    assert kept["clean"].tolist() == ["pay the bill", "my"]
+    sheet = sentences.sheets([{"title": "t", "attack": "words-greedy", "eps": 1.0, **kept}])[0]
+    assert [one.changed for one in sheet.readings] == [True, False]
+    assert sheet.readings[0].words == (("pay", "settle"), ("the", "the"), ("bill", "bill"))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"adversarial": np.array([[0.0, 1.0]] * 2)},
+        {"adversarial": np.array(["settle the bill"])},
+        {"clean": np.array([["a", "b"]] * 2), "adversarial": np.array([["a", "b"]] * 2)},
+        {"labels": np.array(["a", "b"])},
+    ],
+)
+def test_a_gallery_of_texts_that_does_not_fit_is_refused(tmp_path: Path, changed: dict[str, np.ndarray]) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, **gallery(**changed))
+    with pytest.raises(ValueError, match=r"shapes|is not what it must be"):
+        store._pictures(path)
