@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from real import FOLDERS
 
 from robustbench_meta import catalog, train, zoo
 from robustbench_meta.checkpoint import Recipe
 
-DATA = {"cifar-fs": "cifar-100-binary", "omniglot": "omniglot"}
 FULL = sorted(name for name in zoo.recipes() if name.endswith("-full"))
 SMALL = sorted(zoo.recipes().keys() - set(FULL))
 
@@ -20,7 +20,7 @@ SMALL = sorted(zoo.recipes().keys() - set(FULL))
 @pytest.fixture
 def root(real_data: Callable[[str], Path]) -> Callable[[Recipe], Path | None]:
     """Says where the data of a recipe are; None where it needs none."""
-    return lambda recipe: real_data(DATA[recipe.family]) if recipe.family in DATA else None
+    return lambda recipe: real_data(FOLDERS[recipe.family]) if recipe.family in FOLDERS else None
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from real import FOLDERS
 from torch import Tensor
 
 from robustbench_meta import tasks
@@ -25,10 +26,6 @@ FAMILIES: dict[str, Any] = {
     for module in pkgutil.iter_modules(tasks.__path__)
     for name, family in importlib.import_module(f"{tasks.__name__}.{module.name}").PRESETS.items()
 }
-FOLDERS = {"cifar-fs": "cifar-100-binary", "fc100": "cifar-100-binary", "omniglot": "omniglot"} | dict.fromkeys(
-    ("spoken-digits", "spoken-new-digits"), "fsdd"
-)
-FOLDERS["clinc150"] = "clinc150"
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ class Clinc150:
     root: Path | None = None
 
     name: ClassVar[str] = "clinc150"
-    default_eps: ClassVar[tuple[float, ...]] = (0.02, 0.05)
+    default_eps: ClassVar[tuple[float, ...]] = (0.002, 0.005)
     default_network: ClassVar[str] = "words-conv"
     default_network_options: ClassVar[Mapping[str, Any]] = {"width": 128}
     sources: ClassVar[tuple[Source, ...]] = (

@@ -1,0 +1,208 @@
+"""Is every family a task? What learners know without its support, with it, under noise and under attack.
+
+    python benchmarks/families.py run --data-root data --out RESULTS     # resumable
+    python benchmarks/families.py write RESULTS                          # reports/families.md
+
+A family is a task where the support is needed (learners know nothing without it, or with its labels shuffled), where
+it is enough (adapted learners are far above chance), where an adversary matters (learners without defense fall) and
+where it takes an adversary (noise of the same budget does little). A pair of learners stands for each family: without
+defense and adversarially trained. Both meet the same test tasks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import robustbench_meta
+from robustbench_meta import catalog, store
+from robustbench_meta.intervals import interval, paired_p
+from robustbench_meta.report.markdown import grid
+from robustbench_meta.report.tables import threat_text
+from robustbench_meta.types import Box, Episodes, Norm, Spec, Split, TaskFamily
+
+TASKS, WAYS = 30, 5
+PAGE = Path(__file__).resolve().parents[1] / "reports" / "families.md"
+ABOVE, FALLS, NOISE = 20.0, 50.0, 5.0  # points; the verdicts' bounds
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family, the pair of learners that stands for it, and an adversary with a budget."""
+
+    family: str
+    algorithm: str
+    eps: float
+    norm: Norm = "linf"
+    attack: str = "pgd-20"
+
+    @property
+    def learners(self) -> tuple[str, str]:
+        return tuple(f"zoo:{self.family}-{self.algorithm}-{defense}" for defense in ("standard", "aq"))  # type: ignore[return-value]
+
+
+CASES = (
+    Case("cifar-fs", "protonet", 8 / 255),
+    Case("omniglot", "protonet", 0.1),
+    Case("strokes", "protonet", 0.1),
+    Case("spoken-digits", "protonet", 0.005),
+    Case("clinc150", "protonet", 0.005),
+    Case("clinc150", "protonet", 2.0, "words", "words-greedy"),
+)
+
+
+@dataclass(frozen=True)
+class Misled:
+    """A family whose support tells nothing: of other classes, or with its labels dealt anew within each task."""
+
+    family: Any
+    how: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.family.name}-{self.how}"
+
+    @property
+    def space(self) -> Box:
+        space: Box = self.family.space
+        return space
+
+    @property
+    def default_network(self) -> str:
+        return str(self.family.default_network)
+
+    @property
+    def default_network_options(self) -> Any:
+        return self.family.default_network_options
+
+    def classes(self, split: Split) -> list[str]:
+        return list(self.family.classes(split))
+
+    def sample(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
+        """Return the family's tasks, each with the support of one a million further on, or with labels shuffled."""
+        own: Episodes = self.family.sample(split, spec, indices, seed=seed)
+        if self.how == "foreign":
+            other = self.family.sample(split, spec, [index + 1_000_000 for index in indices], seed=seed)
+            return replace(own, support_x=other.support_x, support_y=other.support_y)
+        orders = [
+            torch.randperm(own.support_y.shape[1], generator=torch.Generator().manual_seed(index)) for index in indices
+        ]
+        return replace(own, support_y=torch.stack([y[order] for y, order in zip(own.support_y, orders, strict=True)]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    running, writing = commands.add_parser("run"), commands.add_parser("write")
+    running.add_argument("--data-root", type=Path)
+    running.add_argument("--out", type=Path, required=True)
+    running.add_argument("--tasks", type=int, default=TASKS)
+    writing.add_argument("results", type=Path)
+    args = parser.parse_args(argv)
+    if args.command == "write":
+        PAGE.write_text(page(args.results), encoding="utf-8")
+        print(PAGE)
+        return 0
+    for case in CASES:
+        run(case, args.data_root, args.out, args.tasks)
+        print(f"{case.family}, {threat_text(case.norm, case.eps)}: done", flush=True)
+    return 0
+
+
+def run(case: Case, data_root: Path | None, out: Path, tasks: int) -> None:
+    """Measure what a case's table says: attacks on the family, and clean accuracy where the support is of no use."""
+    family = catalog.family(case.family, root=data_root) if case.family != "strokes" else catalog.family("strokes")
+    common: dict[str, Any] = {"norm": case.norm, "tasks": tasks, "audit": False, "out": out}
+    robustbench_meta.evaluate(case.learners, family=family, attacks=["noise", case.attack], eps=[case.eps], **common)
+    if case.norm == "linf":
+        for how in ("foreign", "shuffled"):
+            misled: TaskFamily = Misled(family, how)
+            robustbench_meta.evaluate(case.learners, family=misled, attacks=["noise"], eps=[0.0], **common)
+
+
+def page(results: Path) -> str:
+    read = store.read(results)
+    cells = read.cells
+    tasks = dict(iter(read.tasks.groupby("key")))
+    rows, verdicts = [], []
+    for case in CASES:
+        found = [_of(case, name.removeprefix("zoo:"), cells, tasks) for name in case.learners]
+        for name, one in zip(case.learners, found, strict=True):
+            shown = [_text(one.get(part)) for part in ("foreign", "shuffled", "clean", "noise", "attack")]
+            rows.append([name.removeprefix("zoo:"), threat_text(case.norm, case.eps), *shown, str(len(one["clean"]))])
+        verdicts.append(_verdict(case, *found))
+    header = ["Learner", "Budget", "Another's support", "Labels shuffled", "Clean", "Noise", "Attack", "n"]
+    told = [
+        "Made by `python benchmarks/families.py run --out RESULTS` and `write RESULTS`: test tasks of "
+        f"{WAYS} ways and 5 shots, seed 0, one training seed each; accuracy in %, ± the half-width of the 95 % interval over n tasks. "
+        f"Chance is {100 / WAYS:.0f} %.",
+        "- **Another's support**: the learner adapts to other classes than it is asked about. **Labels shuffled**: to "
+        "the right images, with labels dealt anew. What it knows then it knows without learning the task.\n"
+        "- **Noise**: the most harmful of 20 random draws of the budget. **Attack**: `pgd-20`, or `words-greedy` where "
+        "words are replaced.",
+    ]
+    return (
+        "\n\n".join(["# Is every family a task?", *told, grid(header, rows), "## Verdicts", "\n".join(verdicts)]) + "\n"
+    )
+
+
+def _of(case: Case, name: str, cells: pd.DataFrame, tasks: dict[str, pd.DataFrame]) -> dict[str, list[float]]:
+    """Return accuracies in % by task: of the two misleading supports, clean, under noise and under attack."""
+    mine = cells[cells["checkpoint"] == name]
+    own = mine[(mine["family"] == case.family) & (mine["norm"] == case.norm) & (mine["eps"] == case.eps)]
+    made = {}
+    for part, attack in (("noise", "noise"), ("attack", case.attack)):
+        key = own[own["attack"] == attack]["key"].item()
+        made[part] = _shares(tasks[key]["survived"])
+        made["clean"] = _shares(tasks[key]["clean"])
+    for how in ("foreign", "shuffled"):
+        there = mine[mine["family"] == f"{case.family}-{how}"]
+        made[how] = _shares(tasks[there["key"].iloc[0]]["clean"])
+    return made
+
+
+def _shares(bits: Sequence[str]) -> list[float]:
+    return [100 * row.count("1") / len(row) for row in bits]
+
+
+def _text(values: Sequence[float] | None) -> str:
+    return "–" if values is None else "{:.1f} ± {:.1f}".format(*interval(values))
+
+
+def _verdict(case: Case, standard: dict[str, list[float]], robust: dict[str, list[float]]) -> str:
+    """Judge each of the four questions by the ends of its interval, and give the difference that training makes."""
+    chance = 100 / WAYS
+    ignorant = [
+        abs(interval(standard[how])[0] - chance) <= interval(standard[how])[1] for how in ("foreign", "shuffled")
+    ]
+    mean, half = interval(standard["clean"])
+    lost, lost_half = interval([a - b for a, b in zip(standard["clean"], standard["attack"], strict=True)])
+    noise, noise_half = interval([a - b for a, b in zip(standard["clean"], standard["noise"], strict=True)])
+    gained = [b - a for a, b in zip(standard["attack"], robust["attack"], strict=True)]
+    price = [b - a for a, b in zip(standard["clean"], robust["clean"], strict=True)]
+    parts = [
+        ("the support is needed", all(ignorant), "chance lies in both intervals"),
+        ("it is enough", mean - half >= chance + ABOVE, f"{mean:.1f} ± {half:.1f} %"),
+        ("an attack matters", lost - lost_half >= 0 and lost >= FALLS, f"{lost:.1f} ± {lost_half:.1f} points lost"),
+        ("noise does not do it", noise + noise_half <= NOISE, f"{noise:.1f} ± {noise_half:.1f} points lost"),
+    ]
+    said = "; ".join(f"{what}: {'yes' if holds else '**no**'} ({why})" for what, holds, why in parts)
+    return (
+        f"- `{case.family}`, {threat_text(case.norm, case.eps)}, without defense: {said}. Adversarial training: "
+        f"{_signed(gained)} points under attack (p = {paired_p(gained):.1g}), {_signed(price)} clean."
+    )
+
+
+def _signed(values: Sequence[float]) -> str:
+    return "{:+.1f} ± {:.1f}".format(*interval(values))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
