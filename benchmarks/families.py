@@ -141,8 +141,8 @@ def page(results: Path) -> str:
     header = ["Learner", "Budget", "Another's support", "Labels shuffled", "Clean", "Noise", "Attack", "n"]
     told = [
         "Made by `python benchmarks/families.py run --out RESULTS` and `write RESULTS`: test tasks of "
-        f"{WAYS} ways and 5 shots, seed 0, one training seed each; accuracy in %, ± the half-width of the 95 % interval "
-        f"over n tasks. Chance is {100 / WAYS:.0f} %.",
+        f"{WAYS} ways and 5 shots, seed 0, one training seed each; accuracy in %, ± the half-width of the 95 % "
+        f"interval over n tasks. Chance is {100 / WAYS:.0f} %.",
         "- **Another's support**: the learner adapts to other classes than it is asked about. **Labels shuffled**: to "
         "the right images, with labels dealt anew. What it knows then it knows without learning the task.\n"
         "- **Noise**: the most harmful of 20 random draws of the budget. **Attack**: `pgd-20`, or `words-greedy` where "
