@@ -6,7 +6,7 @@
     python benchmarks/substitutions.py count
 
 Only sentences that fool the learner are sampled, SAMPLED of them by seed 0, since these are what lowers an accuracy.
-reports/substitutions.tsv holds the intent, both sentences, and whether the intent was judged to be kept.
+reports/substitutions.tsv holds the intent, both sentences, and whether one of us, who read them, finds the intent kept.
 """
 
 from __future__ import annotations

