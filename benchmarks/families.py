@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -64,6 +64,8 @@ class Misled:
 
     family: Any
     how: str
+
+    duplicates: ClassVar[bool] = True  # the support of another task may hold its queries
 
     @property
     def name(self) -> str:
