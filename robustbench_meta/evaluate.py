@@ -294,6 +294,8 @@ def _pictures(found: _Attacked, threat: Threat, rate: int | None) -> dict[str, n
     # Spread over the classes, whose queries lie one class after another.
     spread = torch.linspace(0, len(y) - 1, min(PICTURES, len(y))).round().long().to(y.device)
     first = torch.cat([spread[right[spread]], right.nonzero().flatten(), spread, (~right).nonzero().flatten()])
+    if threat.norm == "words":  # most sentences stand, and what fools is what is to be read
+        first = torch.cat([(right & ~losses.correct(found.attacked[0], y)).nonzero().flatten(), first])
     chosen = list(dict.fromkeys(first.tolist()))[:PICTURES]
     pictures = {
         "clean": x[chosen],

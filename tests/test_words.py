@@ -196,8 +196,22 @@ def test_a_gallery_of_texts_is_kept_and_read(tmp_path: Path) -> None:
     kept = store._pictures(path)
     assert kept["clean"].tolist() == ["pay the bill", "my"]
     sheet = sentences.sheets([{"title": "t", "attack": "words-greedy", "eps": 1.0, **kept}])[0]
-    assert [one.changed for one in sheet.readings] == [True, False]
     assert sheet.readings[0].words == (("pay", "settle"), ("the", "the"), ("bill", "bill"))
+    assert not any(one.fooled for one in sheet.readings)
+
+
+def test_sentences_that_fool_come_first_and_attacks_before_noise() -> None:
+    fooling = gallery(adversarial_predictions=np.array([0, 0]))
+    items = [
+        {"title": "n", "attack": "noise", "eps": 1.0, **gallery()},
+        {"title": "b", "attack": "words-greedy", "eps": 2.0, **gallery()},
+        {"title": "a", "attack": "words-greedy", "eps": 1.0, **fooling},
+        {"title": "image", "attack": "pgd-20", "eps": 0.1, **gallery(clean=np.zeros(2), adversarial=np.zeros(2))},
+    ]
+    sheets = sentences.sheets(items)
+    assert [sheet.title for sheet in sheets] == ["a", "b", "n"]
+    assert [one.label for one in sheets[0].readings] == [1, 0]
+    assert [one.fooled for one in sheets[0].readings] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,10 @@ from robustbench_meta.report.tables import (
 )
 
 SOUNDS = "Signal to noise: the power of the recording over that of what was added to it, as far as it sounds."
-SENTENCES = "Words that the attack put in are bold, behind those they stand for; a sentence without any withstood it."
+SENTENCES = (
+    "Words that the attack put in are bold, behind those they stand for. It fooled the learner where a sentence is "
+    "read as its class before, and as another after the attack; those come first."
+)
 INTRODUCTION = (
     "Accuracy in %, ± the half-width of the 95 % interval over tasks; n tasks. Higher is better. A constant "
     "predictor has 1/K, K the number of ways, clean and at every ε: it is the line below which a number means nothing."

@@ -21,8 +21,8 @@ class Reading:
     says_attacked: int
 
     @property
-    def changed(self) -> bool:
-        return any(clean != adversarial for clean, adversarial in self.words)
+    def fooled(self) -> bool:
+        return self.says == self.label != self.says_attacked
 
 
 @dataclass(frozen=True)
@@ -38,18 +38,21 @@ def is_text(item: dict[str, Any]) -> bool:
 
 
 def sheets(items: Sequence[dict[str, Any]]) -> tuple[Sheet, ...]:
-    """Choose what is shown: the sets of the fewest replaced words first, since those are the easiest to judge."""
+    """Choose what is shown: attacks before noise, and the fewest replaced words, which are the easiest to judge."""
     found = [item for item in items if is_text(item) and len(item["labels"])]
-    order = sorted(found, key=lambda item: (float(item["eps"]), str(item["attack"]), str(item["title"])))
-    return tuple(_sheet(item) for item in order[:SETS])
+
+    def rank(item: dict[str, Any]) -> tuple[bool, float, str, str]:
+        return str(item["attack"]).startswith("noise"), float(item["eps"]), str(item["attack"]), str(item["title"])
+
+    return tuple(_sheet(item) for item in sorted(found, key=rank)[:SETS])
 
 
 def _sheet(item: dict[str, Any]) -> Sheet:
     made = []
-    for i in range(min(QUERIES, len(item["labels"]))):
+    for i in range(len(item["labels"])):
         words = zip(str(item["clean"][i]).split(" "), str(item["adversarial"][i]).split(" "), strict=True)
         label, says, says_attacked = (
             int(item[name][i]) for name in ("labels", "clean_predictions", "adversarial_predictions")
         )
         made.append(Reading(tuple(words), label, says, says_attacked))
-    return Sheet(str(item["title"]), tuple(made))
+    return Sheet(str(item["title"]), tuple(sorted(made, key=lambda one: not one.fooled)[:QUERIES]))
