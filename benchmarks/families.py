@@ -179,27 +179,38 @@ def _text(values: Sequence[float] | None) -> str:
 
 
 def _verdict(case: Case, standard: dict[str, list[float]], robust: dict[str, list[float]]) -> str:
-    """Judge each of the four questions by the ends of its interval, and give the difference that training makes."""
+    """Answer the four questions of the learner without defense, and give the difference that training makes."""
     chance = 100 / WAYS
-    ignorant = [
-        abs(interval(standard[how])[0] - chance) <= interval(standard[how])[1] for how in ("foreign", "shuffled")
+    ignorant = [interval(standard[how]) for how in ("foreign", "shuffled")]
+    clean, half = interval(standard["clean"])
+    lost, lost_half = interval(_less(standard["clean"], standard["attack"]))
+    noise, noise_half = interval(_less(standard["clean"], standard["noise"]))
+    needed = all(abs(mean - chance) <= half for mean, half in ignorant)
+    answers = [
+        ("the support is needed", "yes" if needed else "**no**", "whether chance lies in both intervals"),
+        ("it is enough", _above(clean, half, chance + ABOVE), f"{clean:.1f} ± {half:.1f} %"),
+        ("an attack matters", _above(lost, lost_half, FALLS), f"{lost:.1f} ± {lost_half:.1f} points lost"),
+        (
+            "noise does not do it",
+            _above(-noise, noise_half, -SHARE * lost),
+            f"{noise:.1f} ± {noise_half:.1f} points lost",
+        ),
     ]
-    mean, half = interval(standard["clean"])
-    lost, lost_half = interval([a - b for a, b in zip(standard["clean"], standard["attack"], strict=True)])
-    noise, noise_half = interval([a - b for a, b in zip(standard["clean"], standard["noise"], strict=True)])
-    gained = [b - a for a, b in zip(standard["attack"], robust["attack"], strict=True)]
-    price = [b - a for a, b in zip(standard["clean"], robust["clean"], strict=True)]
-    parts = [
-        ("the support is needed", all(ignorant), "chance lies in both intervals"),
-        ("it is enough", mean - half >= chance + ABOVE, f"{mean:.1f} ± {half:.1f} %"),
-        ("an attack matters", lost - lost_half >= 0 and lost >= FALLS, f"{lost:.1f} ± {lost_half:.1f} points lost"),
-        ("noise does not do it", noise + noise_half <= SHARE * lost, f"{noise:.1f} ± {noise_half:.1f} points lost"),
-    ]
-    said = "; ".join(f"{what}: {'yes' if holds else '**no**'} ({why})" for what, holds, why in parts)
+    said = "; ".join(f"{what}: {answer} ({why})" for what, answer, why in answers)
+    gained, price = _less(robust["attack"], standard["attack"]), _less(robust["clean"], standard["clean"])
     return (
         f"- `{case.family}`, {threat_text(case.norm, case.eps)}, without defense: {said}. Adversarial training: "
         f"{_signed(gained)} points under attack (p = {paired_p(gained):.1g}), {_signed(price)} clean."
     )
+
+
+def _above(mean: float, half: float, bound: float) -> str:
+    """Say whether an interval lies above a bound; where the bound lies in it, nothing is shown."""
+    return "yes" if mean - half >= bound else "**no**" if mean + half < bound else "undecided"
+
+
+def _less(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    return [one - other for one, other in zip(a, b, strict=True)]
 
 
 def _signed(values: Sequence[float]) -> str:
