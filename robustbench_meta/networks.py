@@ -265,7 +265,8 @@ class LogMelConv4:
 class WordsConv:
     """Convolutions over three words each, batch norm and ReLU, then the maximum over places (Kim, arXiv 1408.5882).
 
-    Takes sequences of word vectors (words, entries).
+    Takes sequences of word vectors (words, entries), each of length one. What is shorter than half of that is padding
+    and read as none, so that nobody writes where a sentence has no word.
     """
 
     width: int = 128
@@ -302,7 +303,8 @@ class WordsConv:
         return [replace(block, padding=(1, 0)) for block in blocks]
 
     def _run(self, blocks: Sequence[_Block], x: Tensor) -> Tensor:
-        h = x.transpose(1, 2).unsqueeze(3)  # words become places, entries channels
+        words = x * (x.norm(dim=-1, keepdim=True) >= 0.5)
+        h = words.transpose(1, 2).unsqueeze(3)  # words become places, entries channels
         for block in blocks:
             h = block(h)
         return h.amax(dim=(2, 3))

@@ -60,10 +60,11 @@ class Sentences(Box):
 
     def numbers(self, x: Tensor) -> Tensor:
         """Return the number of the word in every row of x [...,L,d], -1 where a row is no word's: [...,L]."""
-        table = self.table.to(x)
+        table, rows = self.table.to(x), x.flatten(0, -2)
         # Of vectors of one length the own one has the largest product; zeros are told apart first.
-        found = (x @ table.T).argmax(dim=-1).masked_fill((x == 0).all(dim=-1), 0)
-        return found.masked_fill((table[found] != x).any(dim=-1), -1)
+        found = torch.cat([(part @ table.T).argmax(dim=-1) for part in rows.split(4096)])
+        found = found.masked_fill((rows == 0).all(dim=-1), 0)
+        return found.masked_fill((table[found] != rows).any(dim=-1), -1).view(x.shape[:-1])
 
     def text(self, x: Tensor) -> list[str]:
         """Write sentences x [n,L,d] of this table's words."""

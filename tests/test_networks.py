@@ -257,7 +257,7 @@ def test_a_log_mel_network_takes_waveforms_alone(shape: tuple[int, ...]) -> None
 def test_words_conv_reads_three_words_at_a_time_and_keeps_the_strongest() -> None:
     network = WordsConv(width=2, depth=1)
     weights = network.parameters((4, 3), torch.Generator().manual_seed(0))
-    x = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(1))
+    x = F.normalize(torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
     padded = torch.cat([torch.zeros(5, 1, 3), x, torch.zeros(5, 1, 3)], dim=1)
     kernel = weights["conv0.weight"][..., 0]  # [2, 3, 3]: filters, entries, words
     raw = torch.stack([torch.einsum("nwe,few->nf", padded[:, at : at + 3], kernel) for at in range(4)], dim=2)
@@ -265,5 +265,8 @@ def test_words_conv_reads_three_words_at_a_time_and_keeps_the_strongest() -> Non
     expected = ((raw - mean) / (spread + 1e-5).sqrt()).relu().amax(dim=2)
     assert torch.allclose(network(weights, x, by_batch), expected, atol=1e-5)
     assert network.features((4, 3)) == 2
+    short = torch.cat([x, 0.49 * F.normalize(torch.randn(5, 2, 3), dim=-1)], dim=1)
+    none = torch.cat([x, torch.zeros(5, 2, 3)], dim=1)
+    assert network(weights, short, by_batch).equal(network(weights, none, by_batch))
     with pytest.raises(InputError, match=r"^network: words-conv takes word vectors \(words, entries\)"):
         network.features((3, 8, 8))

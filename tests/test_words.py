@@ -17,14 +17,18 @@ from robustbench_meta.attacks.words import Words
 from robustbench_meta.report import sentences
 from robustbench_meta.types import Box, Cost, InputError, Sentences, Streams, Threat, Victim
 
-WORDS = ("", "pay", "settle", "bill", "invoice", "check", "the", "my")
-SWAPS = torch.tensor([[-1, -1], [2, -1], [1, -1], [4, 5], [3, 5], [3, 4], [-1, -1], [-1, -1]])
+WORDS = ("", "pay", "settle", "bill", "invoice", "check", "the", "my", "tab")
+# One way alone (pay -> settle), and chains that are no replacement (pay -> settle -> check).
+SWAPS = torch.tensor(
+    [[-1] * 3, [2, -1, -1], [5, -1, -1], [4, 5, 8], [8, -1, -1], [3, -1, -1], [-1] * 3, [-1] * 3, [3, 4, -1]]
+)
 NAMES = ("noise-5", "words-gradient", "words-greedy")
 
 
 def space(length: int = 5, width: int = 6) -> Sentences:
-    vectors = F.normalize(torch.randn(len(WORDS) - 1, width, generator=torch.Generator().manual_seed(3)), dim=1)
-    table = torch.cat([torch.zeros(1, width), vectors])
+    drawn = torch.randn(len(WORDS) - 1, width, generator=torch.Generator().manual_seed(3))
+    drawn[2:4, 0] = 0  # as thousands of words of the real table have a zero somewhere
+    table = torch.cat([torch.zeros(1, width), F.normalize(drawn, dim=1)])
     return Sentences((length, width), -1.0, 1.0, words=WORDS, table=table, swaps=SWAPS)
 
 
@@ -49,7 +53,7 @@ def victim(*texts: str, seed: int = 0, ways: int = 2, tasks: int = 1) -> Victim:
     return Victim(forward, x, y, held, tasks, cost)
 
 
-TEXTS = ("pay the bill", "settle my invoice", "check the check", "the my", "pay bill check settle invoice")
+TEXTS = ("pay the bill", "settle my invoice", "check the check", "the my", "pay bill check bill tab")
 
 
 def every_replacement(x: Tensor, words: int) -> Tensor:
@@ -74,6 +78,8 @@ def test_a_sentence_is_read_back_from_its_vectors() -> None:
         ("pay the bill", "pay the bill", 0),
         ("pay the bill", "settle the bill", 1),
         ("pay the bill", "settle the invoice", 2),
+        ("settle the bill", "pay the bill", -1),  # legal the other way round alone
+        ("pay the bill", "check the bill", -1),  # over settle, which is another word's swap
         ("pay the bill", "pay my bill", -1),  # a word without swaps
         ("pay the bill", "bill the bill", -1),  # no swap of this word
         ("pay the bill", "pay the", -1),  # a word taken out
@@ -90,7 +96,11 @@ def test_only_what_the_table_allows_counts_as_a_replacement(text: str, after: st
 
 def test_vectors_off_the_table_are_no_replacement_however_close() -> None:
     held, x = space(), spell("pay the bill")
-    assert held.replaced(x + 1e-7, x).tolist() == [-1]
+    for place, entry, shift in product(range(4), range(6), (1e-7, 0.5)):
+        off = x.clone()
+        off[0, place, entry] += shift
+        assert held.replaced(off, x).tolist() == [-1], (place, entry, shift)
+        assert not threats.within(off.unsqueeze(1), x.unsqueeze(1), Threat("words", 4), held)
     moved = torch.zeros_like(x)
     moved[0, 1, 2] = 1e-7
     assert threats.distance(moved, "words", 2).tolist() == [1]
@@ -109,6 +119,40 @@ def test_an_attack_replaces_legal_words_and_no_more_than_it_may(name: str, eps: 
     assert x_adv[3].equal(held.x[3])  # "the my" holds nothing that may be replaced
 
 
+@pytest.mark.parametrize("eps", [1, 2, 4, 5])
+def test_noise_replaces_as_many_words_as_it_may_each_by_any_of_its_swaps(eps: int) -> None:
+    held = space()
+    x = spell(*TEXTS).repeat(200, 1, 1).unsqueeze(1)
+    x_adv = threats.random_start(x, Streams([1]), Threat("words", eps), held)
+    able = torch.tensor([2, 2, 2, 0, 5]).repeat(200).clamp_max(eps).unsqueeze(1)
+    assert held.replaced(x_adv, x).equal(able)
+    before, after = held.numbers(x[4::5, 0]), held.numbers(x_adv[4::5, 0])
+    for place in range(5):
+        new = after[:, place][after[:, place] != before[:, place]]
+        legal = [swap for swap in SWAPS[before[0, place]].tolist() if swap > 0]
+        assert len(new) >= 20  # of 200: no place is left out
+        for swap in legal:
+            assert abs(float((new == swap).float().mean()) - 1 / len(legal)) < 0.25
+    which = (after != before).float()
+    if eps < 5:
+        both = {tuple(row) for row in which.tolist()}
+        assert len(both) >= 4  # different places in different sentences
+
+
+def test_a_learner_that_scores_nothing_cannot_hide_what_fools_it() -> None:
+    honest = victim(*TEXTS, seed=1)
+    pay = honest.space.table[1]  # type: ignore[attr-defined]
+
+    def forward(x: Tensor, points: Tensor) -> Tensor:
+        changed = (x[:, :, 0] != pay).any(dim=-1, keepdim=True)
+        return honest.forward(x, points).masked_fill(changed, torch.nan)
+
+    held = Victim(forward, honest.x[[0, 4]], honest.y[[0, 4]], honest.space, 1, honest.cost)
+    for name in ("words-greedy", "words-gradient"):
+        x_adv = catalog.attack(name)(held, Threat("words", 2), Streams([1]))
+        assert not x_adv.equal(held.x)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_word_is_replaced_at_eps_zero(name: str) -> None:
     held = victim(*TEXTS)
@@ -125,7 +169,7 @@ def test_what_a_task_meets_does_not_depend_on_the_tasks_beside_it(name: str) -> 
     assert alone.equal(together[len(TEXTS) :])
 
 
-@pytest.mark.parametrize("name", ["words-greedy", "words-gradient"])
+@pytest.mark.parametrize("name", ["words-greedy", "words-gradient"])  # the gradient of a linear score ranks exactly
 @pytest.mark.parametrize("words", [1, 2, 3])
 def test_of_two_classes_the_greedy_attack_finds_whatever_brute_force_finds(name: str, words: int) -> None:
     # Of a linear score the replacements add up, so the best ones one by one are the best together; and the gradient
@@ -168,6 +212,7 @@ def test_a_gradient_saves_queries_and_one_that_tries_less_finds_no_more() -> Non
 
         return Victim(forward, held.x, held.y, held.space, held.tasks, held.cost)
 
+    assert repr(catalog.attack("words-gradient")) == "Words(tried=2)"
     Words()(counted(every, "all"), Threat("words", 3), Streams([1]))
     Words(tried=1)(counted(few, "few"), Threat("words", 3), Streams([1]))
     assert asked["few"] < asked["all"]

@@ -94,7 +94,8 @@ def _best(search: Search, space: Sentences, x: Tensor, points: Tensor, candidate
         tried = _with(space, x[row[here]], place[here], candidates[row[here], place[here], choice[here]])
         with torch.no_grad():
             outputs = search.victim.forward(tried.unsqueeze(1), points[row[here]])
-        found = losses.margin(outputs, search.victim.y[points[row[here]]]).squeeze(1)
+        # A sentence without scores is wrong, as losses.correct says; it must not hide the others from argmax.
+        found = losses.margin(outputs, search.victim.y[points[row[here]]]).squeeze(1).nan_to_num(nan=torch.inf)
         margins[row[here], place[here] * candidates.shape[2] + choice[here]] = found
     best = margins.argmax(dim=1)
     able = (margins.gather(1, best.unsqueeze(1)).squeeze(1) > -torch.inf).nonzero().squeeze(1)
@@ -112,4 +113,4 @@ def _with(space: Sentences, x: Tensor, place: Tensor, word: Tensor) -> Tensor:
     return written
 
 
-PRESETS: dict[str, Words] = {"words-greedy": Words(), "words-gradient": Words(tried=16)}
+PRESETS: dict[str, Words] = {"words-greedy": Words(), "words-gradient": Words(tried=2)}

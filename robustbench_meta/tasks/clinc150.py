@@ -3,8 +3,12 @@
 Larson et al. 2019, "An evaluation dataset for intent classification and out-of-scope prediction", EMNLP-IJCNLP; CC BY
 3.0. Whole domains are held out. A sentence is a sequence of word vectors of one frozen table, the same for every
 learner: of a table of its own a learner could make the steps so long that no budget reaches the next word. The vectors
-come from the training domains; what may stand in the place of a word are neighbours that WordNet gives as synonyms
-(`benchmarks/word_table.py`; wordnet_license.txt is WordNet's).
+come from the training domains (words that are rare there have one by their spelling); what may stand in the place of a
+word are neighbours that WordNet gives as synonyms (`benchmarks/word_table.py`; wordnet_license.txt is WordNet's).
+
+In Linf the adversary moves vectors, which then are no words any more: no two words lie closer than 0.05, so whoever
+looks up the nearest word undoes every eps below 0.025. Robustness there says how smooth an encoder is; in words, what
+somebody who writes can do.
 """
 
 from __future__ import annotations
@@ -53,7 +57,7 @@ class Clinc150:
     root: Path | None = None
 
     name: ClassVar[str] = "clinc150"
-    default_eps: ClassVar[tuple[float, ...]] = (0.002, 0.005)
+    default_eps: ClassVar[tuple[float, ...]] = (0.005, 0.01)
     default_network: ClassVar[str] = "words-conv"
     default_network_options: ClassVar[Mapping[str, Any]] = {"width": 128}
     sources: ClassVar[tuple[Source, ...]] = (

@@ -1,0 +1,100 @@
+"""The page that asks of every family whether it is a task, and the sample of sentences that people read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scripts import load
+
+from robustbench_meta import catalog, evaluate
+from robustbench_meta.tasks.clinc150 import Clinc150
+from robustbench_meta.types import Spec
+
+families: Any = load("families")
+substitutions: Any = load("substitutions")
+
+
+def test_a_foreign_support_is_another_tasks_and_a_shuffled_one_keeps_its_inputs_and_label_counts() -> None:
+    family, spec = catalog.family("strokes"), Spec(ways=5, shots=2, queries=3)
+    own = family.sample("test", spec, [0, 1])
+    foreign = families.Misled(family, "foreign").sample("test", spec, [0, 1])
+    shuffled = families.Misled(family, "shuffled").sample("test", spec, [0, 1])
+    assert foreign.query_x.equal(own.query_x)
+    assert not foreign.support_x.equal(own.support_x)
+    assert foreign.support_x.equal(family.sample("test", spec, [1_000_000, 1_000_001]).support_x)
+    assert shuffled.support_x.equal(own.support_x)
+    assert not shuffled.support_y.equal(own.support_y)
+    assert shuffled.support_y.sort(dim=1).values.equal(own.support_y)
+    assert not shuffled.support_y[0].equal(shuffled.support_y[1])
+
+
+def test_a_learner_that_needs_its_support_is_at_chance_where_that_misleads_it() -> None:
+    class NearestMean:
+        def adapt(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return torch.stack([x[y == k].flatten(1).mean(0) for k in range(5)])
+
+        def predict(self, fitted: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            return -torch.cdist(x.flatten(1), fitted)
+
+    family = catalog.family("strokes")
+    common: dict[str, Any] = {
+        "learner": NearestMean(),
+        "attacks": ["noise-1"],
+        "eps": [0.0],
+        "tasks": 30,
+        "audit": False,
+    }
+    straight = evaluate(family=family, **common)["clean"].item()
+    for how in ("foreign", "shuffled"):
+        row = evaluate(family=families.Misled(family, how), **common).iloc[0]
+        assert abs(row["clean"] - 0.2) < 2 * row["clean_ci95"] < 0.3
+        assert straight > row["clean"] + 0.2
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "said"), [(5.0, 1.0, "yes"), (3.5, 1.0, "undecided"), (1.0, 1.0, "**no**"), (4.0, 1.0, "yes")]
+)
+def test_an_answer_is_told_by_the_ends_of_an_interval(mean: float, half: float, said: str) -> None:
+    assert families._above(mean, half, 3.0) == said
+
+
+def results(**changed: list[float]) -> dict[str, list[float]]:
+    parts = {"foreign": 20.0, "shuffled": 20.0, "clean": 90.0, "noise": 89.0, "attack": 1.0}
+    return {name: [value - 1, value, value + 1] for name, value in parts.items()} | changed
+
+
+def test_a_verdict_answers_four_questions_and_gives_the_paired_difference() -> None:
+    case = families.Case("strokes", "protonet", 0.1)
+    told = families._verdict(case, results(), results(attack=[50.0, 51.0, 52.0], clean=[79.0, 80.0, 81.0]))
+    assert told.count("yes") == 4
+    assert "Adversarial training: +50.0 ± 0.0 points under attack" in told
+    assert "-10.0 ± 0.0 clean" in told
+    assert "the support is needed: **no**" in families._verdict(case, results(foreign=[29.0, 30.0, 31.0]), results())
+    assert "it is enough: **no**" in families._verdict(case, results(clean=[29.0, 30.0, 31.0]), results())
+    assert "an attack matters: **no**" in families._verdict(case, results(attack=[79.0, 80.0, 81.0]), results())
+    assert "noise does not do it: **no**" in families._verdict(case, results(noise=[59.0, 60.0, 61.0]), results())
+
+
+def test_the_sentences_that_were_read_are_counted_by_words_replaced() -> None:
+    rows = [{"replaced": r, "kept": k} for r, k in (("1", "yes"), ("1", "yes"), ("1", "no"), ("2", "no"))]
+    lines = substitutions.counted(rows).splitlines()
+    assert [line.partition(" keep")[0] for line in lines] == ["all: 2 of 4", "1 replaced: 2 of 3", "2 replaced: 0 of 1"]
+    with pytest.raises(SystemExit, match="something else than yes and no"):
+        substitutions.counted([{"replaced": "1", "kept": ""}])
+
+
+def test_every_sampled_sentence_is_a_legal_replacement_and_was_read() -> None:
+    space = Clinc150().space
+    number = {word: n for n, word in enumerate(space.words)}
+    rows = substitutions.read()
+    assert len(rows) == substitutions.SAMPLED
+    for row in rows:
+        pairs = list(zip(row["sentence"].split(), row["attacked"].split(), strict=True))
+        changed = [(number[a], number[b]) for a, b in pairs if a != b]
+        assert len(changed) == int(row["replaced"])
+        assert all(new in space.swaps[old] for old, new in changed)
+        assert row["kept"] in ("yes", "no")
+    assert Path(substitutions.PAGE).is_file()
