@@ -9,6 +9,8 @@
     rbm leaderboard add RESULTS --board reports/reproduction
     python benchmarks/reproduction.py [--check]
 
+The committed entries of the two claims-fomaml arms are of 12 tasks, at 2/255 alone.
+
 Numbers of ours come from entries alone, those of reports/reproduction and, for the clean rows, of reports/leaderboard,
 too; what is not measured yet is said to be so. references.toml and claims.toml beside the entries say what is asked.
 --check exits 1 where the page is not what the entries make.
