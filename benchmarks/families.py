@@ -55,7 +55,7 @@ CASES = (
     Case("omniglot", "protonet", 0.1),
     Case("strokes", "protonet", 0.1),
     Case("spoken-digits", "protonet", 0.005),
-    Case("clinc150", "protonet", 0.005),
+    Case("clinc150", "protonet", 0.01),
     Case("clinc150", "protonet", 2.0, "words", "words-greedy"),
 )
 
