@@ -166,7 +166,8 @@ def eps_table(known: Known, family: str) -> str:
     lines = []
     for entry, mine in frames.by_entry(rows):
         at = {row["eps"]: row for row in frames.records(mine)}
-        own = known.study.measured.get((entry.checkpoint, generalisation.OWN[family].title))
+        home = generalisation.OWN.get(family)  # families that the study does not hold have no measured noise
+        own = known.study.measured.get((entry.checkpoint, home.title)) if home else None
         first = at[min(at)]
         clean = _percent(*interval(own.clean.to_numpy())) if own else _percent(first["clean"], first["clean_ci95"])
         less = given_up.get(entry.checkpoint)

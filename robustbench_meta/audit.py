@@ -31,7 +31,7 @@ from robustbench_meta.evaluate import AnyLearner, full_precision, grad_mode, own
 from robustbench_meta.executors import Executor, InProcess, Outcome
 from robustbench_meta.flags import Flag, Measures
 from robustbench_meta.libraries import fits_square
-from robustbench_meta.types import Audit, Cell, Spec, Streams, TaskFamily, Threat, Victim
+from robustbench_meta.types import NORMS, Audit, Cell, Spec, Streams, TaskFamily, Threat, Victim
 
 VERSION = 2
 STEPS, DRAWS = 40, 1000
@@ -92,10 +92,11 @@ def execute(
 
 
 def audits(plan: grid.Plan) -> tuple[AuditJob, ...]:
-    """List the audits of a plan: one for each row of a board whose queries it attacks, at the largest eps."""
+    """List the audits of a plan: one for each row of a board whose queries it moves in a ball, at the largest eps."""
     together: dict[Audit, list[int]] = {}
     for index, job in enumerate(plan.jobs):
-        if job.cell.threat.surface == "query" and job.cell.threat.eps > 0:
+        threat = job.cell.threat
+        if threat.surface == "query" and threat.norm in NORMS and threat.eps > 0:
             together.setdefault(_audit(job.cell, 0.0), []).append(index)
     found = []
     for about, jobs in together.items():

@@ -166,6 +166,8 @@ def _prepare(recipe: Recipe, root: Path | None, device: str) -> tuple[Defense, L
     for name in recipe.augment:
         if name not in AUGMENTATIONS:
             raise InputError(f"augment: {name!r} is not one of {', '.join(AUGMENTATIONS)}")
+        if len(family.space.shape) != 3:
+            raise InputError(f"augment: {name!r} is of images; legal for {recipe.family}: none")
     validating = catalog.attack(recipe.validate_attack)
     if getattr(defense, "guard", 0.0) and not (validating.needs_gradient and getattr(validating, "steps", 2) > 1):
         raise InputError(

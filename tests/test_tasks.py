@@ -631,6 +631,7 @@ def test_a_changed_word_table_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"train": []}, None),
         ({"train": None, "val": [], "test": []}, "not the data of CLINC150"),
         ({"train": [["one"]]}, "not the data of CLINC150"),
+        ({"train": [[None, "travel_alert"]]}, r"train holds \[None, 'travel_alert'\], must hold \[sentence, intent\]"),
         ({"train": [], "val": [], "test": []}, "no sentence of credit_cards/"),
         ({"train": [["a zyzzyva", "credit_score"]]}, "the word 'zyzzyva' of credit_cards/credit_score is not in"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustbench_meta import catalog, store, threats
+from robustbench_meta import catalog, evaluate, store, threats
 from robustbench_meta.attacks.words import Words
-from robustbench_meta.report import sentences
+from robustbench_meta.checkpoint import Recipe
+from robustbench_meta.report import lines, sentences
+from robustbench_meta.train import train
 from robustbench_meta.types import Box, Cost, InputError, Sentences, Streams, Threat, Victim
 
 WORDS = ("", "pay", "settle", "bill", "invoice", "check", "the", "my", "tab")
@@ -273,3 +276,23 @@ def test_a_gallery_of_texts_that_does_not_fit_is_refused(tmp_path: Path, changed
     np.savez(path, **gallery(**changed))
     with pytest.raises(ValueError, match=r"shapes|is not what it must be"):
         store._pictures(path)
+
+
+def test_replaced_words_are_ranked_without_an_audit_of_the_ball(
+    tmp_path: Path, real_data: Callable[[str], Path]
+) -> None:
+    common: dict[str, Any] = {"data_root": real_data("clinc150"), "tasks": 2, "out": tmp_path}
+    table = evaluate("checkpoints/clinc150-protonet-standard", attacks="words-greedy", norm="words", eps=1, **common)
+    assert table["status"].tolist() == ["ok"]
+    assert table["flags"].tolist() == ["not audited"]
+    assert not (tmp_path / "audits").exists()
+
+
+def test_pictures_are_augmented_and_sentences_are_not(real_data: Callable[[str], Path], tmp_path: Path) -> None:
+    recipe = Recipe(family="clinc150", algorithm="protonet", network="words-conv", augment=("flip",), steps=1)
+    with pytest.raises(InputError, match=r"^augment: 'flip' is of images; legal for clinc150: none$"):
+        train(recipe, tmp_path / "out", root=real_data("clinc150"))
+
+
+def test_a_count_of_words_is_written_as_one_in_the_command_that_runs_it_again() -> None:
+    assert [lines._exact(eps) for eps in (1.0, 2.0, round(8 / 255, 9), 0.005)] == ["1", "2", "8/255", "0.005"]

@@ -135,7 +135,7 @@ def _command(one: Standing, attacks: list[str], budgets: Sequence[float], n: int
 def _exact(eps: float) -> str:
     """Write a budget so that it is read back as the same number."""
     levels = round(eps * 255)
-    return f"{levels}/255" if levels and round(levels / 255, 9) == eps else f"{eps:.9g}"
+    return f"{levels}/255" if eps < 1 and levels and round(levels / 255, 9) == eps else f"{eps:.9g}"
 
 
 def line_of_standing(one: Standing, cells: Cells, known: dict[str, Learner]) -> Line:

@@ -108,6 +108,8 @@ def sentences(path: Path) -> dict[str, list[str]]:
         found: dict[str, dict[str, None]] = {}
         for part in PARTS:
             for text, intent in parts[part]:
+                if not isinstance(text, str) or not isinstance(intent, str):
+                    raise ValueError(f"{part} holds {[text, intent]!r}, must hold [sentence, intent]")
                 found.setdefault(intent, {})[text] = None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the data of CLINC150: {' '.join(str(error).split())[:100]}") from None
