@@ -36,6 +36,7 @@ def evaluate(
     eps: float | str | Sequence[float | str] | None = None,
     norm: str | Sequence[str] | None = None,
     surface: str | Sequence[str] | None = None,
+    fraction: float | None = None,
     shots: int | Sequence[int] | None = None,
     steps: int | Sequence[int] | None = None,
     ways: int | None = None,
@@ -82,6 +83,7 @@ def evaluate(
     chosen = grid.choose_family(family, root) if isinstance(family, str) else family
     folders = [checkpoints] if isinstance(checkpoints, (str, Path)) else checkpoints
     axes: Any = {"ways": ways, "queries": queries, "split": split, "seed": seed, "tasks": tasks}
+    axes["fraction"] = fraction
     axes["attacks"] = dict(attacks) if isinstance(attacks, Mapping) else None
     if attacks is not None and axes["attacks"] is None:
         axes["attacks"] = grid.named_attacks(_several(attacks))

@@ -188,8 +188,14 @@ def evaluate(
         str | None,
         typer.Option(help="As 2/255,0.03. Default in linf: 2/255,4/255,8/255 for colour, 0.05,0.1 for grey images."),
     ] = None,
-    norm: Annotated[str | None, typer.Option(help="linf, l2, l1. Default: linf.")] = None,
-    surface: Annotated[str | None, typer.Option(help="query, support. Default: query.")] = None,
+    norm: Annotated[
+        str | None,
+        typer.Option(help="linf, l2, l1; words (eps of them), labels of the support (eps in all). Default: linf."),
+    ] = None,
+    surface: Annotated[str | None, typer.Option(help="query, support (poisoning). Default: query.")] = None,
+    fraction: Annotated[
+        float | None, typer.Option(help="Of each class of a poisoned support, what is attacked. Default: 1.")
+    ] = None,
     tasks: Annotated[int | None, typer.Option(help="Tasks per cell. Default: 100.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time, as 20m, that picks the number of tasks.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the tasks and attacks. Default: 0.")] = None,
@@ -222,6 +228,7 @@ def evaluate(
     given["attacks"] = None if attacks is None else grids.named_attacks(_words(attacks, "attacks"))
     given["budget"] = None if budget is None else grids.parse_budget(budget)
     given |= {"ways": ways, "queries": queries, "seed": seed, "tasks": tasks, "save_adversarial": save_adversarial}
+    given["fraction"] = fraction
     target = _target(family, family_option, data_root)
     if executor == "ray":
         device = "auto"  # here; what the cluster's devices do is the place's matter

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import vmap
 
+from robustbench_meta import poisoning
 from robustbench_meta.kernels import EPSILON, batch_norm, scale_and_shift
 from robustbench_meta.networks import BatchNorm, Embed
 from robustbench_meta.types import (
@@ -49,6 +50,7 @@ class Network(Protocol):
     def __hash__(self) -> int: ...
 
 
+POISON = Threat("linf", 0.0, "support")  # all inputs of the support
 Lift = Callable[[Callable[..., Any]], Callable[..., Any]]  # one task's function to that of T tasks, or itself
 Normalise = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # h, gamma, beta -> h, mean, variance
 
@@ -147,15 +149,15 @@ class Learner:
             return torch.stack([self._predict_one(*(_index(part, t) for part in (x, *parts))) for t in range(len(x))])
         return vmap(self._predict_one)(x, *parts)
 
-    def query_victim(self, fitted: Fitted, x: Tensor, y: Tensor) -> Victim:
-        """Expose the adapted, frozen learners to an attack on their queries x [T,Q,*X], y [T,Q]."""
+    def query_victim(self, fitted: Fitted, x: Tensor, y: Tensor, *, cost: Cost | None = None) -> Victim:
+        """Expose the adapted, frozen learners to an attack on their queries x [T,Q,*X], y [T,Q]; it adds to `cost`."""
         frozen, learner = fitted.detach(), self.detach()
         if self.norm_mode == "batch":
 
             def together(x_adv: Tensor, points: Tensor) -> Tensor:
                 return learner.predict(_take(frozen, points), x_adv)
 
-            return _victim(together, x, y, self.space, tasks=len(x))
+            return _victim(together, x, y, self.space, tasks=len(x), cost=cost)
         score = _by_task(cache(partial(learner._frozen, frozen)), len(x)) if self.backend == "loop" else None
 
         def alone(x_adv: Tensor, points: Tensor) -> Tensor:
@@ -163,19 +165,12 @@ class Learner:
             scores = score(rows, tasks) if score else learner._predict_points(frozen, rows, tasks)
             return scores.unsqueeze(1)
 
-        return _victim(alone, x.flatten(0, 1).unsqueeze(1), y.flatten().unsqueeze(1), self.space, tasks=len(x))
+        flat_x, flat_y = x.flatten(0, 1).unsqueeze(1), y.flatten().unsqueeze(1)
+        return _victim(alone, flat_x, flat_y, self.space, tasks=len(x), cost=cost)
 
-    def support_victim(self, episodes: Episodes, *, steps: int | None = None) -> Victim:
+    def support_victim(self, episodes: Episodes, threat: Threat = POISON, *, steps: int | None = None) -> Victim:
         """Expose adaptation itself: the support is under attack, the adapted learner judged on the proxies."""
-        if episodes.proxy_x is None or episodes.proxy_y is None:
-            raise InputError("proxies: 0 leaves an attack on the support nothing to judge by; give at least 1")
-        proxy_x, support_y, learner = episodes.proxy_x, episodes.support_y, self.detach()
-
-        def forward(x_adv: Tensor, points: Tensor) -> Tensor:
-            fitted = learner.adapt(x_adv, support_y[points], steps=steps)
-            return learner.predict(fitted, proxy_x[points])
-
-        return _victim(forward, episodes.support_x, episodes.proxy_y, self.space, tasks=episodes.tasks)
+        return _support_victim(self.detach(), episodes, threat, steps)
 
     def detach(self) -> Learner:
         """Cut the parameters from training's graph; adaptation stays differentiable in its inputs."""
@@ -370,8 +365,8 @@ class ObjectLearner:
         """Score x [T,Q,*X]: [T,Q,N]."""
         return torch.stack([self._scores(one, queries) for one, queries in zip(fitted, x, strict=True)])
 
-    def query_victim(self, fitted: list[Any], x: Tensor, y: Tensor) -> Victim:
-        """Expose the adapted learners to an attack on their queries x [T,Q,*X], y [T,Q]."""
+    def query_victim(self, fitted: list[Any], x: Tensor, y: Tensor, *, cost: Cost | None = None) -> Victim:
+        """Expose the adapted learners to an attack on their queries x [T,Q,*X], y [T,Q]; it adds to `cost`."""
         queries = x.shape[1]
 
         def one(task: int) -> Callable[[Tensor], Tensor]:
@@ -383,19 +378,11 @@ class ObjectLearner:
             return score(x_adv.squeeze(1), points // queries).unsqueeze(1)
 
         flat_x, flat_y = x.flatten(0, 1).unsqueeze(1), y.flatten().unsqueeze(1)
-        return _victim(forward, flat_x, flat_y, self.space, tasks=len(x), differentiable=self.differentiable)
+        return _victim(forward, flat_x, flat_y, self.space, tasks=len(x), differentiable=self.differentiable, cost=cost)
 
-    def support_victim(self, episodes: Episodes, *, steps: int | None = None) -> Victim:
+    def support_victim(self, episodes: Episodes, threat: Threat = POISON, *, steps: int | None = None) -> Victim:
         """Expose adaptation itself to an attack on the support, judged on the proxies."""
-        if episodes.proxy_x is None or episodes.proxy_y is None:
-            raise InputError("proxies: 0 leaves an attack on the support nothing to judge by; give at least 1")
-        proxy_x, support_y = episodes.proxy_x, episodes.support_y
-
-        def forward(x_adv: Tensor, points: Tensor) -> Tensor:
-            return self.predict(self.adapt(x_adv, support_y[points]), proxy_x[points])
-
-        x, y = episodes.support_x, episodes.proxy_y
-        return _victim(forward, x, y, self.space, tasks=episodes.tasks, differentiable=self.differentiable)
+        return _support_victim(self, episodes, threat, steps)
 
     def _scores(self, fitted: Any, x: Tensor) -> Tensor:
         found = self.subject.predict(fitted, x if self.differentiable else x.detach())
@@ -578,6 +565,35 @@ class _Metered(torch.autograd.Function):
         return grad[0], None, None
 
 
+def _support_victim(learner: Learner | ObjectLearner, episodes: Episodes, threat: Threat, steps: int | None) -> Victim:
+    """Put what is attacked of the support in its place, adapt to it, and judge by the proxies."""
+    proxy_x, proxy_y = episodes.proxy_x, episodes.proxy_y
+    if proxy_x is None or proxy_y is None:
+        raise InputError("proxies: 0 leaves an attack on the support nothing to judge by; give at least 1")
+    support = (episodes.support_x, episodes.support_y)
+    items = poisoning.reached(episodes, threat.fraction, learner.ways)
+
+    def forward(x_adv: Tensor, points: Tensor) -> Tensor:
+        x, y = poisoning.poisoned((support[0][points], support[1][points]), x_adv, items, threat)
+        fitted: Any = learner.adapt(x, y, steps=steps)
+        return learner.predict(fitted, proxy_x[points])
+
+    if threat.norm == "labels":
+        labels = poisoning.labels_of(episodes, items, learner.ways)
+        space = poisoning.alphabet(len(items), learner.ways)
+        return _victim(forward, labels, proxy_y, space, tasks=episodes.tasks, differentiable=False)
+    x, y = support[0][:, items], support[1][:, items]
+    differentiable = not isinstance(learner, ObjectLearner) or learner.differentiable
+    victim = _victim(forward, x, proxy_y, learner.space, tasks=episodes.tasks, differentiable=differentiable)
+
+    def as_queries() -> Victim:
+        with torch.no_grad():
+            fitted: Any = learner.adapt(proxy_x, proxy_y, steps=steps)
+        return learner.query_victim(fitted, x, y, cost=victim.cost)
+
+    return replace(victim, as_queries=as_queries)
+
+
 def _victim(
     forward: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
@@ -586,8 +602,9 @@ def _victim(
     *,
     tasks: int,
     differentiable: bool = True,
+    cost: Cost | None = None,
 ) -> Victim:
-    cost = Cost(*(torch.zeros(tasks, dtype=torch.int64, device=x.device) for _ in range(2)))
+    cost = cost or Cost(*(torch.zeros(tasks, dtype=torch.int64, device=x.device) for _ in range(2)))
     each = len(x) // tasks
 
     def metered(x_adv: Tensor, points: Tensor) -> Tensor:

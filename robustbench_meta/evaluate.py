@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_meta import losses, store, threats
+from robustbench_meta import losses, poisoning, store, threats
 from robustbench_meta.engine import Fitted, Learner, ObjectLearner
 from robustbench_meta.episodes import drawn
 from robustbench_meta.types import (
@@ -59,7 +59,7 @@ class _Attacked:
     """One attack, re-scored: correct [T,Q] before and after, distance of each task [T], scores and inputs."""
 
     episodes: Episodes
-    x_adv: Tensor  # [T,Q,*X], or [T,S,*X] where the support is attacked
+    x_adv: Tensor  # [T,Q,*X]; where the support is attacked, what is within reach, or its labels
     clean: Tensor  # scores [T,Q,N]
     attacked: Tensor  # scores [T,Q,N]
     distance: Tensor
@@ -217,7 +217,7 @@ def _attack(
         if cell.threat.surface == "query":
             victim = learner.query_victim(fitted, episodes.query_x, episodes.query_y)
         else:
-            victim = learner.support_victim(episodes, steps=cell.steps)
+            victim = learner.support_victim(episodes, cell.threat, steps=cell.steps)
         weights = [tensor.detach().clone() for tensor in _weights(learner, fitted)]
         x, y = victim.x.clone(), victim.y.clone()
         with torch.enable_grad(), full_precision():
@@ -228,8 +228,8 @@ def _attack(
             raise CellError("the attack changed the learner's weights")
         moved = threats.distance(x_adv - x, cell.threat.norm, len(victim.space.shape))
         attacked = _rescored(learner, fitted, episodes, x_adv, cell)
-    items = episodes.query_x if cell.threat.surface == "query" else episodes.support_x
-    return _Attacked(episodes, x_adv.view(items.shape), clean, attacked, moved.view(len(tasks), -1).amax(1), victim)
+    found = x_adv.view(episodes.query_x.shape) if cell.threat.surface == "query" else x_adv
+    return _Attacked(episodes, found, clean, attacked, moved.view(len(tasks), -1).amax(1), victim)
 
 
 def _checked(x_adv: Any, x: Tensor, threat: Threat, victim: Victim) -> Tensor:
@@ -257,8 +257,9 @@ def _rescored(learner: AnyLearner, fitted: Any, episodes: Episodes, x_adv: Tenso
     with grad_mode(learner), full_precision():
         if cell.threat.surface == "query":
             return scores_of(learner, fitted, x_adv.view(episodes.query_x.shape), cell.spec.ways)
-        poisoned = learner.adapt(x_adv.view(episodes.support_x.shape), episodes.support_y, steps=cell.steps)
-        return scores_of(learner, poisoned, episodes.query_x, cell.spec.ways)
+        items = poisoning.reached(episodes, cell.threat.fraction, cell.spec.ways)
+        support = poisoning.poisoned((episodes.support_x, episodes.support_y), x_adv, items, cell.threat)
+        return scores_of(learner, learner.adapt(*support, steps=cell.steps), episodes.query_x, cell.spec.ways)
 
 
 def scores_of(learner: AnyLearner, fitted: Any, x: Tensor, ways: int) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 
-from robustbench_meta import catalog, checkpoint, store, threats, untrusted, zoo
+from robustbench_meta import catalog, checkpoint, poisoning, store, threats, untrusted, zoo
 from robustbench_meta.attacks.from_file import FromFile
 from robustbench_meta.engine import Learner, ObjectLearner, has_gradient
 from robustbench_meta.episodes import drawn, fingerprint
@@ -40,7 +40,8 @@ from robustbench_meta.types import (
 )
 
 ATTACKS = ("fgsm", "pgd-20", "pgd-mt-50")
-COLOUR_EPS, GREY_EPS, WORDS_EPS = (2 / 255, 4 / 255, 8 / 255), (0.05, 0.1), (1.0, 2.0, 4.0)
+COLOUR_EPS, GREY_EPS = (2 / 255, 4 / 255, 8 / 255), (0.05, 0.1)
+REPLACED_EPS: dict[Norm, tuple[float, ...]] = {"words": (1.0, 2.0, 4.0), "labels": (1.0, 2.0, 5.0)}
 TASKS, PROBE_TASKS, MOST_TASKS = 100, 2, 10_000
 BLOCK_SECONDS, LARGEST_BLOCK = 15.0, 200  # a kill loses one block of each worker
 SHORTEST_BLOCK = 0.5  # seconds, below which sending a block would cost more than it helps
@@ -61,6 +62,7 @@ class Grid:
     norms: tuple[Norm, ...] = ("linf",)
     eps: tuple[float, ...] | None = None
     surfaces: tuple[Surface, ...] = ("query",)
+    fraction: float = 1.0  # of each class of a poisoned support
     shots: tuple[int, ...] | None = None
     steps: tuple[int, ...] | None = None
     ways: int | None = None
@@ -471,6 +473,7 @@ def label(cell: Cell) -> str:
     """Name a cell in one line."""
     steps = "" if cell.steps is None else f", {cell.steps} steps"
     where = "" if cell.threat.surface == "query" else f" on the {cell.threat.surface}"
+    where += "" if cell.threat.fraction == 1 else f" (fraction {cell.threat.fraction:.4g})"
     threat = f"{cell.threat.norm} {cell.threat.eps:.4g}"
     return untrusted.printable(f"{cell.checkpoint}, {cell.spec.shots}-shot{steps}: {cell.attack} {threat}{where}")
 
@@ -624,9 +627,12 @@ def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:
         steps = grid.steps or (subject.test_steps,)
     own = grid.eps is None and all(isinstance(attack, FromFile) for attack in grid.attacks.values())
     for norm, surface in product(grid.norms, grid.surfaces):
-        budgets = [threats.check(Threat(norm, eps, surface), family.space) for eps in _budgets(grid, family, norm)]
+        poisoners = [Threat(norm, eps, surface, grid.fraction) for eps in _budgets(grid, family, norm)]
+        budgets = [threats.check(threat, family.space) for threat in poisoners]
         for shots, count in product(grid.shots or (subject.shots,), steps):
-            spec = Spec(ways, shots, grid.queries, grid.queries if surface == "support" else 0)
+            spec = Spec(ways, shots, grid.queries, min(grid.queries, poisoning.PROXIES) if surface == "support" else 0)
+            for threat in budgets:
+                poisoning.check(threat, spec)
             check_learner(learner, family, grid.split, spec, count)
             for threat, (name, attack) in product(budgets, grid.attacks.items()):
                 if own and norm in attack.norms and threat.eps != cast(FromFile, attack).eps:
@@ -689,8 +695,8 @@ def _budgets(grid: Grid, family: TaskFamily, norm: Norm) -> tuple[float, ...]:
     if all(isinstance(attack, FromFile) for attack in grid.attacks.values()):
         sets = [attack for attack in grid.attacks.values() if isinstance(attack, FromFile)]
         return tuple(sorted({one.eps for one in sets if one.norm == norm} or {one.eps for one in sets}))
-    if norm == "words":
-        return WORDS_EPS
+    if norm in REPLACED_EPS:
+        return REPLACED_EPS[norm]
     if norm != "linf":
         raise InputError(f"eps: {norm} has no default; give it, for one 0.5")
     shape = family.space.shape

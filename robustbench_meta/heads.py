@@ -20,9 +20,9 @@ def linear(width: int, ways: int, rng: torch.Generator, *, name: str = "head") -
 
 
 def class_means(features: Tensor, y: Tensor, ways: int) -> Tensor:
-    """Average the features of each class: [N,W]."""
+    """Average the features of each class: [N,W]; of one that flipped labels left without an item, zeros."""
     member = F.one_hot(y, ways).to(features.dtype)
-    return (member / member.sum(dim=0)).T @ features
+    return (member / member.sum(dim=0).clamp_min(1)).T @ features
 
 
 def distances(features: Tensor, means: Tensor) -> Tensor:

@@ -54,6 +54,7 @@ class Board:
     queries: int
     norm: str
     seed: int
+    fraction: float = 1.0  # of each class that a poisoner of the support reaches
 
     @property
     def constant(self) -> float:
@@ -367,12 +368,15 @@ class _Audited:
 def _identity(board: Board, entry: Entry) -> tuple[Any, ...]:
     """Say what an audit and its entry share, whatever the display name was."""
     here = {**fields_of(board), **fields_of(entry)}
-    return tuple(value for name, value in here.items() if name not in ("surface", "checkpoint"))
+    return tuple(value for name, value in here.items() if name not in _NOT_OF_AUDITS)
 
 
 def _audit_identity(row: dict[str, Any]) -> tuple[Any, ...]:
     names = [*field_names(Board), *field_names(Entry)]
-    return tuple(row[name] for name in names if name not in ("surface", "checkpoint"))
+    return tuple(row[name] for name in names if name not in _NOT_OF_AUDITS)
+
+
+_NOT_OF_AUDITS = ("surface", "fraction", "checkpoint")
 
 
 def _grouped(rows: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], _Key]) -> dict[_Key, list[dict[str, Any]]]:

@@ -222,6 +222,8 @@ def _touched(protocol: Protocol, met: Iterable[_Met]) -> bool:
 def _of_track(protocol: Protocol, board: Board, entry: Entry) -> Iterable[str]:
     if board.surface != protocol.surface:
         yield f"attacks the {board.surface}, not the {protocol.surface}"
+    if board.fraction != 1:
+        yield f"attacks {board.fraction:.4g} of the support, not all of it"
     if board.norm != protocol.norm:
         yield f"norm {board.norm}, not {protocol.norm}"
     if entry.norm_mode in protocol.norm_modes:

@@ -26,6 +26,7 @@ class Choice:
     norms: tuple[Norm, ...] | None = None
     eps: tuple[float, ...] | None = None
     surfaces: tuple[Surface, ...] | None = None
+    fraction: float | None = None
     shots: tuple[int, ...] | None = None
     steps: tuple[int, ...] | None = None
     ways: int | None = None
@@ -72,7 +73,8 @@ def make(choice: Choice, protocol: Protocol | None, subjects: Sequence[Subject],
     """Plan an evaluation; nothing is written. Raises InputError where something cannot be used, or nothing is left."""
     grid.check_count(choice.tasks, choice.budget)
     if protocol is None:
-        given = {"norms": choice.norms, "surfaces": choice.surfaces, "split": choice.split, "seed": choice.seed}
+        given: dict[str, Any] = {"norms": choice.norms, "surfaces": choice.surfaces, "fraction": choice.fraction}
+        given |= {"split": choice.split, "seed": choice.seed}
         axes = Grid(
             attacks=grid.named_attacks(grid.ATTACKS) if choice.attacks is None else choice.attacks,
             eps=choice.eps,
@@ -173,6 +175,7 @@ def _grids(choice: Choice, protocol: Protocol, subjects: Sequence[Subject]) -> l
     own: dict[str, Any] = {"norms": (protocol.norm,), "surfaces": (protocol.surface,), "ways": protocol.ways}
     own |= {"split": protocol.split, "seed": protocol.seed, "save_adversarial": choice.save_adversarial}
     own["steps"] = None if protocol.steps is None else (protocol.steps,)
+    own["fraction"] = 1.0
     own |= _given({name: getattr(choice, name) for name in own})
     return [
         (

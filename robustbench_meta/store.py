@@ -128,9 +128,17 @@ def key(cell: Cell | Audit) -> str:
 
     So a renamed checkpoint folder finds its results again, and draws the same random numbers.
     """
-    named = asdict(cell)
+    named = _told(cell)
     del named["checkpoint"]
     return _digest(named)
+
+
+def _told(cell: Cell | Audit) -> dict[str, Any]:
+    """Write a cell's fields, without a fraction of 1: cells from before there were others keep their names."""
+    told = asdict(cell)
+    if isinstance(cell, Cell) and cell.threat.fraction == 1:
+        del told["threat"]["fraction"]
+    return told
 
 
 def prepare(results: Path) -> None:
@@ -149,7 +157,7 @@ def append(results: Path, cell: Cell, records: Iterable[Record], timing: Timing 
     with _locked(results, cell):
         kept = {record.task: record for record in stored(results, cell)}
         merged = {record.task: record for record in records} | kept
-        header = {"schema": SCHEMA, "cell": asdict(_known(results, cell))}
+        header = {"schema": SCHEMA, "cell": _told(_known(results, cell))}
         lines = [header, *(_line(merged[task]) for task in sorted(merged))]
         _replace(_path(results, "cells", cell), _lines(lines))
         if timing is not None:
@@ -208,7 +216,7 @@ def cells(results: Path) -> dict[str, Cell]:
 def fail(results: Path, cell: Cell, reason: str) -> None:
     """Record that a cell failed, and why; tasks that ran before stay."""
     with _locked(results, cell):
-        line = {"schema": SCHEMA, "cell": asdict(cell), "reason": reason}
+        line = {"schema": SCHEMA, "cell": _told(cell), "reason": reason}
         _replace(_path(results, "errors", cell), _lines([line]))
 
 
@@ -242,7 +250,7 @@ def save_examples(results: Path, cell: Cell, examples: Iterable[Examples]) -> No
             content = save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()})
             _replace(_task_file(folder, one.task), content)
             known[one.task] = hashlib.sha256(content).hexdigest()
-        about = asdict(_known(results, cell) if before is None else before.cell)
+        about = _told(_known(results, cell) if before is None else before.cell)
         index = {"schema": SCHEMA, "cell": about, "tasks": {_task_name(task): known[task] for task in sorted(known)}}
         _replace(folder / SET, _lines([{**index, "sha256": _digest(index)}]))
 
@@ -424,7 +432,7 @@ _CELL_COLUMNS = {
     **dict.fromkeys(("ways", "shots", "queries"), "int64"),
     "steps": "Int64",
     **dict.fromkeys(("attack", "attack_fields", "surface", "norm"), "object"),
-    "eps": "float64",
+    **dict.fromkeys(("fraction", "eps"), "float64"),
     "seed": "int64",
     "status": "object",
     "reason": "object",
@@ -441,7 +449,7 @@ _TASK_COLUMNS = {
     "forwards": "int64",
     "backwards": "int64",
 }
-_OF_ATTACKS = ("attack", "attack_fields", "surface", "seconds", "device", "external")
+_OF_ATTACKS = ("attack", "attack_fields", "surface", "fraction", "seconds", "device", "external")
 _AUDIT_COLUMNS = {
     **{name: kind for name, kind in _CELL_COLUMNS.items() if name not in _OF_ATTACKS},
     "version": "int64",
@@ -483,7 +491,8 @@ def _cell_row(name: str, run: Run) -> dict[str, Any]:
 def _order(cell: Cell) -> tuple[Any, ...]:
     steps = -1 if cell.steps is None else cell.steps
     place = (cell.family, cell.split, cell.spec.ways, cell.spec.shots, cell.spec.queries, steps)
-    return (cell.checkpoint, *place, cell.threat.surface, cell.threat.norm, cell.threat.eps, cell.attack, cell.seed)
+    threat = (cell.threat.surface, cell.threat.fraction, cell.threat.norm, cell.threat.eps)
+    return (cell.checkpoint, *place, *threat, cell.attack, cell.seed)
 
 
 def _line(record: Record) -> dict[str, Any]:

@@ -14,7 +14,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_serializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_serializer,
+    model_serializer,
+)
 
 from robustbench_meta import checkpoint, store, untrusted
 from robustbench_meta.checkpoint import Card, first_problem
@@ -76,6 +85,12 @@ class ThreatFields(Strict):
     norm: Norm
     eps: float = Field(ge=0, le=1e6)
     surface: Surface
+    fraction: float = Field(1.0, gt=0, le=1, description="of each class of a poisoned support")
+
+    @model_serializer(mode="wrap")
+    def _told(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a fraction of 1, as results do, so that entries from before there were others stay as they are."""
+        return {name: value for name, value in written(self).items() if (name, value) != ("fraction", 1)}
 
 
 class CellFields(Strict):

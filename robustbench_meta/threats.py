@@ -1,6 +1,6 @@
 """One row per norm: how far an item moved, back into the ball, the steepest step, a random start.
 
-Words that are replaced have no ball: how many there are, and which at random, is all that is asked of them.
+Words and labels that are replaced have no ball: how many there are, and which at random, is all that is asked of them.
 
 Every function works on items: tensors [..., *X] whose last `dims` axes are one item. `Threat.eps` is in the
 units of the inputs (8/255 for pixels in [0, 1]).
@@ -19,6 +19,7 @@ from robustbench_meta.types import THREATS, Box, InputError, Norm, Sentences, St
 
 # Float32 rounding may carry an item this far past eps; nothing beyond it is accepted.
 RELATIVE_SLACK, ABSOLUTE_SLACK = 1e-5, 1e-6
+REPLACED: tuple[Norm, ...] = ("words", "labels")  # rows that are replaced, not moved
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Geometry:
 
 
 def distance(moved: Tensor, norm: Norm, dims: int) -> Tensor:
-    """Measure how far each item moved: [..., *X] -> [...]; in words the rows that changed."""
-    if norm == "words":
+    """Measure how far each item moved: [..., *X] -> [...]; in words and labels the rows that changed."""
+    if norm in REPLACED:
         return (moved != 0).any(dim=-1).flatten(1 - dims).sum(dim=-1).to(moved.dtype)
     return geometry(norm).distance(moved.flatten(-dims).flatten(0, -2)).view(moved.shape[:-dims])
 
@@ -56,8 +57,8 @@ def ascend(x_adv: Tensor, gradient: Tensor, length: float, norm: Norm, box: Box)
 
 
 def random_start(x: Tensor, rng: Streams, threat: Threat, box: Box) -> Tensor:
-    """Draw a start for every item of x [P,M,*X] from the ball of `threat`, then project it; or replace words of it."""
-    if threat.norm == "words":
+    """Draw a start for every item of x [P,M,*X] from the ball of `threat`, then project it; or replace rows of it."""
+    if threat.norm in REPLACED:
         return _random_words(x, rng, threat, box)
     moved = geometry(threat.norm).random(x.flatten(2), rng, threat.eps).view(x.shape)
     return project(x + moved, x, threat, box)
@@ -65,7 +66,7 @@ def random_start(x: Tensor, rng: Streams, threat: Threat, box: Box) -> Tensor:
 
 def within(x_adv: Tensor, x: Tensor, threat: Threat, box: Box) -> bool:
     """Say whether every item keeps to the budget (up to float rounding) and, exactly, to the box and its words."""
-    if threat.norm == "words":
+    if threat.norm in REPLACED:
         replaced = sentences(box).replaced(x_adv, x)
         return bool(((replaced >= 0) & (replaced <= threat.eps)).all())
     moved = distance(x_adv - x, threat.norm, len(box.shape))
@@ -81,8 +82,10 @@ def check(threat: Threat, box: Box) -> Threat:
         raise InputError(f"eps: {threat.eps} is not a finite number >= 0")
     if threat.norm == "words":
         sentences(box)
-        if threat.eps != int(threat.eps):
-            raise InputError(f"eps: {threat.eps:g} is not a whole number, of words that may be replaced")
+    if threat.norm == "labels" and threat.surface != "support":
+        raise InputError("norm: 'labels' flips labels of the support; give it with --surface support")
+    if threat.norm in REPLACED and threat.eps != int(threat.eps):
+        raise InputError(f"eps: {threat.eps:g} is not a whole number, of {threat.norm} that may be replaced")
     if threat.norm == "linf" and threat.eps > box.width / 2:
         raise InputError(
             f"eps: {threat.eps:g} is above half the box width ({box.width / 2:g}) in linf;"
@@ -94,7 +97,7 @@ def check(threat: Threat, box: Box) -> Threat:
 def sentences(box: Box) -> Sentences:
     """Return a space of sentences; refuse any other, in which no word can be replaced."""
     if not isinstance(box, Sentences):
-        raise InputError("norm: 'words' replaces words; these inputs are not sentences, legal: linf, l2, l1")
+        raise InputError("norm: 'words' replaces words; these inputs are not sentences, legal: linf, l2, l1, labels")
     return box
 
 

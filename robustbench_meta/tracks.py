@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from robustbench_meta import catalog, store, submissions, threats, untrusted
+from robustbench_meta import catalog, poisoning, store, submissions, threats, untrusted
 from robustbench_meta.audit import VERSION
 from robustbench_meta.episodes import fingerprint
 from robustbench_meta.outcomes import BLACK_BOX, is_object, is_set
@@ -208,7 +208,7 @@ def _board(one: CellFields) -> tuple[Any, ...]:
     """Name the board that a cell stands on, its episodes and seed apart."""
     track = "transductive" if one.norm_mode == "batch" else "inductive"
     board = (one.family, one.split, one.spec.ways, one.spec.shots, one.spec.queries, one.threat.surface)
-    return (*board, one.threat.norm, track)
+    return (*board, one.threat.norm, track, one.threat.fraction)
 
 
 def _of_bytes(file: str, entry: Entry, content: bytes) -> Iterator[Problem]:
@@ -277,9 +277,9 @@ def _of_learner(file: str, where: str, entry: Entry, one: CellFields | AuditFiel
 
 
 def _proxies(one: CellFields | AuditFields) -> tuple[int, ...]:
-    """Say how many labelled items a poisoner may look at: as many as queries."""
+    """Say how many labelled items a poisoner may look at: as many as queries, and no more than 15."""
     surface = one.threat.surface if isinstance(one, CellFields) else "query"
-    return (one.spec.queries,) if surface == "support" else (0,)
+    return (min(one.spec.queries, poisoning.PROXIES),) if surface == "support" else (0,)
 
 
 def _has_steps(entry: Entry) -> bool | None:

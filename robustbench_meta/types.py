@@ -15,7 +15,7 @@ from torch import Tensor
 
 Params = dict[str, Tensor]
 Split = Literal["train", "val", "test"]
-Norm = Literal["linf", "l2", "l1", "words"]
+Norm = Literal["linf", "l2", "l1", "words", "labels"]
 Surface = Literal["query", "support"]
 NormMode = Literal["support", "running", "batch"]
 MetaGradient = Literal["exact", "recomputed", "first-order", "displacement"]
@@ -23,7 +23,7 @@ Backend = Literal["loop", "vmap", "flat"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")  # of a ball around the input
-THREATS: tuple[Norm, ...] = get_args(Norm)  # and words that are replaced
+THREATS: tuple[Norm, ...] = get_args(Norm)  # and words or labels that are replaced
 SURFACES: tuple[Surface, ...] = get_args(Surface)
 NORM_MODES: tuple[NormMode, ...] = get_args(NormMode)
 META_GRADIENTS: tuple[MetaGradient, ...] = get_args(MetaGradient)
@@ -50,6 +50,8 @@ class Box:
 @dataclass(frozen=True, eq=False)
 class Sentences(Box):
     """Sequences of vectors [L,d] of a frozen table: what an adversary may move in a ball, or replace word by word.
+
+    The labels of a support are such a sequence, too: one word an item, of an alphabet of classes.
 
     `table` [V,d] holds in row 0 zeros, the padding; `swaps` [V,n] says by which words each may be replaced, -1 by none.
     """
@@ -122,12 +124,14 @@ class Episodes:
 class Threat:
     """What the adversary may do: move each item of `surface` by at most `eps` in `norm`, inside the box.
 
-    Of `words` it may replace at most `eps` in each, by those that the space allows.
+    Of `words` it may replace at most `eps` in each, by those that the space allows; of the `labels` of a task's support
+    at most `eps` in all. On the support it reaches `fraction` of each class, and leaves the rest as it is.
     """
 
     norm: Norm
     eps: float
     surface: Surface = "query"
+    fraction: float = 1.0
 
 
 class Streams:
@@ -176,6 +180,9 @@ class Victim:
     task's whole query set under batch statistics (M = L = Q), or a task's support (M = S, L = its proxies).
     Points lie task by task. `forward(x [P',M,*X], points [P'])` gives scores [P',L,N] for any subset of
     points; it is differentiable in x unless `differentiable` is False.
+
+    `as_queries()`, where the inputs of a support are attacked, gives the same items in their order as queries of a
+    learner that adapted to the proxies; what that costs adds to `cost`.
     """
 
     forward: Callable[[Tensor, Tensor], Tensor]
@@ -185,6 +192,7 @@ class Victim:
     tasks: int
     cost: Cost
     differentiable: bool = True
+    as_queries: Callable[[], Victim] | None = None
 
     @property
     def points(self) -> Tensor:

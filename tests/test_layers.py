@@ -15,6 +15,7 @@ ROOMS = [
     "flags",
     "maskers",
     "threats",
+    "poisoning",
     "losses",
     "kernels",
     "networks",

@@ -1,4 +1,4 @@
-"""Random draws from the ball, or of words: what chance alone finds, the floor under every attack."""
+"""Random draws from the ball, or of words and labels: what chance alone finds, the floor under every attack."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from robustbench_meta.types import InputError, Norm, Streams, Surface, Threat, V
 
 @dataclass(frozen=True)
 class Noise:
-    """Keep the most harmful of `draws` uniform draws from the ball, or of words to replace."""
+    """Keep the most harmful of `draws` uniform draws from the ball, or of words or labels to replace."""
 
     draws: int = 20
 
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1", "words")
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2", "l1", "words", "labels")
     surfaces: ClassVar[tuple[Surface, ...]] = ("query", "support")
     needs_gradient: ClassVar[bool] = False
     needs_single_points: ClassVar[bool] = False

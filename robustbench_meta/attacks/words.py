@@ -1,8 +1,9 @@
-"""Word substitutions: greedy search, with or without a gradient, by words that the space allows.
+"""Word substitutions and label flips: greedy search, with or without a gradient, by words that the space allows.
 
 Greedy replacement of one word after another by whichever hurts most (Kuleshov et al. 2018; Jin et al., arXiv
 1907.11932, without their ranking of words, which saves queries alone). With a gradient, only the replacements that
-promise most to first order are tried (HotFlip, Ebrahimi et al., arXiv 1712.06751, equation 1).
+promise most to first order are tried (HotFlip, Ebrahimi et al., arXiv 1712.06751, equation 1). The labels of a support
+are a sentence, too, in which every class may stand for every other.
 Shapes: P' points, L words of a sentence, n words that may stand in a place, C candidates of a point.
 """
 
@@ -18,7 +19,7 @@ from robustbench_meta import losses, threats
 from robustbench_meta.ascent import Search, from_clean, gradient_of
 from robustbench_meta.types import InputError, Norm, Sentences, Streams, Surface, Threat, Victim
 
-ROWS = 8192  # sentences that are scored at once
+ROWS = 8192  # labels that are judged at once
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,26 @@ class Words:
     def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
         """Attack the points that still stand."""
         _replace(search, threat, self.tried)
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Flip `eps` labels of a task's support, each time the one after which most proxies are wrong.
+
+    Where several are equal, the one that raises the mean margin most. All labels of the task count as one item.
+    """
+
+    norms: ClassVar[tuple[Norm, ...]] = ("labels",)
+    surfaces: ClassVar[tuple[Surface, ...]] = ("support",)
+    needs_gradient: ClassVar[bool] = False
+    needs_single_points: ClassVar[bool] = False
+
+    def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
+        return from_clean(self, victim, threat, rng)
+
+    def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
+        """Attack the tasks that still have a proxy to lose."""
+        _replace(search, threat, tried=None)
 
 
 def _replace(search: Search, threat: Threat, tried: int | None) -> None:
@@ -89,15 +110,18 @@ def _best(search: Search, space: Sentences, x: Tensor, points: Tensor, candidate
     """Score every candidate, offer each point's best, and return the sentences with it; those without stay."""
     row, place, choice = (candidates > 0).nonzero(as_tuple=True)
     margins = x.new_full((len(x), candidates[0].numel()), -torch.inf)
-    for part in range(0, len(row), ROWS):
-        here = slice(part, part + ROWS)
+    wrong = torch.full_like(margins, -1)
+    labels = search.victim.y.shape[1]
+    for part in range(0, len(row), at_once := max(1, ROWS // labels)):
+        here = slice(part, part + at_once)
         tried = _with(space, x[row[here]], place[here], candidates[row[here], place[here], choice[here]])
         with torch.no_grad():
             outputs = search.victim.forward(tried.unsqueeze(1), points[row[here]])
         # A sentence without scores is wrong, as losses.correct says; it must not hide the others from argmax.
-        found = losses.margin(outputs, search.victim.y[points[row[here]]]).squeeze(1).nan_to_num(nan=torch.inf)
-        margins[row[here], place[here] * candidates.shape[2] + choice[here]] = found
-    best = margins.argmax(dim=1)
+        found = losses.margin(outputs, search.victim.y[points[row[here]]]).nan_to_num(nan=torch.inf)
+        at = (row[here], place[here] * candidates.shape[2] + choice[here])
+        wrong[at], margins[at] = (found >= 0).to(wrong.dtype).mean(dim=1), found.mean(dim=1)
+    best = margins.masked_fill(wrong < wrong.amax(dim=1, keepdim=True), -torch.inf).argmax(dim=1)
     able = (margins.gather(1, best.unsqueeze(1)).squeeze(1) > -torch.inf).nonzero().squeeze(1)
     place, choice = best[able] // candidates.shape[2], best[able] % candidates.shape[2]
     replaced = x.index_copy(0, able, _with(space, x[able], place, candidates[able, place, choice]))
@@ -113,4 +137,8 @@ def _with(space: Sentences, x: Tensor, place: Tensor, word: Tensor) -> Tensor:
     return written
 
 
-PRESETS: dict[str, Words] = {"words-greedy": Words(), "words-gradient": Words(tried=2)}
+PRESETS: dict[str, Words | Flips] = {
+    "words-greedy": Words(),
+    "words-gradient": Words(tried=2),
+    "flips-greedy": Flips(),
+}

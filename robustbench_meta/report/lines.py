@@ -129,6 +129,7 @@ def _command(one: Standing, attacks: list[str], budgets: Sequence[float], n: int
     words += ["--steps", str(entry.steps)] if entry.steps is not None else []
     words += ["--attacks", ",".join(attacks), "--eps", ",".join(map(_exact, budgets)), "--norm", board.norm]
     words += ["--surface", board.surface] if board.surface != "query" else []
+    words += ["--fraction", f"{board.fraction:.9g}"] if board.fraction != 1 else []
     return shlex.join([*words, "--tasks", str(n), "--seed", str(board.seed)])
 
 

@@ -38,6 +38,8 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
     },
     "attacks": {
         "noise*": (),
+        "flips-greedy": (),
+        "reused-*": ("oldewage2022baseline",),
         "words-greedy": ("jin2020textfooler",),
         "words-gradient": ("ebrahimi2018hotflip",),
         "fgsm": ("goodfellow2015fgsm",),

@@ -284,6 +284,7 @@ def slugs(boards: Sequence[Board]) -> list[str]:
     for board, apart in zip(boards, _told_apart(boards), strict=True):
         shots = f"{board.shots}s" if board.shots else ""
         words = f"{board.family} {board.split} {board.ways}w{shots} {board.norm} {board.surface}"
+        words += "" if board.fraction == 1 else f" {board.fraction:.4g}"
         words += " transductive" if board.track == "transductive" else ""
         slug = "-".join([_plain(words)[:80], *(_plain(f"{value}{name[:1]}") for name, value in apart.items())])
         number = next(i for i in range(1, len(boards) + 1) if (slug if i == 1 else f"{slug}-{i}") not in made)
@@ -322,7 +323,8 @@ def _title(board: Board) -> str:
 
 def _special(board: Board) -> str:
     if board.surface == "support":
-        return ", poisoned support" + (", transductive" if board.track == "transductive" else "")
+        part = "" if board.fraction == 1 else f" ({board.fraction:.4g} of each class)"
+        return f", poisoned support{part}" + (", transductive" if board.track == "transductive" else "")
     return ", transductive" if board.track == "transductive" else ""
 
 
@@ -482,7 +484,19 @@ def _table(
     above = sum(row.kind == "ranked" and row.worst[0].mean > about.constant for row in rows)
     rows.insert(above, _constant_row(about, eps))
     mine = differences
-    for name in ("family", "episodes", "split", "ways", "shots", "queries", "surface", "norm", "seed", "track"):
+    for name in (
+        "family",
+        "episodes",
+        "split",
+        "ways",
+        "shots",
+        "queries",
+        "surface",
+        "fraction",
+        "norm",
+        "seed",
+        "track",
+    ):
         mine = mine[mine[name] == getattr(about, name)]
     return Table(
         slug=slug,
@@ -731,7 +745,10 @@ def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
     if any(one.members for board in boards for one in board):
         notes.append(("Seeds", SEEDS))
     if any(one[0].board.surface == "support" for one in boards):
-        text = "Poisoned support: the adversary moves the support images; judged on fresh, clean queries."
+        text = (
+            "Poisoned support: the adversary moves the support's inputs or flips its labels, all or of each class the "
+            "fraction that the title names, judging by labelled items of its own; scored on fresh, clean queries."
+        )
         notes.append(("support", text))
     return notes
 
