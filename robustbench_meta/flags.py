@@ -126,7 +126,7 @@ ABOUT: tuple[About, ...] = (
         "F5",
         "A budget without bounds leaves survivors",
         "red",
-        "With half the box to move in, any image can be made plain grey; whoever is still right was not attacked.",
+        "With half the box to move in, all inputs can be made the same; whoever is still right was not attacked.",
         "more than 1/K and 2 percentage points",
     ),
     About(

@@ -270,7 +270,7 @@ def make_plan(grid: Grid, subjects: Sequence[Subject], results: Path) -> Plan:
     for subject in subjects:
         # Results stay under the name they have: one learner must not become two rows of a table.
         subject = replace(subject, name=names.setdefault(subject.weights, subject.name))
-        for job, reason in _cells(grid, subject):
+        for job, reason in _cells_told(grid, subject, several=len(subjects) > 1):
             if reason:
                 refused.append(reason)
             elif job.key in jobs:
@@ -615,6 +615,14 @@ def _affordable(work: _Work, seconds: float) -> int:
         left = work.seconds_left()
         low, high = (work.tasks, high) if left is not None and left <= seconds else (low, work.tasks - 1)
     return low
+
+
+def _cells_told(grid: Grid, subject: Subject, *, several: bool) -> Iterable[tuple[Job, str]]:
+    """Give the cells of a subject; what cannot be used of it is told with its name, where there are others."""
+    try:
+        yield from _cells(grid, subject)
+    except InputError as error:
+        raise InputError(f"{error} ({untrusted.printable(subject.name)})" if several else str(error)) from None
 
 
 def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:

@@ -721,7 +721,11 @@ def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
             "one that it equals or beats. Few tasks show nothing, however far the means lie apart.",
         ),
         ("=", "Shared rank: equally many entries are shown to be better than each; they are ordered by their mean."),
-        ("ε", "In units of the inputs: pixels in [0, 1], normalisation inside the model."),
+        (
+            "ε",
+            "In units of the inputs: pixels lie in [0, 1], sound in [-1, 1]; normalisation is inside the model. "
+            "Of words and labels, how many are replaced.",
+        ),
         (
             "autoattack",
             "With K-1 target classes, K the number of ways: all there are for K ≤ 10, so nothing is weakened.",

@@ -107,6 +107,8 @@ def sentences(path: Path) -> dict[str, list[str]]:
         parts = untrusted.parse(untrusted.content(path, LARGEST))
         found: dict[str, dict[str, None]] = {}
         for part in PARTS:
+            if part not in parts:
+                raise ValueError(f"no part {part}, must hold {', '.join(PARTS)}")
             for text, intent in parts[part]:
                 if not isinstance(text, str) or not isinstance(intent, str):
                     raise ValueError(f"{part} holds {[text, intent]!r}, must hold [sentence, intent]")
