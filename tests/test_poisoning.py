@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from scripts import load
 from tiny import IMAGE, Identity, blobs, learner
 from torch import Tensor
 
 from robustbench_meta import catalog, evaluate, losses, poisoning, store, submissions, threats
 from robustbench_meta.attacks.reused import Reused
 from robustbench_meta.engine import ObjectLearner
-from robustbench_meta.types import Cell, Episodes, InputError, Spec, Streams, Threat
+from robustbench_meta.types import Cell, Episodes, InputError, Record, Spec, Streams, Threat
 
 STROKES = Path(__file__).parents[1] / "checkpoints" / "strokes-protonet-standard"
 
@@ -299,3 +300,32 @@ def test_fractions_stand_on_boards_of_their_own(tmp_path: Path) -> None:
         "poisoned support",
     ]
     assert len(set(tables.slugs(boards))) == 2
+
+
+def test_the_page_gives_what_each_poison_leaves_and_the_paired_difference(tmp_path: Path) -> None:
+    script: Any = load("poisoning")
+    pair = script.Case("strokes-protonet", 0.1, 4)
+    left = {"Noise": 3, "Moved": 1, "Reused": 1, "Reused, a fifth": 2, "Random flips": 3, "Flips": 2}  # of 4, standard
+    for more, name in enumerate(pair.learners):
+        for poison in script.POISONS:
+            eps = script.FLIPS if poison.norm == "labels" else pair.eps
+            threat = Threat(poison.norm, eps, "support", poison.fraction)
+            spec = Spec(5, 5, pair.queries, 4)
+            fields: Any = ("own", "strokes", "e", "test", spec, None, poison.attack, "X()", threat, 0)
+            made = Cell(name, name, "protonet", "d", *fields)
+            right = left[poison.title] + more
+            bits = [tuple(place < right for place in range(4)), (True,) * 4]
+            records = [Record(task, (True,) * 4, one, 0.1, 1, 1) for task, one in enumerate(bits)]
+            store.append(tmp_path, made, records)
+    rows = {name: script._of(pair, name, *read(tmp_path)) for name in pair.learners}
+    assert rows["strokes-protonet-standard"]["Moved"] == [25, 100]
+    assert rows["strokes-protonet-standard"]["Reused, a fifth"] == [50, 100]
+    assert rows["strokes-protonet-standard"]["Flips"] == [50, 100]
+    assert rows["strokes-protonet-aq"]["Random flips"] == [100, 100]
+    assert rows["strokes-protonet-aq"]["Clean"] == [100, 100]
+    assert "moved +12.5 ± 158.8" in script._verdict(pair, *rows.values())  # 25 and 0 points; t of one degree is 12.7
+
+
+def read(results: Path) -> tuple[Any, dict[str, Any]]:
+    found = store.read(results)
+    return found.cells, {str(key): rows for key, rows in found.tasks.groupby("key")}
