@@ -74,7 +74,9 @@ def make(choice: Choice, protocol: Protocol | None, subjects: Sequence[Subject],
     if protocol is None:
         given = {"norms": choice.norms, "surfaces": choice.surfaces, "split": choice.split, "seed": choice.seed}
         axes = Grid(
-            attacks=grid.named_attacks(grid.ATTACKS) if choice.attacks is None else choice.attacks,
+            attacks=grid.usual_attacks(choice.norms or ("linf",), subjects)
+            if choice.attacks is None
+            else choice.attacks,
             eps=choice.eps,
             shots=choice.shots,
             steps=choice.steps,

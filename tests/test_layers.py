@@ -15,6 +15,8 @@ ROOMS = [
     "flags",
     "maskers",
     "threats",
+    "filters",
+    "spelling",
     "losses",
     "kernels",
     "networks",
