@@ -40,6 +40,12 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
         "noise*": (),
         "words-greedy": ("jin2020textfooler",),
         "words-gradient": ("ebrahimi2018hotflip",),
+        **dict.fromkeys(
+            ("gaussian-noise", "shot-noise", "impulse-noise", "*-blur", "snow", "fog", "brightness", "contrast"),
+            ("hendrycks2019corruptions",),
+        ),
+        **dict.fromkeys(("elastic", "pixelate", "jpeg"), ("hendrycks2019corruptions",)),
+        **dict.fromkeys(("white-noise", "reverberation", "band-limit", "clipping"), ()),
         "fgsm": ("goodfellow2015fgsm",),
         "fgsm-rs": ("wong2020fast",),
         "pgd-*": ("madry2018pgd",),
