@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -17,13 +18,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from robustbench_meta import catalog, evaluate, filters, grid, report, statistics, store, threats
+from robustbench_meta import catalog, evaluate, filters, grid, report, spelling, statistics, store, threats
 from robustbench_meta.attacks.image_corruptions import ImageCorruption
 from robustbench_meta.attacks.sound_corruptions import SoundCorruption, power
+from robustbench_meta.attacks.typos import ROWS, Typos, Way, beside, misspelt
 from robustbench_meta.engine import ObjectLearner
 from robustbench_meta.evaluate import run
 from robustbench_meta.outcomes import bits_by_key
 from robustbench_meta.ranking import standings
+from robustbench_meta.tasks import clinc150
 from robustbench_meta.types import (
     SEVERITIES,
     THREATS,
@@ -44,6 +47,8 @@ from robustbench_meta.types import (
 
 IMAGES = sorted(name for name, made in catalog.shelf("attacks").presets.items() if isinstance(made, ImageCorruption))
 SOUNDS = sorted(name for name, made in catalog.shelf("attacks").presets.items() if isinstance(made, SoundCorruption))
+TYPOS = sorted(name for name, made in catalog.shelf("attacks").presets.items() if isinstance(made, Typos))
+WAYS: tuple[Way, ...] = ("swap", "drop", "insert", "replace")
 COLOUR, RATE, SAMPLES = Box((3, 32, 32)), 8000, 4096
 SPEECH = Sounds((1, SAMPLES), -1.0, 1.0, rate=RATE)
 DRAWN = ("gaussian-noise", "shot-noise", "impulse-noise", "glass-blur", "motion-blur", "snow", "fog", "elastic")
@@ -81,12 +86,21 @@ def corrupted(name: str, x: Tensor, severity: float, *, space: Box = COLOUR, see
     return attack(held, Threat("corruption", severity), Streams(seeds)).squeeze(1)
 
 
+def sentences(count: int = 12) -> Tensor:
+    """Draw sentences of ten words of the real table, with padding behind them: [count,20,64]."""
+    space, rng = clinc150.Clinc150().space, torch.Generator().manual_seed(0)
+    numbers = torch.randint(1, len(space.words), (count, 10), generator=rng)
+    return space.table[torch.cat([numbers, torch.zeros(count, 10, dtype=torch.int64)], dim=1)]
+
+
 def served(name: str) -> tuple[Tensor, Box]:
+    if name in TYPOS:
+        return sentences(), clinc150.Clinc150().space
     return (images(), COLOUR) if name in IMAGES else (sounds(), SPEECH)
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-@pytest.mark.parametrize("name", [*IMAGES, *SOUNDS])
+@pytest.mark.parametrize("name", [*IMAGES, *SOUNDS, *TYPOS])
 def test_a_corruption_keeps_box_shape_and_dtype_and_leaves_its_inputs_alone(name: str, severity: int) -> None:
     (x, space), threat = served(name), Threat("corruption", severity)
     before = x.clone()
@@ -101,7 +115,7 @@ def test_a_corruption_keeps_box_shape_and_dtype_and_leaves_its_inputs_alone(name
     assert float(moved.max()) <= 1
 
 
-@pytest.mark.parametrize("name", [*IMAGES, *SOUNDS])
+@pytest.mark.parametrize("name", [*IMAGES, *SOUNDS, *TYPOS])
 def test_severity_zero_gives_a_copy_of_the_inputs(name: str) -> None:
     x, space = served(name)
     held = victim(x, space)
@@ -110,7 +124,7 @@ def test_severity_zero_gives_a_copy_of_the_inputs(name: str) -> None:
     assert made.data_ptr() != held.x.data_ptr()
 
 
-@pytest.mark.parametrize("name", [*IMAGES, *SOUNDS])
+@pytest.mark.parametrize("name", [*IMAGES, *SOUNDS, *TYPOS])
 def test_what_a_task_meets_does_not_depend_on_the_tasks_beside_it(name: str) -> None:
     x, space = served(name)
     together = corrupted(name, x, 3, space=space, seeds=(4, 5))
@@ -147,11 +161,13 @@ def test_every_item_of_a_point_is_corrupted_as_if_it_were_a_point_of_its_own() -
 
 def damage(name: str) -> list[float]:
     x, space = (images(40), COLOUR) if name in IMAGES else (sounds(20), SPEECH)
+    if name in TYPOS:
+        x, space = sentences(100), clinc150.Clinc150().space
     return [float((corrupted(name, x, s, space=space) - x).square().mean().sqrt()) for s in SEVERITIES]
 
 
 @pytest.mark.parametrize(
-    "name", [*(name for name in IMAGES if name not in ("elastic", "glass-blur", "pixelate")), *SOUNDS]
+    "name", [*(name for name in IMAGES if name not in ("elastic", "glass-blur", "pixelate")), *SOUNDS, *TYPOS]
 )
 def test_a_higher_severity_moves_the_inputs_further(name: str) -> None:
     found = damage(name)
@@ -419,12 +435,120 @@ def test_a_room_repeats_a_click_with_noise_that_falls_by_60_decibels_in_its_time
     torch.testing.assert_close(made.square().sum(dim=-1), x.square().sum(dim=-1))
 
 
+@pytest.mark.parametrize(
+    ("way", "place", "letter", "made"),
+    [
+        ("swap", 0.0, 0.0, "rseerve"),
+        ("swap", 0.99, 0.0, "resevre"),
+        ("drop", 0.0, 0.0, "rserve"),
+        ("drop", 0.99, 0.0, "resere"),
+        ("insert", 0.0, 0.0, "raeserve"),
+        ("insert", 0.99, 0.99, "reserzve"),
+        ("replace", 0.0, 0.0, "rwserve"),
+        ("replace", 0.99, 0.0, "reserce"),
+    ],
+)
+def test_one_error_is_made_inside_the_word_where_the_draw_says(
+    way: Way, place: float, letter: float, made: str
+) -> None:
+    assert misspelt("reserve", way, place, letter) == made
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("word", ["pay", "i", "7pm", "2019", "won't", "c3po"])
+def test_short_words_numbers_and_words_with_marks_get_no_error(way: Way, word: str) -> None:
+    assert misspelt(word, way, 0.5, 0.5) == word
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_error_keeps_the_first_and_the_last_letter_and_is_one_edit(way: Way) -> None:
+    for step in range(100):
+        made = misspelt("booking", way, step / 100, (37 * step % 100) / 100)
+        assert (made[0], made[-1]) == ("b", "g")
+        assert len(made) == len("booking") + {"drop": -1, "insert": 1}.get(way, 0)
+        if way == "swap":
+            assert sorted(made) == sorted("booking")
+            assert made != "booking"
+    assert misspelt("aooa", "swap", 0.5, 0.5) == "aooa"  # two letters of one kind are swapped unseen
+
+
+def test_keys_touch_those_beside_them_and_each_other() -> None:
+    assert (set(beside("g")), set(beside("q")), set(beside("m"))) == ({*"fhtyvb"}, {*"wa"}, {*"njk"})
+    letters = "".join(ROWS)
+    assert sorted(letters) == [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    for letter in letters:
+        assert all(letter in beside(other) for other in beside(letter))
+
+
+@pytest.mark.parametrize(("severity", "share"), list(zip(SEVERITIES, (0.1, 0.2, 0.3, 0.4, 0.5), strict=True)))
+@pytest.mark.parametrize("name", TYPOS)
+def test_a_severity_is_the_share_of_long_words_that_are_misspelt(name: str, severity: int, share: float) -> None:
+    space, x = clinc150.Clinc150().space, sentences(150)
+    made = corrupted(name, x, severity, space=space)
+    able = [
+        [misspelt(space.words[n], "drop", 0, 0) != space.words[n] for n in row] for row in space.numbers(x).tolist()
+    ]
+    changed = (made != x).any(dim=-1)
+    assert not changed[~torch.tensor(able)].any()
+    assert float(changed[torch.tensor(able)].float().mean()) == pytest.approx(share, abs=0.05)
+
+
+def test_a_misspelt_word_has_the_vector_that_the_table_gives_to_words_never_seen_in_use() -> None:
+    space, held = clinc150.Clinc150().space, clinc150.table()
+    rare = sorted({*range(1, len(held.words))} - {*held.known})
+    assert len(rare) > 4000
+    # The table was made of known vectors before they were rounded, so the same rule gives nearly the same direction.
+    for number in rare[::40]:
+        assert float(spelling.spelled(space, held.words[number]) @ held.vectors[number]) > 0.999
+
+
+def test_an_error_that_makes_another_word_has_that_words_vector() -> None:
+    space = clinc150.Clinc150().space
+    x = torch.zeros(1, 20, 64)
+    x[0, 0] = space.table[space.words.index("from")]
+    always = Typos("swap", (1.0,) * 5)
+    made = always(victim(x, space), Threat("corruption", 1), Streams([1])).squeeze(1)
+    assert "form" in space.words
+    assert space.numbers(made)[0, 0] == space.words.index("form")
+
+
+def test_a_new_word_lies_nearest_to_the_word_that_it_was_meant_to_be() -> None:
+    space = clinc150.Clinc150().space
+    known = space.table[list(space.known)].numpy()
+    names = [space.words[number] for number in space.known]
+    found = 0
+    for word in ("reservation", "transfer", "balance", "restaurant", "insurance", "directions"):
+        for way in WAYS:
+            wrong = misspelt(word, way, 0.5, 0.5)
+            assert wrong not in space.words
+            found += names[int((known @ spelling.spelled(space, wrong)).argmax())] == word
+    assert found >= 18  # of 24; an error hits up to three of a word's trigrams
+
+
+def test_by_hand_a_new_word_is_the_mean_of_those_that_share_its_trigrams() -> None:
+    rule = spelling.Speller(("card", "cart", "zoo"), np.eye(3))
+    # <ca car are re> shares 2 of 6 trigrams with <ca car ard rd> and with <ca car art rt>, none with zoo.
+    drawn = np.random.default_rng(list(b"care")).normal(size=3)
+    expected = np.array([1, 1, 0]) / math.sqrt(2) + 0.3 * drawn / np.linalg.norm(drawn)
+    np.testing.assert_allclose(rule.vector("care"), expected)
+
+
+def test_the_known_words_are_those_that_training_sentences_hold_three_times(real_data: Callable[[str], Path]) -> None:
+    texts = clinc150.sentences(real_data("clinc150") / clinc150.FILE)
+    base = [text for name in clinc150.Clinc150().classes("train") for text in texts[name.split("/")[1]]]
+    seen = Counter(word for text in base for word in clinc150.words_of(text))
+    held = clinc150.table()
+    assert [held.words[number] for number in held.known] == sorted(word for word in seen if seen[word] >= 3)
+
+
 def test_a_corruption_refuses_inputs_of_another_sort() -> None:
     x = images(1)
     with pytest.raises(InputError, match=r"^attack: corrupts sounds; these inputs are images$"):
         corrupted("white-noise", x, 1)
     with pytest.raises(InputError, match=r"^attack: corrupts images; these inputs are sounds$"):
         corrupted("fog", sounds(1), 1, space=SPEECH)
+    with pytest.raises(InputError, match=r"^attack: corrupts sentences; these inputs are images$"):
+        corrupted("typo-drop", x, 1)
 
 
 @pytest.mark.parametrize(
@@ -471,10 +595,10 @@ def test_of_a_corruption_nothing_but_the_box_and_finite_entries_is_asked() -> No
 def test_corruption_is_a_threat_and_no_norm_of_a_ball() -> None:
     norms: tuple[Norm, ...] = ("corruption",)
     assert "corruption" in THREATS
-    for name in [*IMAGES, *SOUNDS]:
+    for name in [*IMAGES, *SOUNDS, *TYPOS]:
         made: Any = catalog.attack(name)
         assert (made.norms, made.surfaces, made.needs_gradient) == (norms, ("query",), False)
-        assert len(made.constants) == len(SEVERITIES)
+        assert len(made.shares if name in TYPOS else made.constants) == len(SEVERITIES)
 
 
 class Dark:

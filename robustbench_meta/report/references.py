@@ -45,6 +45,7 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
             ("hendrycks2019corruptions",),
         ),
         **dict.fromkeys(("elastic", "pixelate", "jpeg"), ("hendrycks2019corruptions",)),
+        "typo-*": ("pruthi2019misspellings",),
         **dict.fromkeys(("white-noise", "reverberation", "band-limit", "clipping"), ()),
         "fgsm": ("goodfellow2015fgsm",),
         "fgsm-rs": ("wong2020fast",),
