@@ -16,9 +16,23 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scripts import load
 from torch import Tensor
 
-from robustbench_meta import catalog, evaluate, filters, grid, report, spelling, statistics, store, threats
+from robustbench_meta import (
+    catalog,
+    evaluate,
+    external,
+    filters,
+    grid,
+    report,
+    spelling,
+    statistics,
+    store,
+    submissions,
+    threats,
+    tracks,
+)
 from robustbench_meta.attacks.image_corruptions import ImageCorruption
 from robustbench_meta.attacks.sound_corruptions import SoundCorruption, power
 from robustbench_meta.attacks.typos import ROWS, Typos, Way, beside, misspelt
@@ -835,6 +849,37 @@ def test_a_learner_is_evaluated_from_end_to_end(tmp_path: Path) -> None:
     assert part(means, "strokes-protonet-standard", "mean")["accuracy"] == pytest.approx(table["robust"].mean())
 
 
+def test_an_entry_of_a_board_may_be_right_where_it_was_wrong_and_must_be_able_to_meet_its_corruption(
+    tmp_path: Path,
+) -> None:
+    axes = grid.Grid(grid.named_attacks(["brightness"]), norms=("corruption",), eps=(5.0,), ways=2, shots=(1,))
+    plan = grid.make_plan(axes, [subject()], tmp_path)
+    assert not grid.execute(plan, tmp_path, tasks=3)
+    (entry,) = submissions.entries_of(tmp_path, {}, submissions.About(authors=("A",)), "1.2.3")
+    bits = [[int(text, 16) for text in row[1:3]] for row in entry.cells[0].tasks]
+    assert any(after & ~before for before, after in bits)
+    assert [problem.text for problem in tracks.of_entry("e.json", entry)] == []
+    (one,) = entry.cells
+    noise = {"attack": "white-noise", "attack_fields": repr(catalog.attack("white-noise"))}
+    other = one.model_copy(update={"cell": one.cell.model_copy(update=noise)})
+    (problem,) = tracks.of_entry("e.json", entry.model_copy(update={"cells": (other,)}))
+    assert problem.text == "e.json: cells.0.attack: 'white-noise'; it corrupts sounds, which strokes has none of"
+
+
+def test_nobody_can_claim_to_be_a_worse_corruption(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^norm: 'corruption' has no adversary who could be claimed; legal: linf, l2"):
+        external.write_external(
+            tmp_path,
+            "checkpoints/strokes-protonet-standard",
+            {0: np.zeros((75, 1, 28, 28))},
+            attack="mine",
+            authors="A",
+            robust=0.1,
+            eps=5,
+            norm="corruption",
+        )
+
+
 def test_recorded_speech_is_corrupted_at_its_own_rate(real_data: Callable[[str], Path], tmp_path: Path) -> None:
     family = catalog.family("spoken-digits", root=real_data("fsdd"))
     assert isinstance(family.space, Sounds)
@@ -844,3 +889,23 @@ def test_recorded_speech_is_corrupted_at_its_own_rate(real_data: Callable[[str],
     loud = torch.fft.rfft(made, 2 * x.shape[-1]).abs()
     above = torch.fft.rfftfreq(2 * x.shape[-1], 1 / 8000) > 900
     assert float(loud[..., above].max()) < 0.2 * float(loud.max())
+
+
+def test_the_page_of_the_benchmark_pairs_learners_and_says_what_is_shown(tmp_path: Path) -> None:
+    benchmark = load("corruptions")
+    folder = tmp_path / "strokes"
+    store.prepare(folder)
+    for name, level in (("standard", 6), ("aq", 8)):
+        for attack, severity in ((attack, severity) for attack in ("fog", "snow") for severity in SEVERITIES):
+            about = replace(cell(attack, severity, checkpoint=name, weights=name, algorithm="protonet"), defense=name)
+            right = level - severity // 2
+            records = [
+                Record(task, (True,) * 9 + (False,), tuple(at < right + task % 2 for at in range(10)), 0.5, 10, 0)
+                for task in range(6)
+            ]
+            store.append(folder, about, records, store.Timing(tuple(range(6)), 1.0, "cpu", 1))
+    text = benchmark.page(tmp_path)
+    # Severities 1 to 5 leave level - 0, 1, 1, 2 and 2 of ten, and one more in every second task.
+    assert "| `standard` | 2 | 90.0 ± 0.0 | **53.0 ± 5.7** | 37.0 ± 5.7 | 45.0 ± 5.7 | 6 |" in text
+    assert "| `strokes` | +0.0 ± 0.0 | **+20.0 ± 0.0** | +20.0 ± 0.0 | higher | 6 |" in text
+    assert "| fog | 53.0 ± 5.7 | 73.0 ± 5.7 | +20.0 ± 0.0 |" in text
