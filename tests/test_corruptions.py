@@ -907,5 +907,8 @@ def test_the_page_of_the_benchmark_pairs_learners_and_says_what_is_shown(tmp_pat
     text = benchmark.page(tmp_path)
     # Severities 1 to 5 leave level - 0, 1, 1, 2 and 2 of ten, and one more in every second task.
     assert "| `standard` | 2 | 90.0 ± 0.0 | **53.0 ± 5.7** | 37.0 ± 5.7 | 45.0 ± 5.7 | 6 |" in text
+    report.write(store.read(folder), [], tmp_path)
+    headline = "Highest mean corruption accuracy: aq, 73.0 ± 5.7 %, n = 6; highest worst case at severity 5: aq, 65.0"
+    assert headline in (tmp_path / "leaderboard.md").read_text(encoding="utf-8")
     assert "| `strokes` | +0.0 ± 0.0 | **+20.0 ± 0.0** | +20.0 ± 0.0 | higher | 6 |" in text
     assert "| fog | 53.0 ± 5.7 | 73.0 ± 5.7 | +20.0 ± 0.0 |" in text

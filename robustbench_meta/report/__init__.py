@@ -44,7 +44,7 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     report = tables.tables(results, boards, gallery)
     met, unmet = protocols.tables(results, boards, trained)
     report = replace(report, transfers=transfer.tables(results, boards), protocols=met, unmet=unmet)
-    report = replace(report, corrupted=corruptions.tables(results, boards))
+    report = corruptions.shown(report, corruptions.tables(results, boards))
     titled = tables.titled(gallery, results.cells)
     read = sentences.sheets(titled)
     pictured = [item for item in titled if not sentences.is_text(item)]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from robustbench_meta.outcomes import Results
 from robustbench_meta.ranking import Standing
-from robustbench_meta.report.tables import NONE, Corrupted, CorruptedRow, Value, row_names, slugs, steps_text
+from robustbench_meta.report.tables import NONE, Corrupted, CorruptedRow, Report, Value, row_names, slugs, steps_text
 from robustbench_meta.statistics import MEAN, WORST_CASE, corrupted, mean_difference
 
 
@@ -37,6 +37,19 @@ def tables(results: Results, boards: list[list[Standing]]) -> dict[str, Corrupte
             made = _table(board, names)
             found |= {slug: made} if made.rows else {}
     return found
+
+
+def shown(report: Report, found: dict[str, Corrupted]) -> Report:
+    """Put the tables of corruptions into a report, and the highest mean before the highest worst case."""
+    made = [replace(one, foremost=_foremost(found[one.slug])) if one.slug in found else one for one in report.tables]
+    return replace(report, tables=made, corrupted=found)
+
+
+def _foremost(one: Corrupted) -> str:
+    best = max((row for row in one.rows if row.mean.firm), key=lambda row: row.mean.mean, default=None)
+    if best is None:
+        return ""
+    return f"highest mean corruption accuracy: {best.name}, {best.mean.text} %, n = {best.n}"
 
 
 def _table(board: list[Standing], names: dict[tuple[str, str], str]) -> Corrupted:

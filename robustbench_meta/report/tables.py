@@ -168,6 +168,7 @@ class Table:
     rows: list[Row]
     differences: list[Difference]
     budget: str = "ε"  # what an eps is called
+    foremost: str = ""  # what is said before the worst case
 
     @property
     def several(self) -> bool:
@@ -177,6 +178,10 @@ class Table:
     @property
     def headline(self) -> str:
         """Name the best ranked row, and what its number is worth; empty if nothing is ranked."""
+        return "; ".join(filter(None, [self.foremost, self._best]))
+
+    @property
+    def _best(self) -> str:
         ranked = [row for row in self.rows if row.kind == "ranked"]
         lead = max(ranked, key=lambda row: row.worst[0].mean, default=None)
         if lead is None:
