@@ -156,7 +156,7 @@ def _kinds(family: str, board: tuple[Standing, Standing]) -> str:
         (tasks, a), (others, b) = (_over_severities(one, name) for one in board)
         difference = _signed(on_shared(others, b, tasks, a))
         rows.append([name, _text(usual.loc[(name, 0)]), _text(robust.loc[(name, 0)]), difference])
-    return grid([f"`{family}`", *DEFENSES, "Difference"], rows)
+    return grid([f"`{family}`, n = {usual['tasks'].iloc[0]}", *DEFENSES, "Difference"], rows)
 
 
 def _over_severities(one: Standing, name: str) -> tuple[np.ndarray, np.ndarray]:
