@@ -191,8 +191,9 @@ def usual_attacks(norms: Sequence[Norm], subjects: Sequence[Subject]) -> dict[st
     found = {} if set(norms) == {"corruption"} else named_attacks(ATTACKS)
     if "corruption" in norms:
         served = {subject.family.space.inputs for subject in subjects}
-        every = catalog.shelf("attacks").presets
-        found |= {name: every[name] for name in sorted(every) if getattr(every[name], "needs_inputs", "") in served}
+        for name, attack in sorted(catalog.shelf("attacks").presets.items()):
+            if "corruption" in attack.norms and getattr(attack, "needs_inputs", "") in served:
+                found[name] = attack
     return found
 
 

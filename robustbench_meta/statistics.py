@@ -323,7 +323,7 @@ def mean_corruption(one: Standing) -> tuple[np.ndarray, np.ndarray]:
     """Return the tasks [n] that an entry met under all its corruptions, and its accuracy by seed and task [R, n]."""
     met = _met(one)
     _, parts, _ = _parts_of(one, met, complete=True)
-    return _everywhere(met), parts[MEAN, None]
+    return _everywhere(met), parts.get((MEAN, None), np.empty((1, 0)))
 
 
 def mean_difference(one: Standing, board: list[Standing]) -> tuple[Entry | None, tuple[float, float, int]]:
@@ -332,9 +332,11 @@ def mean_difference(one: Standing, board: list[Standing]) -> tuple[Entry | None,
     Paired task by task; nothing (None, NaN) where there is no reference, or the two met other corruptions.
     """
     reference = _reference(one, board)
-    if reference is None or not _met(one) or _met(one).keys() != _met(reference).keys():
-        return None, (float("nan"), float("nan"), 0)
-    return reference.entry, paired(*mean_corruption(one), *mean_corruption(reference))
+    if reference is not None and _met(one).keys() == _met(reference).keys():
+        found = paired(*mean_corruption(one), *mean_corruption(reference))
+        if found[2]:
+            return reference.entry, found
+    return None, (float("nan"), float("nan"), 0)
 
 
 _Runs = dict[tuple[str, int], Bits]  # by corruption and severity

@@ -88,7 +88,7 @@ def within(x_adv: Tensor, x: Tensor, threat: Threat, box: Box) -> bool:
 def check(threat: Threat, box: Box) -> Threat:
     """Refuse a budget that is not a finite number >= 0, or that covers more than half of the box in Linf.
 
-    A severity is a whole number from 0 to 5, and of queries alone: nobody chooses it.
+    A severity is a whole number from 0 to 5.
     """
     if threat.norm not in THREATS:
         raise InputError(f"norm: {threat.norm!r} is not one of {', '.join(THREATS)}")

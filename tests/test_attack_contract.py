@@ -24,7 +24,7 @@ from robustbench_meta.types import NORMS, Attack, Box, Cost, Norm, Streams, Thre
 
 NUMBERED = ("noise-5", "pgd-3", "pgd-10-aq", "pgd-10-rmaml", "pgd-20-dfsl", "pgd-mt-20")
 NAMES = sorted({*catalog.names("attacks"), *NUMBERED, "fgsm+apgd-ce"})
-# Words that are replaced have closed forms of their own, in test_words.py.
+# Words that are replaced have closed forms of their own, in test_words.py, and corruptions in test_corruptions.py.
 CLAIMS = [(name, norm) for name in NAMES for norm in catalog.attack(name).norms if norm in NORMS]
 GRADIENT_CLAIMS = [(name, norm) for name, norm in CLAIMS if catalog.attack(name).needs_gradient]
 OWN_CLAIMS = [(name, norm) for name, norm in CLAIMS if ".via_" not in type(catalog.attack(name)).__module__]

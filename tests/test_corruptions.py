@@ -780,6 +780,19 @@ def test_two_entries_are_compared_by_their_means_task_by_task() -> None:
     assert half == pytest.approx(12.7062 * np.std(by_task, ddof=1) / math.sqrt(2), rel=1e-4)
 
 
+def test_entries_that_share_no_task_are_not_compared_and_results_without_corruptions_have_no_means() -> None:
+    shifted = TWO.tasks.assign(task=TWO.tasks["task"] + 5 * TWO.tasks["key"].isin(keys_of("aq")))
+    (board,) = standings(replace(TWO, tasks=shifted))
+    for one in board:
+        reference, (difference, _, n) = statistics.mean_difference(one, board)
+        assert (reference, math.isnan(difference), n) == (None, True, 0)
+    assert statistics.corruptions(replace(TWO, cells=TWO.cells.assign(norm="linf"))).empty
+
+
+def keys_of(name: str) -> list[str]:
+    return list(TWO.cells[TWO.cells["checkpoint"] == name]["key"])
+
+
 def test_a_report_names_severities_and_corruptions_and_no_budget(tmp_path: Path) -> None:
     report.write(TWO, [], tmp_path)
     for name in ("leaderboard.md", "leaderboard.html"):
