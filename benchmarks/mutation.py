@@ -56,8 +56,8 @@ MUTANTS = (
     Mutant(
         "eps x 255",
         "evaluate.py",
-        "    rng = Streams([seed_of(store.key(cell), task) for task in tasks])\n",
-        "    rng = Streams([seed_of(store.key(cell), task) for task in tasks])\n"
+        "    rng = Streams([seed_of(_stream(cell), task) for task in tasks])\n",
+        "    rng = Streams([seed_of(_stream(cell), task) for task in tasks])\n"
         "    wide = Threat(cell.threat.norm, 255 * cell.threat.eps, cell.threat.surface)\n"
         '    cell = Cell(**{**vars(cell), "threat": wide})\n',
     ),

@@ -7,8 +7,8 @@ Vectors come from the sentences of the training domains alone. A word's row of p
 with the words around it, up to WINDOW away, is brought to WIDTH dimensions by a singular value decomposition, with
 the square roots of the singular values and smoothed contexts (Levy, Goldberg and Dagan 2015, "Improving distributional
 similarity with lessons learned from word embeddings", TACL 3). A word that those sentences hold fewer than LEAST times
-takes the mean of the words most of whose letter trigrams it shares, and a part of its own. Vectors have length one, and
-directions that whole numbers up to 127 can give.
+takes the mean of the words most of whose letter trigrams it shares, and a part of its own (spelling.py). Vectors have
+length one, and directions that whole numbers up to 127 can give.
 
 What may stand in a word's place are neighbours by vector, at most MOST of cosine CLOSEST or more, that WordNet (Miller
 1995, Communications of the ACM 38) gives as synonyms: of one part of speech, in one of the first SENSES senses of both,
@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
+from robustbench_meta.spelling import Speller, steps_of, unit
 from robustbench_meta.tasks import clinc150
 from robustbench_meta.tasks.clinc150 import Clinc150, Table
 
@@ -37,7 +38,6 @@ CLOSEST, SENSES, MOST = 0.2, 2, 8
 SMOOTHED = 0.75  # the power that context frequencies are raised to
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 SIBILANTS = ("s", "x", "z", "ch", "sh")  # endings after which a plural is -es
-NEAREST, OWN = 5, 0.3  # words that a rare one is the mean of, and the share of a part of its own
 FOLDER = Path(clinc150.__file__).parent
 
 
@@ -49,15 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     made = build(args.data_root / clinc150.FILE, args.wordnet)
     if not args.check:
-        words, vectors = clinc150.written(made)
-        (FOLDER / clinc150.WORDS).write_bytes(words)
-        (FOLDER / clinc150.VECTORS).write_bytes(vectors)
-        print(f"TABLE_SHA256 = {hashlib.sha256(words + vectors).hexdigest()!r}")
+        files = clinc150.written(made)
+        for name, content in zip((clinc150.WORDS, clinc150.VECTORS, clinc150.KNOWN), files, strict=True):
+            (FOLDER / name).write_bytes(content)
+        print(f"TABLE_SHA256 = {hashlib.sha256(b''.join(files)).hexdigest()!r}")
         swappable = [len(row) for row in made.swaps if row]
         print(f"{len(made.words)} words, {len(swappable)} of which may be replaced, by {np.mean(swappable):.1f} each")
         return 0
     held = clinc150.table()
-    if made.words != held.words:
+    if (made.words, made.known) != (held.words, held.known):
         print("the words differ")
         return 1
     cosine = np.sum(made.vectors * held.vectors, axis=1)[1:]
@@ -74,14 +74,15 @@ def build(path: Path, wordnet: Path) -> Table:
     base = [clinc150.words_of(text) for name in Clinc150().classes("train") for text in sentences[name.split("/")[1]]]
     seen = Counter(word for sentence in base for word in sentence)
     known = [word for word in words if seen[word] >= LEAST]
-    vectors = dict(zip(known, _decomposed(base, known), strict=True))
-    spelled = _spelled([word for word in words if word not in vectors], vectors)
-    every_vector = np.stack([vectors[word] if word in vectors else spelled[word] for word in words])
-    matrix = clinc150.unit(clinc150.steps_of(every_vector))
+    found = _decomposed(base, known)
+    vectors, rule = dict(zip(known, found, strict=True)), Speller(tuple(known), found)
+    every_vector = np.stack([vectors[word] if word in vectors else rule.vector(word) for word in words])
+    matrix = unit(steps_of(every_vector))
     if len(np.unique(matrix, axis=0)) != len(words):
         raise SystemExit("two words have the same vector")
     swaps = _swaps(words, matrix, _synonyms(wordnet, set(words)))
-    return Table(("", *words), np.concatenate([np.zeros((1, WIDTH), np.float32), matrix]), swaps)
+    table = np.concatenate([np.zeros((1, WIDTH), np.float32), matrix])
+    return Table(("", *words), table, swaps, tuple(words.index(word) + 1 for word in known))
 
 
 def _decomposed(sentences: list[list[str]], known: list[str]) -> np.ndarray:
@@ -101,26 +102,6 @@ def _decomposed(sentences: list[list[str]], known: list[str]) -> np.ndarray:
     # A singular vector has no sign of its own: its largest entry is positive.
     found *= np.sign(found[np.abs(found).argmax(axis=0), np.arange(WIDTH)])
     return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
-
-
-def _spelled(rare: list[str], vectors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Give words that were not met the mean of those that are spelled like them."""
-    parts = {word: _trigrams(word) for word in vectors}
-    made = {}
-    for word in rare:
-        own = _trigrams(word)
-        alike = {other: len(own & held) / len(own | held) for other, held in parts.items() if own & held}
-        best = sorted(alike, key=lambda other: (-alike[other], other))[:NEAREST] or sorted(vectors)[:NEAREST]
-        mean = np.sum([alike.get(other, 1.0) * vectors[other] for other in best], axis=0)
-        # A part of its own, drawn from its letters, so that no two words are one.
-        own_part = np.random.default_rng(list(word.encode())).normal(size=WIDTH)
-        made[word] = mean / np.linalg.norm(mean) + OWN * own_part / np.linalg.norm(own_part)
-    return made
-
-
-def _trigrams(word: str) -> set[str]:
-    framed = f"<{word}>"
-    return {framed[i : i + 3] for i in range(len(framed) - 2)}
 
 
 def _synonyms(folder: Path, words: set[str]) -> dict[str, set[str]]:

@@ -61,7 +61,8 @@ def evaluate(
     object gets x [S,*X] in the family's units and y [S] int64, and scores queries as [Q,N]; `name` identifies it.
     With `out`, results stay in that folder and what is there is not run again, so give a changed object another
     name. `protocol` names a preset of protocols.py, whose knobs are replaced by those given here; else attacks are
-    fgsm, pgd-20 and pgd-mt-50, in linf on the queries, 15 a class, of the test split at seed 0. `tasks` is 100 unless
+    fgsm, pgd-20 and pgd-mt-50 (of the norm "corruption" all that serve the family, at every severity), in linf on the
+    queries, 15 a class, of the test split at seed 0. `tasks` is 100 unless
     the protocol says otherwise or `budget` (seconds, or "20m") picks it. `audit` looks for masked gradients afterwards
     (see flags.py): a learner with a red flag has status "flagged". `workers` processes share the work, or with
     `executor="ray"` the cluster at `address` does. `save_adversarial` keeps every attacked query below `out`, and the

@@ -181,16 +181,23 @@ def evaluate(
     attacks: Annotated[
         str | None,
         typer.Option(
-            help="See `rbm list attacks`; file:PATH is an adversarial test set. Default: fgsm,pgd-20,pgd-mt-50."
+            help="See `rbm list attacks`; file:PATH is an adversarial test set. Default: fgsm,pgd-20,pgd-mt-50; of"
+            " corruption all that serve the family."
         ),
     ] = None,
     eps: Annotated[
         str | None,
-        typer.Option(help="As 2/255,0.03. Default in linf: 2/255,4/255,8/255 for colour, 0.05,0.1 for grey images."),
+        typer.Option(
+            help="As 2/255,0.03. Default in linf: 2/255,4/255,8/255 for colour, 0.05,0.1 for grey images; of"
+            " corruption the severities 1,2,3,4,5."
+        ),
     ] = None,
     norm: Annotated[
         str | None,
-        typer.Option(help="linf, l2, l1; words (eps of them), labels of the support (eps in all). Default: linf."),
+        typer.Option(
+            help="linf, l2, l1; words (eps of them), labels of the support (eps in all), corruption (by severity)."
+            " Default: linf."
+        ),
     ] = None,
     surface: Annotated[str | None, typer.Option(help="query, support (poisoning). Default: query.")] = None,
     fraction: Annotated[

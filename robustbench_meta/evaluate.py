@@ -9,7 +9,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -150,7 +150,7 @@ def run(
         except BaseException:
             adaptations.forget()
             raise
-        records += _records(found, group)
+        records += _records(found, group, cell.threat)
         if group[0] == 0 and _to_look_at(cell, attack):
             pictures = _pictures(found, cell.threat, getattr(family, "rate", None))
         if examples:
@@ -204,7 +204,7 @@ def _attack(
     tasks: Sequence[int],
     adaptations: Adaptations,
 ) -> _Attacked:
-    rng = Streams([seed_of(store.key(cell), task) for task in tasks])
+    rng = Streams([seed_of(_stream(cell), task) for task in tasks])
     # What a user's object draws itself must not differ between attacks, or clean accuracy would.
     with own_randomness(seed_of(f"learner {cell.seed}", tasks[0])):
         adapted = adaptations.of(cell, learner, family, tasks)
@@ -230,6 +230,13 @@ def _attack(
         attacked = _rescored(learner, fitted, episodes, x_adv, cell)
     found = x_adv.view(episodes.query_x.shape) if cell.threat.surface == "query" else x_adv
     return _Attacked(episodes, found, clean, attacked, moved.view(len(tasks), -1).amax(1), victim)
+
+
+def _stream(cell: Cell) -> str:
+    """Name what an attack draws by: its cell; but all learners meet the same corrupted queries, as in a data set."""
+    if cell.threat.norm == "corruption":
+        cell = replace(cell, weights="", algorithm="", defense="", norm_mode="", steps=None)
+    return store.key(cell)
 
 
 def _checked(x_adv: Any, x: Tensor, threat: Threat, victim: Victim) -> Tensor:
@@ -272,10 +279,11 @@ def scores_of(learner: AnyLearner, fitted: Any, x: Tensor, ways: int) -> Tensor:
     return scores
 
 
-def _records(found: _Attacked, tasks: Sequence[int]) -> list[Record]:
+def _records(found: _Attacked, tasks: Sequence[int], threat: Threat) -> list[Record]:
     y = found.episodes.query_y
-    clean = losses.correct(found.clean, y)
-    survived = clean & losses.correct(found.attacked, y)
+    clean, survived = losses.correct(found.clean, y), losses.correct(found.attacked, y)
+    if threat.norm != "corruption":  # whose accuracy counts what is right by chance too, as clean accuracy does
+        survived &= clean
     columns = (clean, survived, found.distance, found.victim.cost.forwards, found.victim.cost.backwards)
     rows = zip(tasks, *(column.tolist() for column in columns), strict=True)
     return [Record(task, tuple(before), tuple(after), *rest) for task, before, after, *rest in rows]

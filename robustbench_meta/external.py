@@ -92,6 +92,8 @@ def write_external(
     root = None if data_root is None else Path(data_root)
     other = None if family is None else grid.choose_family(family, root)
     subject = grid.load_subject(Path(ckpt), family=other, root=root, device="cpu")
+    if norm == "corruption":
+        raise InputError("norm: 'corruption' has no adversary who could be claimed; legal: linf, l2, l1, words")
     budget = threats.check(Threat(norm, grid.parse_eps(eps)), subject.family.space)
     spec = Spec(ways or subject.learner.ways, shots or subject.shots, queries)
     cell = Cell(
@@ -235,6 +237,8 @@ def _unlike(claim: Claim, attack: FromFile) -> list[str]:
         held_tasks = f"{attack.tasks} tasks from 0 on and {len(held.tasks)} in all"
         found.append(f"tasks: the set holds {held_tasks}, the claim says {claim.tasks}")
     spec = Spec(**claim.spec.model_dump())
+    if claim.norm == "corruption":
+        found.append("norm: 'corruption' has no adversary who could be claimed; legal: linf, l2, l1, words")
     for name, theirs, mine in (
         *((name, getattr(made, name), getattr(claim, name)) for name in ("attack", "family", "split", "steps", "seed")),
         *((name, getattr(made.threat, name), getattr(claim, name)) for name in ("norm", "eps", "surface")),

@@ -23,6 +23,7 @@ from robustbench_meta.evaluate import Adaptations, AnyLearner, Block, CellError,
 from robustbench_meta.executors import Executor, InProcess, Outcome
 from robustbench_meta.libraries import missing
 from robustbench_meta.types import (
+    SEVERITIES,
     SPLITS,
     SURFACES,
     THREATS,
@@ -40,6 +41,7 @@ from robustbench_meta.types import (
 )
 
 ATTACKS = ("fgsm", "pgd-20", "pgd-mt-50")
+DISCRETE_ATTACKS: dict[Norm, tuple[str, ...]] = {"words": ("words-greedy",), "labels": ("flips-greedy",)}
 COLOUR_EPS, GREY_EPS = (2 / 255, 4 / 255, 8 / 255), (0.05, 0.1)
 REPLACED_EPS: dict[Norm, tuple[float, ...]] = {"words": (1.0, 2.0, 4.0), "labels": (1.0, 2.0, 5.0)}
 TASKS, PROBE_TASKS, MOST_TASKS = 100, 2, 10_000
@@ -54,7 +56,8 @@ class Grid:
     """The axes of a grid; None takes each learner's own value.
 
     These are the training shots and ways, the algorithm's test steps, and in linf the family's budgets: 2, 4
-    and 8/255 for colour images, 0.05 and 0.1 for grey ones; where all attacks are adversarial test sets, their own eps.
+    and 8/255 for colour images, 0.05 and 0.1 for grey ones; of corruptions all severities; where all attacks are
+    adversarial test sets, their own eps.
     `save_adversarial` keeps every attacked query.
     """
 
@@ -184,6 +187,18 @@ def named_attacks(names: Iterable[str]) -> dict[str, Attack]:
     """Look up attacks by name, in the order given; an adversarial test set has a name of its own, wherever it lies."""
     found = {name: catalog.attack(name) for name in names}
     return {attack.name if isinstance(attack, FromFile) else name: attack for name, attack in found.items()}
+
+
+def usual_attacks(norms: Sequence[Norm], subjects: Sequence[Subject]) -> dict[str, Attack]:
+    """Return the attacks of an evaluation that names none; of corruptions, all that serve one of the families."""
+    ours = [name for norm in norms if norm != "corruption" for name in DISCRETE_ATTACKS.get(norm, ATTACKS)]
+    found = named_attacks(dict.fromkeys(ours)) if ours else {}
+    if "corruption" in norms:
+        served = {subject.family.space.inputs for subject in subjects}
+        for name, attack in sorted(catalog.shelf("attacks").presets.items()):
+            if "corruption" in attack.norms and getattr(attack, "needs_inputs", "") in served:
+                found[name] = attack
+    return found
 
 
 def choose_family(name: str, root: Path | None = None, **options: Any) -> TaskFamily:
@@ -675,6 +690,8 @@ def _refusal(cell: Cell, learner: AnyLearner, attack: Attack) -> str:
         return f"{name}: works in {', '.join(attack.norms)}, not in {threat.norm}"
     if threat.surface not in attack.surfaces:
         return f"{name}: attacks the {' or '.join(attack.surfaces)}, not the {threat.surface}"
+    if (needed := getattr(attack, "needs_inputs", "")) and needed != (given := learner.space.inputs):
+        return f"{name}: corrupts {needed}; {cell.family} has {given if given != 'other' else 'other inputs'}"
     if attack.needs_gradient and not learner.differentiable:
         return f"{name}: needs gradients, and the learner's scores carry none to its inputs (try noise or square)"
     if attack.needs_single_points and learner.norm_mode == "batch":
@@ -705,6 +722,8 @@ def _budgets(grid: Grid, family: TaskFamily, norm: Norm) -> tuple[float, ...]:
         return tuple(sorted({one.eps for one in sets if one.norm == norm} or {one.eps for one in sets}))
     if norm in REPLACED_EPS:
         return REPLACED_EPS[norm]
+    if norm == "corruption":
+        return tuple(map(float, SEVERITIES))
     if norm != "linf":
         raise InputError(f"eps: {norm} has no default; give it, for one 0.5")
     shape = family.space.shape

@@ -61,6 +61,20 @@ class Board:
         """The accuracy, clean and robust, of a predictor that always gives the same class."""
         return 1 / self.ways
 
+    @property
+    def corrupted(self) -> bool:
+        """Whether no adversary acts on it, but corruptions of five severities."""
+        return is_corruption(self.norm)
+
+    @property
+    def budget(self) -> str:
+        """What an eps is called here."""
+        return "severity" if self.corrupted else "ε"
+
+    def at(self, eps: float) -> str:
+        """Write an eps in a sentence: ε = 8/255, severity 5."""
+        return f"severity {eps_text(eps)}" if self.corrupted else f"ε = {eps_text(eps)}"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -82,6 +96,7 @@ class Entry:
 class Bits:
     """The verdicts of one cell, in task order: tasks [n], clean and survived [n, Q], rows sent [n].
 
+    What survived was right when clean; under a corruption it is whatever is right, so that its mean is the accuracy.
     Those of several training `seeds` stand side by side, Q for each.
     """
 
@@ -229,7 +244,7 @@ def cards(results: Results) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
 
 def outcomes(results: Results) -> list[Outcome]:
     """Return the worst case of every entry at every eps it met, board by board."""
-    bits, found = bits_by_key(results.tasks), []
+    bits, found = bits_by_key(results), []
     # 8/255 and what a division elsewhere made of it are one budget.
     cells = [{**cell, "eps": round(cell["eps"], 9)} for cell in name_attacks(records(results.cells))]
     audits = _grouped(records(results.audits), _audit_identity)
@@ -250,6 +265,11 @@ def outcomes(results: Results) -> list[Outcome]:
 def is_object(algorithm: str) -> bool:
     """Say whether a learner is an object of somebody's program, of which there is no checkpoint and no card."""
     return algorithm in ("custom", f"custom {BLACK_BOX}")
+
+
+def is_corruption(norm: str) -> bool:
+    """Say whether a threat has no adversary: its eps is a severity, and what is right counts as it does when clean."""
+    return norm == "corruption"
 
 
 def is_set(attack_fields: str) -> bool:
@@ -392,7 +412,7 @@ def _is_own(cell: dict[str, Any]) -> bool:
 
 
 def stand(runs: Iterable[Bits], tasks: np.ndarray) -> np.ndarray:
-    """Return which queries survive every run [n, Q]; a run without a task says nothing about it."""
+    """Return which queries are right when clean and in every run [n, Q]; a run without a task says nothing about it."""
     standing: np.ndarray | None = None
     for run in runs:
         at = np.minimum(run.at(tasks), len(run.tasks) - 1)
@@ -401,7 +421,7 @@ def stand(runs: Iterable[Bits], tasks: np.ndarray) -> np.ndarray:
             standing = np.ones((len(tasks), run.survived.shape[1]), bool)
         if run.survived.shape[1] != standing.shape[1]:
             _refuse(f"results: one entry has {standing.shape[1]} and {run.survived.shape[1]} judged queries in a task")
-        standing[rows] &= run.survived[at[rows]]
+        standing[rows] &= run.clean[at[rows]] & run.survived[at[rows]]
     assert standing is not None
     return standing
 
@@ -419,9 +439,15 @@ def records(cells: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def bits_by_key(tasks: pd.DataFrame) -> dict[str, Bits]:
-    """Turn bit strings into arrays, by cell key; a query that is wrong when clean never counts as robust."""
-    found = {}
+def bits_by_key(results: Results) -> dict[str, Bits]:
+    """Turn bit strings into arrays, by cell key; a query that is wrong when clean never counts as robust.
+
+    Under a corruption it may be right all the same, and counts as right there, as in the literature.
+    """
+    found, tasks = {}, results.tasks
+    corrupted = {
+        cell["key"] for cell in results.cells[["key", "norm"]].to_dict("records") if is_corruption(cell["norm"])
+    }
     # Plain lists and arrays, since a frame of its own for each of thousands of cells takes seconds.
     columns = {name: tasks[name].to_numpy() for name in ("task", "clean", "survived", "forwards", "backwards")}
     for key, places in tasks.groupby("key", sort=False).indices.items():
@@ -430,7 +456,8 @@ def bits_by_key(tasks: pd.DataFrame) -> dict[str, Bits]:
         if clean.shape != survived.shape:
             _refuse(f"results: cell {key}: clean and survived bits differ in length")
         sent = (columns["forwards"][rows], columns["backwards"][rows])
-        found[str(key)] = Bits(columns["task"][rows], clean, clean & survived, *sent)
+        survived = survived if key in corrupted else clean & survived
+        found[str(key)] = Bits(columns["task"][rows], clean, survived, *sent)
     return found
 
 
@@ -466,7 +493,7 @@ def entry_of(cell: dict[str, Any]) -> Entry:
 
 
 def board_order(board: Board) -> tuple[Any, ...]:
-    return (board.surface != "query", board.track, *asdict(board).values())
+    return (board.surface != "query", board.corrupted, board.track, *asdict(board).values())
 
 
 def entry_order(entry: Entry) -> tuple[Any, ...]:

@@ -76,7 +76,9 @@ def make(choice: Choice, protocol: Protocol | None, subjects: Sequence[Subject],
         given: dict[str, Any] = {"norms": choice.norms, "surfaces": choice.surfaces, "fraction": choice.fraction}
         given |= {"split": choice.split, "seed": choice.seed}
         axes = Grid(
-            attacks=grid.named_attacks(grid.ATTACKS) if choice.attacks is None else choice.attacks,
+            attacks=grid.usual_attacks(choice.norms or ("linf",), subjects)
+            if choice.attacks is None
+            else choice.attacks,
             eps=choice.eps,
             shots=choice.shots,
             steps=choice.steps,

@@ -8,6 +8,7 @@ over seeds and tasks from three seeds on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -50,13 +51,13 @@ COLUMNS = (
     *("status", "flags", "seconds"),
 )
 ACCURACIES = tuple(f"{name}{end}" for name in ("clean", "robust") for end in ("", "_ci95", "_low", "_high"))
-WORST_CASE, ALL_OTHERS = "worst case", "all others"
+WORST_CASE, ALL_OTHERS, MEAN = "worst case", "all others", "mean"
 CONSTANT = "constant predictor"
 
 
 def summarise(results: Results) -> pd.DataFrame:
     """Return one row per cell with the columns of cells.csv, and `key`; a failed cell's accuracies are NaN."""
-    bits, rows = bits_by_key(results.tasks), []
+    bits, rows = bits_by_key(results), []
     checks = {(one.board, one.entry): one.check for board in checkpoints(results) for one in board}
     for cell in records(results.cells):
         mine, check = bits.get(cell["key"]), checks[board_of(cell), entry_of(cell)]
@@ -285,6 +286,97 @@ def _step_pairs(one: Standing, other: Standing) -> Iterator[tuple[str, float, _C
         a, b = one.outcomes[eps], other.outcomes[eps]
         if a.complete and b.complete:
             yield WORST_CASE, eps, (a.tasks, a.known), (b.tasks, b.known)
+
+
+def corruptions(results: Results) -> pd.DataFrame:
+    """Return accuracy under common corruptions, one row for each part of it, of every entry of boards of corruptions.
+
+    `part` is "clean", "mean" (over all corruptions and severities that the board's entries met), a corruption (mean
+    over its severities) or "worst case"; with a `severity`, the same at that one alone. All on the tasks that an entry
+    met everywhere. `accuracy` counts every query that is right, as clean accuracy does; the worst case those that are
+    right when clean and under everything up to its severity. `drop` is clean minus it, paired task by task. An entry
+    that lacks a corruption at some severity has no means; `missing` says how many.
+    """
+    return corrupted(standings(results))
+
+
+def corrupted(boards: Iterable[list[Standing]]) -> pd.DataFrame:
+    """Return the columns of `corruptions` for boards at hand."""
+    rows = []
+    for board in (one for one in boards if one[0].board.corrupted):
+        met = {one.entry: _met(one) for one in board}
+        needed = set().union(*met.values())
+        for one in board:
+            named = {**fields_of(one.board), **fields_of(one.entry), "missing": len(needed - met[one.entry].keys())}
+            clean, parts, n = _parts_of(one, met[one.entry], complete=not named["missing"])
+            for (part, severity), sample in parts.items():
+                row = {**named, "part": part, "severity": severity, "tasks": n}
+                row["accuracy"], row["ci95"] = spanning(sample)
+                row["drop"], row["drop_ci95"] = spanning(clean - sample)
+                rows.append(row)
+    columns = [*field_names(Board), *field_names(Entry), "missing", "part", "severity", "tasks"]
+    columns += ["accuracy", "ci95", "drop", "drop_ci95"]
+    return pd.DataFrame(rows, columns=columns).astype({"steps": "Int64", "severity": "Int64"})
+
+
+def mean_corruption(one: Standing) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tasks [n] that an entry met under all its corruptions, and its accuracy by seed and task [R, n]."""
+    met = _met(one)
+    _, parts, _ = _parts_of(one, met, complete=True)
+    return _everywhere(met), parts.get((MEAN, None), np.empty((1, 0)))
+
+
+def mean_difference(one: Standing, board: list[Standing]) -> tuple[Entry | None, tuple[float, float, int]]:
+    """Return the reference of an entry, and mean, half-width and n of its mean accuracy minus that of the reference.
+
+    Paired task by task; nothing (None, NaN) where there is no reference, or the two met other corruptions.
+    """
+    reference = _reference(one, board)
+    if reference is not None and _met(one).keys() == _met(reference).keys():
+        found = paired(*mean_corruption(one), *mean_corruption(reference))
+        if found[2]:
+            return reference.entry, found
+    return None, (float("nan"), float("nan"), 0)
+
+
+_Runs = dict[tuple[str, int], Bits]  # by corruption and severity
+
+
+def _met(one: Standing) -> _Runs:
+    found = ((outcome, attack, int(eps)) for eps, outcome in one.outcomes.items() if eps for attack in outcome.own)
+    return {(attack, severity): outcome.runs[attack] for outcome, attack, severity in found}
+
+
+def _everywhere(met: _Runs) -> np.ndarray:
+    tasks = [run.tasks for run in met.values()]
+    return reduce(np.intersect1d, tasks) if tasks else np.empty(0, int)
+
+
+def _parts_of(
+    one: Standing, met: _Runs, *, complete: bool
+) -> tuple[np.ndarray, dict[tuple[str, int | None], np.ndarray], int]:
+    """Give clean accuracy, and every part of the accuracy under corruptions, by seed and task [R, n]; and n."""
+    tasks = _everywhere(met)
+    if not len(tasks):
+        return np.empty((1, 0)), {}, 0
+    cells = {name: run.sample("survived")[:, run.at(tasks)] for name, run in met.items()}
+    first = next(iter(met.values()))
+    clean = first.sample("clean")[:, first.at(tasks)]
+    names, severities = sorted({name for name, _ in cells}), sorted({severity for _, severity in cells})
+    made: dict[tuple[str, int | None], np.ndarray] = {("clean", None): clean}
+    if complete:
+        made[MEAN, None] = np.mean(list(cells.values()), axis=0)
+        for severity in severities:
+            made[MEAN, severity] = np.mean([x for (_, at), x in cells.items() if at == severity], axis=0)
+        for name in names:
+            made[name, None] = np.mean([x for (of, _), x in cells.items() if of == name], axis=0)
+    for (name, severity), sample in cells.items():
+        made[name, severity] = sample
+    for severity in severities:
+        outcome = one.outcomes[float(severity)]
+        if outcome.complete:
+            made[WORST_CASE, severity] = outcome.sample("known")[:, np.searchsorted(outcome.tasks, tasks)]
+    return clean, made, len(tasks)
 
 
 def per_task(results: Results) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """One row per norm: how far an item moved, back into the ball, the steepest step, a random start.
 
 Words and labels that are replaced have no ball: how many there are, and which at random, is all that is asked of them.
+Nor have corruptions, whose `eps` is a severity: of what they return, only the box is asked.
 
 Every function works on items: tensors [..., *X] whose last `dims` axes are one item. `Threat.eps` is in the
 units of the inputs (8/255 for pixels in [0, 1]).
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustbench_meta.types import THREATS, Box, InputError, Norm, Sentences, Streams, Threat
+from robustbench_meta.types import SEVERITIES, THREATS, Box, InputError, Norm, Sentences, Sounds, Streams, Threat
 
 # Float32 rounding may carry an item this far past eps; nothing beyond it is accepted.
 RELATIVE_SLACK, ABSOLUTE_SLACK = 1e-5, 1e-6
@@ -33,7 +34,13 @@ class Geometry:
 
 
 def distance(moved: Tensor, norm: Norm, dims: int) -> Tensor:
-    """Measure how far each item moved: [..., *X] -> [...]; in words and labels the rows that changed."""
+    """Measure how far each item moved: [..., *X] -> [...]; in words and labels the rows that changed.
+
+    Of a corruption, the share of its entries that changed: 0 where nothing did, and in any box at most 1, the least
+    severity. No distance bounds a severity; how large noise or a blur is, its configuration says.
+    """
+    if norm == "corruption":
+        return (moved != 0).flatten(-dims).to(moved.dtype).mean(dim=-1)
     if norm in REPLACED:
         return (moved != 0).any(dim=-1).flatten(1 - dims).sum(dim=-1).to(moved.dtype)
     return geometry(norm).distance(moved.flatten(-dims).flatten(0, -2)).view(moved.shape[:-dims])
@@ -65,21 +72,31 @@ def random_start(x: Tensor, rng: Streams, threat: Threat, box: Box) -> Tensor:
 
 
 def within(x_adv: Tensor, x: Tensor, threat: Threat, box: Box) -> bool:
-    """Say whether every item keeps to the budget (up to float rounding) and, exactly, to the box and its words."""
+    """Say whether every item keeps to the budget (up to float rounding) and, exactly, to the box and its words.
+
+    A corruption has no budget that its result could be held against: it must be finite, and keep to the box.
+    """
     if threat.norm in REPLACED:
         replaced = sentences(box).replaced(x_adv, x)
         return bool(((replaced >= 0) & (replaced <= threat.eps)).all())
+    if threat.norm == "corruption":
+        return bool(x_adv.isfinite().all() and (x_adv >= box.low).all() and (x_adv <= box.high).all())
     moved = distance(x_adv - x, threat.norm, len(box.shape))
     limit = threat.eps * (1 + RELATIVE_SLACK) + ABSOLUTE_SLACK
     return bool((moved <= limit).all() and (x_adv >= box.low).all() and (x_adv <= box.high).all())
 
 
 def check(threat: Threat, box: Box) -> Threat:
-    """Refuse a budget that is not a finite number >= 0, or that covers more than half of the box in Linf."""
+    """Refuse a budget that is not a finite number >= 0, or that covers more than half of the box in Linf.
+
+    A severity is a whole number from 0 to 5.
+    """
     if threat.norm not in THREATS:
         raise InputError(f"norm: {threat.norm!r} is not one of {', '.join(THREATS)}")
     if not math.isfinite(threat.eps) or threat.eps < 0:
         raise InputError(f"eps: {threat.eps} is not a finite number >= 0")
+    if threat.norm == "corruption" and threat.eps not in (0, *SEVERITIES):
+        raise InputError(f"eps: {threat.eps:g} is not the severity of a corruption; legal: 0, 1, 2, 3, 4, 5")
     if threat.norm == "words":
         sentences(box)
     if threat.norm == "labels" and threat.surface != "support":
@@ -98,6 +115,13 @@ def sentences(box: Box) -> Sentences:
     """Return a space of sentences; refuse any other, in which no word can be replaced."""
     if not isinstance(box, Sentences):
         raise InputError("norm: 'words' replaces words; these inputs are not sentences, legal: linf, l2, l1, labels")
+    return box
+
+
+def sounds(box: Box) -> Sounds:
+    """Return a space of sounds; refuse any other, which has no samples a second."""
+    if not isinstance(box, Sounds):
+        raise InputError(f"attack: corrupts sounds; these inputs are {box.inputs}")
     return box
 
 

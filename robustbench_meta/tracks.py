@@ -338,6 +338,9 @@ def _of_attack(file: str, where: str, one: EntryCell) -> Iterator[Problem]:
         )
     if one.cell.threat.norm not in serves.norms:
         yield Problem(file, f"{where}.threat.norm", one.cell.threat.norm, f"{name} has {', '.join(serves.norms)}")
+    needed, family = getattr(serves, "needs_inputs", ""), one.cell.family
+    if needed and family in catalog.names("tasks") and catalog.family(family).space.inputs != needed:
+        yield Problem(file, f"{where}.attack", name, f"it corrupts {needed}, which {family} has none of")
 
 
 def _of_tasks(file: str, where: str, one: EntryCell) -> Iterator[Problem]:
@@ -354,7 +357,8 @@ def _of_tasks(file: str, where: str, one: EntryCell) -> Iterator[Problem]:
                 bits.append(submissions.from_hex(packed, count))
             except ValueError as error:
                 yield Problem(file, f"{at}.{name}", packed, f"{error} (ways times queries)")
-        if len(bits) == 2 and any(after and not before for before, after in zip(*bits, strict=True)):
+        lucky = len(bits) == 2 and any(after and not before for before, after in zip(*bits, strict=True))
+        if lucky and one.cell.threat.norm != "corruption":
             yield Problem(file, f"{at}.survived", survived, f"only what is right when clean ({clean}) can survive")
         if distance > limit:
             yield Problem(file, f"{at}.distance", distance, f"at most eps {one.cell.threat.eps:g}")

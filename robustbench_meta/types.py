@@ -15,19 +15,21 @@ from torch import Tensor
 
 Params = dict[str, Tensor]
 Split = Literal["train", "val", "test"]
-Norm = Literal["linf", "l2", "l1", "words", "labels"]
+Norm = Literal["linf", "l2", "l1", "words", "labels", "corruption"]
 Surface = Literal["query", "support"]
 NormMode = Literal["support", "running", "batch"]
+Inputs = Literal["images", "sounds", "sentences", "other"]
 MetaGradient = Literal["exact", "recomputed", "first-order", "displacement"]
 Backend = Literal["loop", "vmap", "flat"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 NORMS: tuple[Norm, ...] = ("linf", "l2", "l1")  # of a ball around the input
-THREATS: tuple[Norm, ...] = get_args(Norm)  # and words or labels that are replaced
+THREATS: tuple[Norm, ...] = get_args(Norm)  # and rows that are replaced, and corruptions without an adversary
 SURFACES: tuple[Surface, ...] = get_args(Surface)
 NORM_MODES: tuple[NormMode, ...] = get_args(NormMode)
 META_GRADIENTS: tuple[MetaGradient, ...] = get_args(MetaGradient)
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
+SEVERITIES = (1, 2, 3, 4, 5)  # of a corruption
 
 
 class InputError(ValueError):
@@ -46,6 +48,22 @@ class Box:
     def width(self) -> float:
         return self.high - self.low
 
+    @property
+    def inputs(self) -> Inputs:
+        """What they are to somebody who looks or listens: [C,H,W] of one or three channels is an image."""
+        return "images" if len(self.shape) == 3 and self.shape[0] in (1, 3) else "other"
+
+
+@dataclass(frozen=True)
+class Sounds(Box):
+    """Waveforms [1,samples] at `rate` samples a second."""
+
+    rate: int = 16_000
+
+    @property
+    def inputs(self) -> Inputs:
+        return "sounds"
+
 
 @dataclass(frozen=True, eq=False)
 class Sentences(Box):
@@ -54,11 +72,17 @@ class Sentences(Box):
     The labels of a support are such a sequence, too: one word an item, of an alphabet of classes.
 
     `table` [V,d] holds in row 0 zeros, the padding; `swaps` [V,n] says by which words each may be replaced, -1 by none.
+    `known` numbers the words that have a vector by their use, from which spelling.py makes one for any other word.
     """
 
     words: tuple[str, ...] = ()
     table: Tensor = field(default_factory=lambda: torch.zeros(1, 1))
     swaps: Tensor = field(default_factory=lambda: torch.full((1, 1), -1))
+    known: tuple[int, ...] = ()
+
+    @property
+    def inputs(self) -> Inputs:
+        return "sentences"
 
     def numbers(self, x: Tensor) -> Tensor:
         """Return the number of the word in every row of x [...,L,d], -1 where a row is no word's: [...,L]."""
@@ -126,6 +150,7 @@ class Threat:
 
     Of `words` it may replace at most `eps` in each, by those that the space allows; of the `labels` of a task's support
     at most `eps` in all. On the support it reaches `fraction` of each class, and leaves the rest as it is.
+    A `corruption` has no adversary: `eps` is its severity, a whole number from 0, which changes nothing, to 5.
     """
 
     norm: Norm
@@ -148,6 +173,11 @@ class Streams:
         """Draw standard normals for every point of `like` [P, ...], whose P points lie task by task."""
         return self._draw(like, lambda shape, g: torch.randn(shape, generator=g))
 
+    def poisson(self, rates: Tensor) -> Tensor:
+        """Draw counts of the means `rates` [P, ...], whose P points lie task by task."""
+        parts = zip(rates.cpu().split(self._each(rates)), self.generators, strict=True)
+        return torch.cat([torch.poisson(part, generator=g) for part, g in parts]).to(rates)
+
     def seeds(self) -> list[int]:
         """Draw one integer per task, for libraries that keep their own generator."""
         return [int(torch.randint(2**31, (1,), generator=g)) for g in self.generators]
@@ -157,11 +187,14 @@ class Streams:
         return [Streams(self.seeds()) for _ in range(count)]
 
     def _draw(self, like: Tensor, draw: Callable[[tuple[int, ...], torch.Generator], Tensor]) -> Tensor:
+        shape = (self._each(like), *like.shape[1:])
+        return torch.cat([draw(shape, g) for g in self.generators]).to(like)
+
+    def _each(self, like: Tensor) -> int:
         each, rest = divmod(len(like), len(self.generators))
         if rest:
             raise ValueError(f"{len(like)} points do not divide into {len(self.generators)} tasks")
-        shape = (each, *like.shape[1:])
-        return torch.cat([draw(shape, g) for g in self.generators]).to(like)
+        return each
 
 
 @dataclass(frozen=True)
@@ -209,7 +242,8 @@ class Victim:
 class Attack(Protocol):
     """A frozen dataclass of hyper-parameters that finds x_adv within a threat.
 
-    Optional: `needs_package`, a library that is no dependency of ours; without it the attack is refused at planning.
+    Optional: `needs_package`, a library that is no dependency of ours, and `needs_inputs`, the only `Inputs` that it
+    serves; without them the attack is refused at planning.
     """
 
     @property
@@ -355,7 +389,7 @@ class Record:
 
     task: int
     clean: tuple[bool, ...]
-    survived: tuple[bool, ...]
+    survived: tuple[bool, ...]  # right when clean and after the attack; of a corruption, right after it
     distance: float  # largest norm any item was moved by
     forwards: int
     backwards: int

@@ -24,8 +24,8 @@ from robustbench_meta.types import NORMS, Attack, Box, Cost, Norm, Streams, Thre
 
 NUMBERED = ("noise-5", "pgd-3", "pgd-10-aq", "pgd-10-rmaml", "pgd-20-dfsl", "pgd-mt-20")
 NAMES = sorted({*catalog.names("attacks"), *NUMBERED, "fgsm+apgd-ce"})
-# Words that are replaced have closed forms of their own, in test_words.py, and what attacks a support alone in
-# test_poisoning.py.
+# Words that are replaced have closed forms of their own, in test_words.py; what attacks a support alone is tested in
+# test_poisoning.py, and corruptions in test_corruptions.py.
 ON_QUERIES = [name for name in NAMES if "query" in catalog.attack(name).surfaces]
 CLAIMS = [(name, norm) for name in ON_QUERIES for norm in catalog.attack(name).norms if norm in NORMS]
 GRADIENT_CLAIMS = [(name, norm) for name, norm in CLAIMS if catalog.attack(name).needs_gradient]

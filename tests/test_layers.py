@@ -16,6 +16,8 @@ ROOMS = [
     "maskers",
     "threats",
     "poisoning",
+    "filters",
+    "spelling",
     "losses",
     "kernels",
     "networks",

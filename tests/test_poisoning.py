@@ -256,6 +256,14 @@ def test_the_command_refuses_it_in_one_line(rbm: Callable[..., tuple[int, str, s
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize("norm", ["words", "labels"])
+def test_who_names_no_attack_gets_one_that_serves_the_norm(norm: Any) -> None:
+    from robustbench_meta import grid
+
+    assert list(grid.usual_attacks((norm,), [])) == [{"words": "words-greedy", "labels": "flips-greedy"}[norm]]
+    assert list(grid.usual_attacks(("linf", norm), []))[:3] == list(grid.ATTACKS)
+
+
 def cell(**fields: Any) -> Cell:
     threat = Threat("linf", 0.1, "support", **fields)
     return Cell("c", "w", "a", "d", "own", "f", "e", "test", SPEC, None, "x", "X()", threat, 0)

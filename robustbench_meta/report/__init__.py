@@ -12,6 +12,7 @@ from robustbench_meta.protocols import recipes
 from robustbench_meta.ranking import standings
 from robustbench_meta.report import (
     album,
+    corruptions,
     figures,
     html,
     lines,
@@ -43,6 +44,7 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     report = tables.tables(results, boards, gallery)
     met, unmet = protocols.tables(results, boards, trained)
     report = replace(report, transfers=transfer.tables(results, boards), protocols=met, unmet=unmet)
+    report = corruptions.shown(report, corruptions.tables(results, boards))
     titled = tables.titled(gallery, results.cells)
     read = sentences.sheets(titled)
     pictured = [item for item in titled if not sentences.is_text(item)]

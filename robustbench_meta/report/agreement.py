@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from robustbench_meta.outcomes import Entry, eps_text
+from robustbench_meta.outcomes import Entry
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import INK, MUTED, RULE, heat, short
 from robustbench_meta.statistics import ALL_OTHERS
@@ -53,7 +53,7 @@ def draw(rows: pd.DataFrame, title: str, chosen: list[Entry]) -> Figure:
         axes.set_yticks(range(len(attacks)), [f"{short(name, 34)}  {i}" for i, name in enumerate(attacks, 1)])
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    head = f"{short(title, 90)}, ε = {eps_text(float(rows['eps'].iloc[0]))}"
+    head = f"{short(title, 90)}, {frames.board_of(rows).at(float(rows['eps'].iloc[0]))}"
     grid[0, 0].annotate(head, (0, 1), (0, 50), xycoords="axes fraction", textcoords="offset points", fontsize=10.5)
     return figure
 

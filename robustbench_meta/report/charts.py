@@ -99,16 +99,18 @@ def _curves(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str,
     parts.append(_chance(y(board[0].board.constant), LEFT, right))
     ends.append((right, y(board[0].board.constant), "1/K: a constant", "chance"))
     parts += _beside(ends, right)
-    threat = f"ε ({norm_text(board[0].board)})"
+    about = board[0].board
+    threat, budget = f"{about.budget} ({norm_text(about)})", about.budget
     parts.append(Markup('<text class="axis end" x="{}" y="{}">{}</text>').format(_p(right), HEIGHT - 8, threat))
     parts.append(Markup('<text class="axis" x="0" y="11">worst-case accuracy, %</text>'))
     best = board[0]
-    said = f"{len(board)} lines from clean accuracy at ε 0 to worst-case accuracy at ε {eps_text(max(budgets))}. "
-    said += f"First in the table: {_words(best, names)}."
+    said = f"{len(board)} lines from clean accuracy at {budget} 0 to worst-case accuracy at {budget} "
+    said += f"{eps_text(max(budgets))}. First in the table: {_words(best, names)}."
     title = "Robustness curves"
     more = f" Coloured: the first {COLOURS} of {len(board)}." if len(board) > COLOURS else ""
     caption = (
-        "Worst case over all attacks against ε; at 0 clean accuracy. Bars: 95 % intervals over tasks. Dashed: standard "
+        f"Worst case over all {'corruptions' if about.corrupted else 'attacks'} against {budget}; at 0 clean accuracy. "
+        "Bars: 95 % intervals over tasks. Dashed: standard "
         f"training. Hollow: an attack that others met is missing. Dotted: 1/K, a constant predictor.{more}"
     )
     return Chart(title, _svg(title, said, parts), caption)
@@ -140,7 +142,7 @@ def _group(one: Standing, place: int, parts: Iterable[Markup], plane: Plane) -> 
 
 
 def _scatter(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str, str], str]) -> Chart:
-    at = board[0].rank_eps
+    about, at = board[0].board, board[0].rank_eps
     points = [(place, one, Value(*one.clean), Value(*one.robust)) for place, one in enumerate(board) if one.robust[2]]
     constant = board[0].board.constant
     low = min([constant, *(clean.mean for *_, clean, _ in points)])
@@ -180,11 +182,12 @@ def _scatter(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str
             taken.append((at_x - 1, y(robust.mean + robust.half), at_x + 1, y(max(0.0, robust.mean - robust.half))))
     parts += _names(named, taken)
     parts.append(Markup('<text class="axis end" x="{}" y="{}">clean accuracy, %</text>').format(WIDTH - 12, HEIGHT - 8))
-    parts.append(Markup('<text class="axis" x="0" y="11">worst case at ε {}, %</text>').format(eps_text(at)))
+    axis = Markup('<text class="axis" x="0" y="11">worst case at {} {}, %</text>')
+    parts.append(axis.format(about.budget, eps_text(at)))
     lead = " ".join(f"{_words(one, names)}." for _, one, *_ in points[:3])
-    title = f"Clean against worst-case accuracy at ε {eps_text(at)}"
+    title = f"Clean against worst-case accuracy at {about.budget} {eps_text(at)}"
     caption = (
-        f"Clean against worst-case accuracy at ε = {eps_text(at)}. Step line: the front, where no entry has more of "
+        f"Clean against worst-case accuracy at {about.at(at)}. Step line: the front, where no entry has more of "
         "both. Dotted: robust as high as clean. Shaded: no better than a constant predictor. Hollow: an attack that "
         "others met is missing. Bars: 95 % intervals over tasks."
     )
@@ -293,7 +296,7 @@ def _top(board: list[Standing]) -> float:
 
 def _words(one: Standing, names: dict[tuple[str, str], str]) -> str:
     clean, robust = Value(*one.clean), Value(*one.robust)
-    at = f"worst case at ε {eps_text(one.rank_eps)} {robust.text}"
+    at = f"worst case at {one.board.budget} {eps_text(one.rank_eps)} {robust.text}"
     return f"{entry_label(one.entry, names)}: clean {clean.text}, {at}"
 
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robustbench_meta.flags import WIDEST
-from robustbench_meta.outcomes import Entry, eps_text
+from robustbench_meta.outcomes import Board, Entry, eps_text
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import DOTTED, MUTED, REST, Look, looks, rest_text, short
 from robustbench_meta.report.placing import labels_right, width
@@ -19,11 +19,16 @@ from robustbench_meta.statistics import WORST_CASE
 
 CONSTANT = "1/K: constant predictor"
 READING = (
-    "ε = 0 is clean accuracy. Bands and bars: 95 % intervals over tasks; none where n is too small for one. Dashed "
+    "Bands and bars: 95 % intervals over tasks; none where n is too small for one. Dashed "
     "lines: standard training. Hollow: an attack that others met is missing. Dotted: 1/K, a predictor that always "
     "gives the same class."
 )
-GREY = " Grey: the entries with a lower worst case at the ε of the ranking, without intervals."
+GREY = " Grey: the entries with a lower worst case in the ranking, without intervals."
+
+
+def reading(board: Board) -> str:
+    """Say what the axis, the bands and the lines are."""
+    return f"{'Severity' if board.corrupted else 'ε ='} 0 is clean accuracy. {READING}"
 
 
 def draw(rows: pd.DataFrame, title: str) -> Figure:
@@ -44,7 +49,7 @@ def draw(rows: pd.DataFrame, title: str) -> Figure:
             rest.append(end)
     frame(axes, rows, {at: f"{eps_text(at)}\n{frames.range_of_n(counts)}" for at, counts in seen.items()})
     board = frames.board_of(rows)
-    axes.set_xlabel(f"ε ({norm_text(board)}), n tasks")
+    axes.set_xlabel(f"{board.budget} ({norm_text(board)}), n tasks")
     axes.set_ylabel("worst-case accuracy, %")
     ends.append((axes.get_xlim()[1], 100 * board.constant, CONSTANT, MUTED))
     if rest:
@@ -111,7 +116,7 @@ def _panel(
             drawn.setdefault(names[entry] if found[entry].named else rest_text(found), axes.lines[-1])
     frame(axes, rows, _ticks_of_n(seen))
     axes.set_title(f"{short(attack, 26)}, {frames.range_of_n([n for counts in seen.values() for n in counts])}", pad=6)
-    axes.set_xlabel("ε")
+    axes.set_xlabel(frames.board_of(rows).budget)
 
 
 def shade_of(found: dict[Entry, Look]) -> float:

@@ -65,6 +65,7 @@ def _board(board: list[Standing], table: Table, lines: list[Line], weights: list
         },
         "chance": about.constant,
         "episodes": about.episodes,
+        "budget": about.budget,
         "budgets": keys.budgets,
         "eps": [eps_text(eps) for eps in keys.budgets],
         "attacks": keys.attacks,

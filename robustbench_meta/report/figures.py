@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from robustbench_meta import statistics
-from robustbench_meta.outcomes import Board, Results, eps_text
+from robustbench_meta.outcomes import Board, Results
 from robustbench_meta.ranking import Standing, rows
 from robustbench_meta.report import agreement, curves, frames, gallery, pareto, scatter, surface
 from robustbench_meta.report.drawing import STYLE, About, Picture, save
@@ -79,13 +79,15 @@ def _frames(results: Results, boards: list[list[Standing]]) -> dict[Board, Frame
 def _of_board(rows: Frames, board: list[Standing], title: str) -> Iterator[tuple[str, Figure, About]]:
     """Draw the figures of one board: kind, figure and what to say about it."""
     grey, eps = curves.grey(rows.worst), board[0].rank_eps
-    caption = f"Worst case over all attacks against ε. {curves.about_n(rows.worst)} {curves.READING}{grey}"
+    met = board[0].board
+    reading, what = curves.reading(met), "corruptions" if met.corrupted else "attacks"
+    caption = f"Worst case over all {what} against {met.budget}. {curves.about_n(rows.worst)} {reading}{grey}"
     yield "eps", curves.draw(rows.worst, title), About(caption, f"Robust accuracy against eps: {title}")
     if len(curves.attacks_of(rows.attacks)) > 1:  # one attack alone is what the figure above shows
-        caption = f"The same, attack by attack, each on all tasks (n) that it ran on. {curves.READING}{grey}"
+        caption = f"The same, attack by attack, each on all tasks (n) that it ran on. {reading}{grey}"
         yield "attacks", curves.draw_attacks(rows.attacks, title), About(caption, f"Accuracy by attack: {title}")
     if any(one.robust[2] for one in board):
-        caption = f"Clean against worst-case accuracy at ε = {eps_text(eps)}. {pareto.CAPTION}"
+        caption = f"Clean against worst-case accuracy at {met.at(eps)}. {pareto.CAPTION}"
         yield "scatter", pareto.draw(rows.places, title), About(caption, f"Clean against robust accuracy: {title}")
     pairs = rows.pairs[rows.pairs["eps"] == eps]
     if len(pairs):

@@ -22,7 +22,7 @@ from robustbench_meta.report.tables import (
 
 LONGEST = 60  # characters of a name, so that no line grows beyond what TeX can measure
 ROWS = 40  # that fit on a page; longer tables break over pages
-NORM = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$"}
+NORM = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$", "corruption": "common corruptions"}
 ACCENTS = {
     **{"\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": "."},
     **{"\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0323": "d", "\u0327": "c"},
@@ -97,7 +97,7 @@ def _table(board: list[Standing], table: Table) -> str:
     steps = any(row.steps != NOTHING for row in table.rows)
     n = ", ".join(eps_text(eps[i]) for i in order) if any("," in row.n for row in table.rows) else ""
     head = ["Rank", "Checkpoint", *(["Steps"] if steps else []), "Algorithm", "Defense"]
-    head += [f"$n$ at {n}" if n else "$n$", "Clean", *(rf"$\varepsilon = {eps_text(eps[i])}$" for i in order)]
+    head += [f"$n$ at {n}" if n else "$n$", "Clean", *(_at(board, eps[i]) for i in order)]
     form = "r" + "l" + ("r" if steps else "") + "ll" + "r" * (2 + len(eps))
     body = [_line(row, order, steps=steps, best=_alone(row, board)) for row in table.rows if row.kind != "reference"]
     constant = next(row for row in table.rows if row.kind == "reference")
@@ -110,6 +110,14 @@ def _table(board: list[Standing], table: Table) -> str:
         return "\n".join([r"{\footnotesize", *lines, "}"])
     lines = [r"\begin{table}", r"\centering", r"\footnotesize", title, r"\smallskip", rf"\begin{{tabular}}{{{form}}}"]
     return "\n".join([*lines, *rows, r"\end{tabular}", r"\end{table}"])
+
+
+def _budget(board: list[Standing]) -> str:
+    return board[0].board.budget if board[0].board.corrupted else r"$\varepsilon$"
+
+
+def _at(board: list[Standing], eps: float) -> str:
+    return board[0].board.at(eps) if board[0].board.corrupted else rf"$\varepsilon = {eps_text(eps)}$"
 
 
 def _alone(row: Row, board: Sequence[Standing]) -> bool:
@@ -142,20 +150,23 @@ def _value(value: Value, *, best: bool) -> str:
 
 def _caption(board: list[Standing], table: Table) -> str:
     """Say what the numbers are: protocol, attacks, n, seed, interval, and what the marks mean."""
-    about, rank = board[0].board, eps_text(board[0].rank_eps)
+    about = board[0].board
     title = escape(table.title)
     for norm, shown in NORMS.items():
         title = title.replace(escape(shown), NORM[norm])
     surface = "queries" if about.surface == "query" else "the support, judged on fresh queries"
+    acts = "corruptions of" if about.corrupted else "attacks on"
     parts = [
-        rf"Clean and worst-case accuracy in \% on {title}; attacks on {surface}, {escape(about.track)} learners, "
+        rf"Clean and worst-case accuracy in \% on {title}; {acts} {surface}, {escape(about.track)} learners, "
         rf"{about.queries} queries a class, seed {about.seed}.",
-        "A query counts as robust if it is right when clean and withstands every attack that was run at its "
-        rf"$\varepsilon$ ({_attacks(board)}) and at smaller ones.",
+        "A query counts as robust if it is right when clean and "
+        f"{'under every corruption' if about.corrupted else 'withstands every attack'} that was run at its "
+        rf"{_budget(board)} ({_attacks(board)}) and at smaller ones.",
         r"$\pm$: half-width of the 95\,\% Student $t$ interval over $n$ tasks; it says nothing about other training "
         "seeds" + _of_methods(board) + ".",
-        rf"Ranked by the worst case at $\varepsilon = {rank}$: one more than the number of entries that are better by "
-        r"a paired $t$ test, corrected for all pairs (Holm); in brackets the 95\,\% interval of the rank; =: shared.",
+        rf"Ranked by the worst case at {_at(board, board[0].rank_eps)}: one more than the number of entries that are "
+        r"better by a paired $t$ test, corrected for all pairs (Holm); in brackets the 95\,\% interval of the rank; =: "
+        "shared.",
         "Bold: better than every other entry by these tests.",
     ]
     values = [value for row in table.rows if row.kind != "reference" for value in row.worst]

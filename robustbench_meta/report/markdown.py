@@ -12,6 +12,8 @@ from robustbench_meta.report.tables import (
     CONSTANT_MARK,
     LACKING,
     NOTHING,
+    Corrupted,
+    CorruptedRow,
     ProtocolTable,
     Report,
     Row,
@@ -36,7 +38,8 @@ FLAGS = (
     "Signs that an attack was hindered and a number not earned. A red flag takes the rank away, an amber one is shown. "
     "They are raised from the verdicts above and from an audit: raw runs of FGSM, PGD, Square and noise on 5 % of "
     "the tasks and at least 20, or all of a shorter run. Counts of queries need at least 3 of them. “not audited”: "
-    "only the verdicts above were looked at, as always where the support is attacked; “none”: nothing was found."
+    "only the verdicts above were looked at, as always where the support is attacked, words are replaced or queries "
+    "are corrupted; “none”: nothing was found."
 )
 DIFFERENCES = (
     "Percentage points, paired task by task on the n tasks both ran; bold where the 95 % interval leaves out 0. A "
@@ -52,6 +55,13 @@ TRANSFER = (
     "Accuracy in % of each learner (columns) on adversarial examples that an attack made on another (rows): how far "
     "they transfer. Bold: the learner that they were made on, under that attack. A constant predictor keeps 1/K. "
     "What transferred examples leave is an upper bound on robust accuracy: an attack of one's own may find more."
+)
+
+CORRUPTED = (
+    "Accuracy in % on corrupted queries, counted as clean accuracy is. Mean: over all corruptions and severities. "
+    "Drop: clean minus mean, paired task by task. Difference: of two means, paired too, bold where the 95 % interval "
+    "leaves out 0. Worst case: right when clean and under every corruption up to the highest severity. All on the same "
+    "n tasks, one draw of each corruption, the same for every learner."
 )
 
 SAME = "nothing: as the protocol says"
@@ -164,13 +174,21 @@ def _code(text: str) -> str:
 
 def _board(table: Table, report: Report, pictures: Sequence[Picture]) -> list[str]:
     eps = [escape(one) for one in table.eps]
-    header = ["Rank", "Checkpoint", *(["Seeds"] if table.several else []), "Clean", f"Worst case, ε {eps[0]}"]
-    header += [*(f"ε {one}" for one in eps[1:]), table.n_label(row.n for row in table.rows), "Flags"]
+    header = [
+        "Rank",
+        "Checkpoint",
+        *(["Seeds"] if table.several else []),
+        "Clean",
+        f"Worst case, {table.budget} {eps[0]}",
+    ]
+    header += [*(f"{table.budget} {one}" for one in eps[1:]), table.n_label(row.n for row in table.rows), "Flags"]
     parts = [
         f"### {escape(table.title)}",
         escape(table.headline[:1].upper() + table.headline[1:]),
         grid(header, [_row(row, table) for row in table.rows]),
     ]
+    if table.slug in report.corrupted:
+        parts += _corrupted(report.corrupted[table.slug])
     reasons = [f"- **{escape(_full_name(row))}**: {escape(row.reason)}" for row in table.rows if row.reason]
     if reasons:
         parts += ["Shown without a rank:", "\n".join(reasons)]
@@ -189,6 +207,28 @@ def _board(table: Table, report: Report, pictures: Sequence[Picture]) -> list[st
         parts.append(_folded("Transfer: whose adversarial examples fool whom", _transfers(matrices)))
     more = [_figure(one) for one in pictures if not one.name.startswith(INLINE)]
     return [*parts, _folded("More figures", more) if more else ""]
+
+
+def _corrupted(one: Corrupted) -> list[str]:
+    """Write what corruptions leave: the means beside the worst case, and each corruption folded away."""
+    header = ["Checkpoint", "Clean", "Mean", "Drop", *(f"Mean, severity {severity}" for severity in one.severities)]
+    header += [f"Worst case, severity {one.severities[-1]}", "Difference of means", "n"]
+    rows = [
+        [
+            *(escape(_full_name(row)), row.clean.text, f"**{row.mean.text}**", row.drop.text),
+            *(*(value.text for value in row.severities), row.worst.text),
+            *(_bold(row.difference, escape(row.against)), row.n),
+        ]
+        for row in one.rows
+    ]
+    lacking = [
+        f"- **{escape(_full_name(row))}** lacks {row.missing} that others met" for row in one.rows if row.missing
+    ]
+    each = [[escape(_full_name(row)), *(value.text for value in row.kinds), row.n] for row in one.rows]
+    parts = ["**Mean corruption accuracy**", CORRUPTED, grid(header, rows)]
+    parts += ["No mean, for it would be of other corruptions:", "\n".join(lacking)] if lacking else []
+    parts.append(_folded("By corruption", [grid(["Checkpoint", *map(escape, one.kinds), "n"], each)]))
+    return parts
 
 
 def _settings(table: Table) -> str:
@@ -246,7 +286,7 @@ def _protocol(one: ProtocolTable) -> str:
 
 def _attacks(table: Table) -> str:
     n = table.n_label(one.n for row in table.rows for one in row.attacks)
-    header = ["Checkpoint", "Steps", "Attack", *(f"ε {escape(one)}" for one in table.eps), "Clean", n]
+    header = ["Checkpoint", "Steps", "Attack", *(f"{table.budget} {escape(one)}" for one in table.eps), "Clean", n]
     header += ["Passes a query", "Seed"]
     rows = [
         [
@@ -263,7 +303,8 @@ def _attacks(table: Table) -> str:
 
 def _differences(table: Table) -> str:
     n = table.n_label(line.n for one in table.differences for line in one.rows)
-    header = ["Checkpoint", "Steps", "Minus", "Attack", *(f"ε {escape(one)}" for one in table.eps), "Clean", n, "Seed"]
+    header = ["Checkpoint", "Steps", "Minus", "Attack", *(f"{table.budget} {escape(one)}" for one in table.eps)]
+    header += ["Clean", n, "Seed"]
     rows = [
         [
             *(escape(one.name), one.steps, escape(one.reference), escape(line.attack), *_values(line.values)),
@@ -285,7 +326,7 @@ def _row(row: Row, table: Table) -> list[str]:
     return [rank, name, *seeds, with_n(row.clean, row.n), *worst, row.n, escape(row.flags)]
 
 
-def _full_name(row: Row) -> str:
+def _full_name(row: Row | CorruptedRow) -> str:
     """Name an entry with its steps, which tell it from its like."""
     return row.name if row.steps == NOTHING else f"{row.name}, {row.steps} step{'' if row.steps == '1' else 's'}"
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
-from robustbench_meta.outcomes import Board, Results, cells_behind, eps_text
+from robustbench_meta.outcomes import Board, Results, cells_behind
 from robustbench_meta.ranking import Standing
 from robustbench_meta.report import charts, data
 from robustbench_meta.report.album import Album
@@ -43,7 +43,7 @@ class Surface:
     """Robust accuracy by steps (rows, under each checkpoint) and shots (columns) at one eps."""
 
     title: str
-    eps: str
+    at: str
     shots: tuple[int, ...]
     strips: tuple[tuple[str, tuple[tuple[str, tuple[Square | None, ...]], ...]], ...]
 
@@ -137,4 +137,4 @@ def _surface(
         )
         for name, strip in sorted(found.items())
     )
-    return Surface(title, eps_text(eps), shots, strips)
+    return Surface(title, group[0][0].board.at(eps), shots, strips)

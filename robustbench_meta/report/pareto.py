@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robustbench_meta.flags import WIDEST
-from robustbench_meta.outcomes import Entry, eps_text
+from robustbench_meta.outcomes import Entry
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import DOTTED, INK, MUTED, REST, SHADE, Look, looks, rest_text, short
 from robustbench_meta.report.placing import diagonal, extent, label_points
@@ -103,7 +103,7 @@ def draw(rows: pd.DataFrame, title: str) -> Figure:
         if one in best or len(found) <= len([each for each in all_looks.values() if each.named]):
             points.append((one.x, one.y, names[one.entry], colour))
     axes.set_xlabel("clean accuracy, %")
-    axes.set_ylabel(f"worst-case accuracy at ε = {eps_text(frames.ranking_eps(rows))}, %")
+    axes.set_ylabel(f"worst-case accuracy at {frames.board_of(rows).at(frames.ranking_eps(rows))}, %")
     axes.tick_params(length=0)
     axes.grid()
     rest = rest_text(all_looks)

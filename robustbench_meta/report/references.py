@@ -42,6 +42,13 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
         "reused-*": ("oldewage2022baseline",),
         "words-greedy": ("jin2020textfooler",),
         "words-gradient": ("ebrahimi2018hotflip",),
+        **dict.fromkeys(
+            ("gaussian-noise", "shot-noise", "impulse-noise", "*-blur", "snow", "fog", "brightness", "contrast"),
+            ("hendrycks2019corruptions",),
+        ),
+        **dict.fromkeys(("elastic", "pixelate", "jpeg"), ("hendrycks2019corruptions",)),
+        "typo-*": ("pruthi2019misspellings",),
+        **dict.fromkeys(("white-noise", "reverberation", "band-limit", "clipping"), ()),
         "fgsm": ("goodfellow2015fgsm",),
         "fgsm-rs": ("wong2020fast",),
         "pgd-*": ("madry2018pgd",),

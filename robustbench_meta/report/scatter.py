@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from robustbench_meta.intervals import interval
-from robustbench_meta.outcomes import Entry, eps_text
+from robustbench_meta.outcomes import Entry
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import DOTTED, MUTED, PALETTE, short
 from robustbench_meta.report.tables import Value
@@ -28,10 +28,11 @@ def draw(rows: pd.DataFrame, a: Entry, b: Entry, title: str) -> Figure:
     names, parts = frames.labels(rows), dict(frames.by_entry(rows))
     mine, theirs = (parts[one].set_index("task").sort_index() for one in (a, b))
     shared = mine.index.intersection(theirs.index)
-    eps, constant = eps_text(float(rows["eps"].iloc[0])), 100 * frames.board_of(rows).constant
+    board = frames.board_of(rows)
+    at, constant = board.at(float(rows["eps"].iloc[0])), 100 * board.constant
     figure = Figure(figsize=(8.2, 4.6), layout="constrained")
     for axes, column, what in zip(
-        figure.subplots(1, 2), ("clean", "robust"), ("clean", f"worst case at ε = {eps}"), strict=True
+        figure.subplots(1, 2), ("clean", "robust"), ("clean", f"worst case at {at}"), strict=True
     ):
         y, x = (100 * one.loc[shared, column].to_numpy(float) for one in (mine, theirs))
         difference = Value(*interval((y - x) / 100), len(shared), signed=True)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from robustbench_meta.outcomes import Board, eps_text
+from robustbench_meta.outcomes import Board
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import INK, MUTED, NAMED, RULE, heat, short
 from robustbench_meta.report.tables import (
@@ -84,7 +84,7 @@ def draw(rows: pd.DataFrame, title: str) -> Figure:
             if eps in columns.eps:
                 _square(axes, (columns.x(eps, shots), y), value, top)
         _beside(axes, y, steps_text(line.steps), -6, MUTED)
-    _margins(axes, drawn, names, columns, title)
+    _margins(axes, drawn, names, columns, title, frames.board_of(rows))
     left = len({line.name for line in lines}) - len(names)
     if left:
         _note(axes, f"{left} more checkpoints, each with a lower worst case, are not drawn", height)
@@ -96,8 +96,8 @@ def caption(rows: pd.DataFrame) -> str:
     values = [value for line in _lines(rows) for value in line.values.values() if value is not None]
     marks = "".join(value.mark for value in values)
     parts = [
-        "Accuracy in %, clean and in the worst case at every ε, ± the 95 % half-width, by adaptation steps (rows) and "
-        "shots (columns). The darker the more accurate, on one scale."
+        f"Accuracy in %, clean and in the worst case at every {frames.board_of(rows).budget}, ± the 95 % half-width, "
+        "by adaptation steps (rows) and shots (columns). The darker the more accurate, on one scale."
     ]
     if rows["steps"].isna().any():
         parts.append(f"An algorithm without steps has one row, {NOTHING}.")
@@ -160,7 +160,9 @@ def _square(axes: Axes, at: tuple[float, float], value: Value | None, top: float
     axes.text(x, y + 0.24, f"± {100 * value.half:.1f}", color=ink, fontsize=6.5, bbox=box, **centre)
 
 
-def _margins(axes: Axes, lines: Sequence[Line], names: Sequence[str], columns: Columns, title: str) -> None:
+def _margins(
+    axes: Axes, lines: Sequence[Line], names: Sequence[str], columns: Columns, title: str, about: Board
+) -> None:
     """Write names and steps at the left, eps and shots above, and the title over them."""
     for name in names:
         mine = [number for number, line in enumerate(lines) if line.name == name]
@@ -169,7 +171,7 @@ def _margins(axes: Axes, lines: Sequence[Line], names: Sequence[str], columns: C
     above: dict[str, Any] = {"textcoords": "offset points", "xycoords": "data", "va": "bottom"}
     for eps in columns.eps:
         x = (columns.x(eps, columns.shots[0]) + columns.x(eps, columns.shots[-1])) / 2
-        text = "clean" if eps == 0 else f"ε = {eps_text(eps)}"
+        text = "clean" if eps == 0 else about.at(eps)
         axes.annotate(text, (x, -0.5), (0, 19), ha="center", fontsize=10, **above)
         for shots in columns.shots:
             at = (columns.x(eps, shots), -0.5)

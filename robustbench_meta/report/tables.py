@@ -15,7 +15,7 @@ import pandas as pd
 
 from robustbench_meta.flags import ABOUT, WIDEST, About, Flag
 from robustbench_meta.intervals import LEAST_SEEDS
-from robustbench_meta.outcomes import Board, Entry, Outcome, Results, attack_fields, eps_text
+from robustbench_meta.outcomes import Board, Entry, Outcome, Results, attack_fields, eps_text, is_corruption
 from robustbench_meta.ranking import Standing, better_than_constant, separation, standings
 from robustbench_meta.report import units
 from robustbench_meta.statistics import COLUMNS, CONSTANT, WORST_CASE, paired_differences
@@ -30,7 +30,7 @@ SEEDS = (
     "with its own Student t, added in quadrature. Fewer are checkpoints, with intervals over tasks alone. A red flag "
     "of one seed takes the rank of the row away."
 )
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "corruption": "common corruptions"}
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,8 @@ class Table:
     eps: list[str]
     rows: list[Row]
     differences: list[Difference]
+    budget: str = "ε"  # what an eps is called
+    foremost: str = ""  # what is said before the worst case
 
     @property
     def several(self) -> bool:
@@ -176,12 +178,17 @@ class Table:
     @property
     def headline(self) -> str:
         """Name the best ranked row, and what its number is worth; empty if nothing is ranked."""
+        return "; ".join(filter(None, [self.foremost, self._best]))
+
+    @property
+    def _best(self) -> str:
         ranked = [row for row in self.rows if row.kind == "ranked"]
         lead = max(ranked, key=lambda row: row.worst[0].mean, default=None)
         if lead is None:
             return ""
         best, constant = lead.worst[0], f"a constant predictor has {100 * self.constant:.1f} %"
-        found = f"highest worst case at ε = {self.eps[0]}: {lead.name}, "
+        first = f"{self.budget} = {self.eps[0]}" if self.budget == "ε" else f"{self.budget} {self.eps[0]}"
+        found = f"highest worst case at {first}: {lead.name}, "
         if not best.firm:
             return f"{found}but n = {best.n} is too small to say how robust it is"
         found += f"{best.percent} ± {100 * best.half:.1f} %, n = {best.n}"
@@ -193,7 +200,45 @@ class Table:
 
     def n_label(self, counted: Iterable[str]) -> str:
         """Head a column of n: where rows differ between the eps columns, say which n is whose."""
-        return f"n at ε {', '.join(self.eps)}" if any("," in one for one in counted) else "n"
+        return f"n at {self.budget} {', '.join(self.eps)}" if any("," in one for one in counted) else "n"
+
+
+@dataclass(frozen=True)
+class CorruptedRow:
+    """What corruptions leave of one entry: accuracies, and `difference`, its mean minus that of `reference`, if any.
+
+    `severities` and `kinds` are in the order of the columns; `missing` counts what others met and this entry did not.
+    """
+
+    name: str
+    steps: str
+    clean: Value
+    mean: Value
+    drop: Value
+    worst: Value
+    reference: str
+    difference: Value
+    severities: list[Value]
+    kinds: list[Value]
+    missing: int
+
+    @property
+    def n(self) -> str:
+        return str(self.clean.n)
+
+    @property
+    def against(self) -> str:
+        """Write the difference and from whom."""
+        return f"{self.difference.text} (minus {self.reference})" if self.difference.known else NOTHING
+
+
+@dataclass(frozen=True)
+class Corrupted:
+    """Accuracy under common corruptions: a column for each severity, and one for each of `kinds`."""
+
+    severities: list[int]
+    kinds: list[str]
+    rows: list[CorruptedRow]
 
 
 @dataclass(frozen=True)
@@ -234,6 +279,7 @@ class Report:
     flags: list[FlagRow]
     missing: list[str]
     transfers: dict[str, list[Transfer]] = field(default_factory=dict)  # by slug of the board
+    corrupted: dict[str, Corrupted] = field(default_factory=dict)  # by slug of the board
     protocols: list[ProtocolTable] = field(default_factory=list)
     unmet: list[str] = field(default_factory=list)  # protocols of which no attack was run
 
@@ -361,8 +407,8 @@ def with_n(value: Value, n: str) -> str:
 
 
 def threat_text(norm: str, eps: float) -> str:
-    """Write a norm and a budget as everywhere: L∞ 8/255."""
-    return f"{NORMS.get(norm, norm)} {eps_text(eps)}"
+    """Write a norm and a budget as everywhere: L∞ 8/255, severity 5."""
+    return f"severity {eps_text(eps)}" if is_corruption(norm) else f"{NORMS.get(norm, norm)} {eps_text(eps)}"
 
 
 def titled(gallery: Sequence[dict[str, Any]], cells: pd.DataFrame) -> list[dict[str, Any]]:
@@ -508,6 +554,7 @@ def _table(
         eps=[eps_text(one) for one in eps],
         rows=rows,
         differences=_differences(mine, eps, names),
+        budget=about.budget,
     )
 
 
@@ -536,25 +583,29 @@ def _where(table: Table, row: Row, boards: int) -> str:
 def _section(board: Board) -> str:
     if board.surface == "support":
         return "Poisoned support"
-    return "Attacked queries, transductive" if board.track == "transductive" else "Attacked queries"
+    what = "Corrupted queries" if board.corrupted else "Attacked queries"
+    return f"{what}, transductive" if board.track == "transductive" else what
 
 
 def _criterion(board: list[Standing]) -> str:
     about, eps = board[0].board, columns_of_eps(board)
     what = "query" if about.surface == "query" else "fresh query"
     met = {at: ", ".join(_required(board, at)) or "no white-box attack" for at in eps}
+    acts = "under every corruption" if about.corrupted else "withstands every attack"
+    each, budget = ("corruptions" if about.corrupted else "attacks"), about.budget
     text = (
-        f"Ranked by worst-case accuracy at ε = {eps_text(eps[0])}, the largest ε that most entries were run at: a "
-        f"{what} counts only if it is right when clean and withstands every attack run at this ε ({met[eps[0]]}) and "
-        "every one that was run on its task at a smaller ε. n: the tasks on which all attacks of this ε ran."
+        f"Ranked by worst-case accuracy at {about.at(eps[0])}, the largest {budget} that most entries were run at: a "
+        f"{what} counts only if it is right when clean and {acts} run at this {budget} ({met[eps[0]]}) and "
+        f"every one that was run on its task at a smaller {budget}. n: the tasks on which all {each} of this {budget} "
+        "ran."
     )
     others: dict[str, list[str]] = {}
     for at in eps[1:]:
         others.setdefault(met[at], []).append(eps_text(at))
     if others:
         listed = "; ".join(f"{', '.join(those)}: {attacks}" for attacks, those in others.items())
-        own = "by the same attacks" if list(others) == [met[eps[0]]] else f"by the attacks run there ({listed})"
-        text += f" The other columns are the same at their own ε, {own}, each on its own n tasks."
+        own = f"by the same {each}" if list(others) == [met[eps[0]]] else f"by the {each} run there ({listed})"
+        text += f" The other columns are the same at their own {budget}, {own}, each on its own n tasks."
     parts = (
         f"{text} {about.queries} queries a class, seed {about.seed}.",
         separation(board).text,
@@ -605,8 +656,8 @@ def _spread(one: Standing) -> str:
         f"; of this recipe, not in this row: training seed{'s' if len(one.outside) > 1 else ''} {left}" if left else ""
     )
     return (
-        f"training seeds {trained}; worst case at ε {eps_text(one.rank_eps)} from {100 * low:.1f} to {100 * high:.1f}, "
-        f"clean from {100 * least:.1f} to {100 * most:.1f} %; {what}{rest}"
+        f"training seeds {trained}; worst case at {one.board.budget} {eps_text(one.rank_eps)} from {100 * low:.1f} to "
+        f"{100 * high:.1f}, clean from {100 * least:.1f} to {100 * most:.1f} %; {what}{rest}"
     )
 
 
@@ -754,6 +805,14 @@ def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
             "fraction that the title names, judging by labelled items of its own; scored on fresh, clean queries."
         )
         notes.append(("support", text))
+    if any(one[0].board.corrupted for one in boards):
+        text = (
+            "A corruption has no adversary: one draw, the same for every learner, of a strength that its severity "
+            "names, 1 to 5 (Hendrycks and Dietterich, arXiv 1903.12261). What each leaves, and their mean, is plain "
+            "accuracy on the corrupted queries, also those that were wrong when clean; the worst case counts a query "
+            "that is right when clean and under every corruption up to its severity."
+        )
+        notes.append(("severity", text))
     return notes
 
 

@@ -30,6 +30,7 @@ import torch
 from robustbench_meta import episodes, untrusted
 from robustbench_meta.downloads import Source, located
 from robustbench_meta.episodes import Pool
+from robustbench_meta.spelling import steps_of, unit
 from robustbench_meta.types import Episodes, InputError, Sentences, Spec, Split
 
 FILE = "clinc150/data_full.json"
@@ -43,8 +44,8 @@ DOMAINS: Mapping[Split, tuple[str, ...]] = {
 }
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 FULL = 2**15 - 1  # what 1.0 is in a pool
-VECTORS, WORDS = "clinc150_vectors.bin", "clinc150_words.tsv"
-TABLE_SHA256 = "355d0de0a4a32be7bab1344379cfe4edd9e4f018d42432325dce1aac88a6d084"
+VECTORS, WORDS, KNOWN = "clinc150_vectors.bin", "clinc150_words.tsv", "clinc150_known.txt"
+TABLE_SHA256 = "03a353dca87bbc9fc21bd6d76edc4cc80ab7bc9200e9c236497709e5d56adcf1"
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,15 @@ class Clinc150:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Words, of which number 0 is the padding, their vectors [V,64] and by which words each may be replaced."""
+    """Words, of which number 0 is the padding, their vectors [V,64] and by which words each may be replaced.
+
+    `known` numbers the words whose vectors come from their use; all others have theirs by their spelling.
+    """
 
     words: tuple[str, ...]
     vectors: np.ndarray
     swaps: tuple[tuple[int, ...], ...]
+    known: tuple[int, ...]
 
 
 def words_of(text: str) -> list[str]:
@@ -145,45 +150,37 @@ def _space() -> Sentences:
     widest = max(map(len, held.swaps))
     swaps = torch.tensor([[*row, *[-1] * (widest - len(row))] for row in held.swaps])
     vectors = torch.from_numpy(np.rint(held.vectors * FULL)).float() / FULL
-    return Sentences((LONGEST, vectors.shape[1]), -1.0, 1.0, words=held.words, table=vectors, swaps=swaps)
+    about: Any = {"words": held.words, "table": vectors, "swaps": swaps, "known": held.known}
+    return Sentences((LONGEST, vectors.shape[1]), -1.0, 1.0, **about)
 
 
 @cache
 def table() -> Table:
     """Return the committed table; refuse it where its files are not those that were committed."""
     folder = resources.files("robustbench_meta.tasks")
-    words, vectors = folder.joinpath(WORDS).read_bytes(), folder.joinpath(VECTORS).read_bytes()
-    if (found := hashlib.sha256(words + vectors).hexdigest()) != TABLE_SHA256:
+    words, vectors, known = (folder.joinpath(name).read_bytes() for name in (WORDS, VECTORS, KNOWN))
+    if (found := hashlib.sha256(words + vectors + known).hexdigest()) != TABLE_SHA256:
         raise InputError(f"clinc150: the word table has SHA-256 {found[:12]}…, must be {TABLE_SHA256[:12]}…")
-    return parsed(words, vectors)
+    return parsed(words, vectors, known)
 
 
-def parsed(words: bytes, vectors: bytes) -> Table:
+def parsed(words: bytes, vectors: bytes, known: bytes) -> Table:
     lines = [line.split("\t") for line in words.decode().splitlines()]
     names = ("", *(line[0] for line in lines))
     number = {word: n for n, word in enumerate(names)}
     swaps = ((), *(tuple(number[word] for word in line[1].split()) for line in lines))
     steps = np.frombuffer(vectors, np.int8).reshape(len(lines), -1)
-    return Table(names, np.concatenate([np.zeros((1, steps.shape[1]), np.float32), unit(steps)]), swaps)
+    matrix = np.concatenate([np.zeros((1, steps.shape[1]), np.float32), unit(steps)])
+    return Table(names, matrix, swaps, tuple(number[word] for word in known.decode().split()))
 
 
-def written(held: Table) -> tuple[bytes, bytes]:
-    """Write a table as its two files: a line for each word with its swaps, and bytes of steps."""
+def written(held: Table) -> tuple[bytes, bytes, bytes]:
+    """Write a table as its three files: a line for each word with its swaps, bytes of steps, and the known words."""
     lines = [
         f"{word}\t{' '.join(held.words[n] for n in row)}\n" for word, row in zip(held.words, held.swaps, strict=True)
     ]
-    return "".join(lines[1:]).encode(), steps_of(held.vectors[1:]).tobytes()
-
-
-def steps_of(vectors: np.ndarray) -> np.ndarray:
-    """Round vectors [V,64] to whole numbers, 127 for the largest entry of each."""
-    return np.rint(127 * vectors / np.abs(vectors).max(axis=1, keepdims=True)).astype(np.int8)
-
-
-def unit(steps: np.ndarray) -> np.ndarray:
-    """Scale rows of whole numbers to length 1; the squares add up exactly, so the same everywhere."""
-    lengths = np.sqrt(np.sum(steps.astype(np.int64) ** 2, axis=1, keepdims=True))
-    return (steps / lengths).astype(np.float32)
+    known = "".join(f"{held.words[number]}\n" for number in held.known)
+    return "".join(lines[1:]).encode(), steps_of(held.vectors[1:]).tobytes(), known.encode()
 
 
 @cache

@@ -23,7 +23,7 @@ import torch
 from robustbench_meta import episodes
 from robustbench_meta.downloads import Source, data_root
 from robustbench_meta.episodes import Pool
-from robustbench_meta.types import Box, Episodes, InputError, Spec, Split
+from robustbench_meta.types import Box, Episodes, InputError, Sounds, Spec, Split
 
 COMMIT = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
 RECORDINGS, ARCHIVE = "fsdd/recordings", "fsdd/free-spoken-digit-dataset.zip"
@@ -56,7 +56,7 @@ class SpokenDigits:
     held_out: HeldOut = "speakers"
     root: Path | None = None
 
-    space: ClassVar[Box] = Box((1, LENGTH), -1.0, 1.0)
+    space: ClassVar[Box] = Sounds((1, LENGTH), -1.0, 1.0, rate=RATE)
     rate: ClassVar[int] = RATE
     level: ClassVar[float] = LEVEL
     default_eps: ClassVar[tuple[float, ...]] = (0.001, 0.002, 0.005)

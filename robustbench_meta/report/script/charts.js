@@ -65,7 +65,7 @@ function curves(board, lines, room, title) {
     last = x(eps);
     parts.push(label(text, x(eps), floor + 16, "tick mid"));
   }
-  parts.push(label("ε", right, height - 4, "axis end"), label("accuracy, %", 0, 11, "axis"),
+  parts.push(label(board.budget, right, height - 4, "axis end"), label("accuracy, %", 0, 11, "axis"),
     drawn("path", { class: "chance", d: `M${left} ${place(y(board.chance))}H${place(right)}` }));
   for (const line of lines) parts.push(curve(line, x, y));
   const ends = lines.filter((line) => line.points.length).map((line, i) => ({ at: y(line.points.at(-1).mean), x: x(line.points.at(-1).x), text: texts[i], look: line.look }));
@@ -77,7 +77,7 @@ function curves(board, lines, room, title) {
       label(text, right + 14, at + 4, "name"));
   });
   const said = lines.filter((line) => !line.thin).map((line) =>
-    `${line.name}: ${line.points.map((one) => `${valueText(one)} at ε ${+one.x.toFixed(4)}`).join(", ")}`).join("; ");
+    `${line.name}: ${line.points.map((one) => `${valueText(one)} at ${board.budget} ${+one.x.toFixed(4)}`).join(", ")}`).join("; ");
   return picture(width, height, title, said, ...parts);
 }
 
@@ -112,7 +112,7 @@ function attackBars(board, entry, room) {
     y += after;
   }
   parts.push(drawn("path", { class: "chance", d: `M${x(board.chance)} 8V${y - after}` }), label("1/K", x(board.chance), y + 5, "note mid"));
-  const said = entry.runs.map((run) => `${run.attack} at ε ${board.eps[run.eps]}: ${valueText(run)}`).join(", ");
+  const said = entry.runs.map((run) => `${run.attack} at ${board.budget} ${board.eps[run.eps]}: ${valueText(run)}`).join(", ");
   return picture(width, y + 12, "Accuracy under each attack", said, ...parts);
 }
 

@@ -55,7 +55,7 @@ function openComparison(board, entries) {
   );
   dialog.showModal();
   const lines = entries.map((entry, i) => ({ name: `${i + 1} ${entry.name}${stepsText(entry)}`, look: `c${i}`, points: curveOf(board, entry), dashed: entry.defense === "standard" }));
-  dialog.append(element("h3", {}, "Worst case against ε, with 95 % bands"));
+  dialog.append(element("h3", {}, `Worst case against ${board.budget}, with 95 % bands`));
   dialog.append(curves(board, lines, dialog.clientWidth - 52, "Robustness curves"));
   const differing = recipeRows(entries);
   if (differing.length) {
@@ -89,7 +89,7 @@ function comparison(board, entries) {
 // What can be paired: the worst case at each eps where every attack ran, and clean accuracy at the eps of the ranking.
 function measures(board) {
   const outcome = (entry, eps) => entry.outcomes.find((one) => one.eps === eps);
-  const made = board.eps.map((text, eps) => ({ name: `Worst case, ε ${text}`, values: (entry) => {
+  const made = board.eps.map((text, eps) => ({ name: `Worst case, ${board.budget} ${text}`, values: (entry) => {
     const found = outcome(entry, eps);
     return found?.complete ? accuracies(found, "worst") : undefined;
   } }));
