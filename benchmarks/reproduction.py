@@ -6,6 +6,9 @@
     rbm evaluate $ckpts --attacks fgsm,pgd-20,pgd-mt-50 --eps 2/255,8/255 --tasks 20 --no-audit --out RESULTS
     rbm evaluate $ckpts --attacks fgsm --eps 0,8/255 --tasks 30 --no-audit --out RESULTS
     rbm evaluate $standard --attacks pgd-20,pgd-mt-50 --eps 8/255 --tasks 30 --no-audit --out RESULTS
+    for one in protonet r2d2 fomaml anil; do clean="$clean --ckpt zoo:cifar-fs-$one-standard"; done
+    rbm evaluate $clean --attacks fgsm --eps 0 --shots 1 --tasks 600 --no-audit --out RESULTS
+    rbm evaluate --ckpt zoo:cifar-fs-anil-standard --attacks fgsm --eps 0 --tasks 600 --no-audit --out RESULTS
     rbm leaderboard add RESULTS --board reports/reproduction
     python benchmarks/reproduction.py [--check]
 
