@@ -189,7 +189,9 @@ def evaluate(
         typer.Option(help="As 2/255,0.03. Default in linf: 2/255,4/255,8/255 for colour, 0.05,0.1 for grey images."),
     ] = None,
     norm: Annotated[str | None, typer.Option(help="linf, l2, l1. Default: linf.")] = None,
-    surface: Annotated[str | None, typer.Option(help="query, support. Default: query.")] = None,
+    surface: Annotated[
+        str | None, typer.Option(help="query, support, rollout. Default: query; rollout where learners act.")
+    ] = None,
     tasks: Annotated[int | None, typer.Option(help="Tasks per cell. Default: 100.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time, as 20m, that picks the number of tasks.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the tasks and attacks. Default: 0.")] = None,

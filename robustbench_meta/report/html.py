@@ -9,7 +9,7 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from robustbench_meta.report.markdown import DIFFERENCES, FLAGS, INTRODUCTION, PROTOCOLS, SAME, TRANSFER
+from robustbench_meta.report.markdown import DIFFERENCES, FLAGS, INTRODUCTION, PROTOCOLS, ROLLOUTS, SAME, TRANSFER
 from robustbench_meta.report.page import Page
 from robustbench_meta.report.tables import CONSTANT_MARK, NOTHING, Report, with_n
 
@@ -34,6 +34,7 @@ def render(report: Report, page: Page) -> str:
         differences=DIFFERENCES,
         transfer=TRANSFER,
         about_flags=FLAGS,
+        about_rollouts=ROLLOUTS,
         about_protocols=PROTOCOLS,
         same=SAME,
         with_n=with_n,
