@@ -110,7 +110,9 @@ def demonstrated(family: Demonstrator, world: Params, ways: int) -> Demonstratio
         states.append(family.advance(world, states[-1], chosen))
     flown = torch.stack(states, dim=1)
     observed = torch.stack([family.observe(world, state) for state in states[:-1]], dim=1)
-    return Demonstrations(family.judge(world, flown)[0] > 0, flown[:, :-1], observed, torch.stack(actions, dim=1))
+    return Demonstrations(
+        (family.judge(world, flown)[0] > 0).all(dim=1), flown[:, :-1], observed, torch.stack(actions, dim=1)
+    )
 
 
 def dealt(split: Split, place: np.ndarray) -> tuple[float, float]:

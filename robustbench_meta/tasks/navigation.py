@@ -122,11 +122,11 @@ class Navigation:
         return (state + SPEED * torch.einsum("rw,rwc->rc", chosen, _headings(world, chosen.shape[1]))).clamp(-1, 1)
 
     def judge(self, world: Params, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return of states [R,H+1,2] the margin of success, ten times a distance, and the return: [R]."""
+        """Return of states [R,H+1,2] by how much each arrived and kept clear, times ten [R,2], and the returns [R]."""
         away = states - world["goal"].unsqueeze(1)
         arrived = NEAR - away[:, -1].square().sum(dim=-1).clamp_min(1e-12).sqrt()
-        untouched = _clearance(world, states).amin(dim=(1, 2))
-        return MARGIN * torch.minimum(arrived, untouched), -away[:, 1:].square().sum(dim=(1, 2))
+        clear = _clearance(world, states[:, 1:]).amin(dim=(1, 2))
+        return MARGIN * torch.stack([arrived, clear], dim=1), -away[:, 1:].square().sum(dim=(1, 2))
 
     def scene(self, world: Params, states: Tensor) -> Scene:
         """Return what is drawn of states [R,H+1,2]: the ways, the goals and the obstacles; a point has no body."""

@@ -128,11 +128,11 @@ class Reach:
         return torch.cat([_bounded(state[:, :2] + speeds), speeds], dim=1)
 
     def judge(self, world: Params, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return of states [R,H+1,4] the margin of success, ten times a distance or a speed, and the return: [R]."""
+        """Return of states [R,H+1,4] by how much each arrived and slowed down, times ten [R,2], and the returns [R]."""
         away = self._hands(world, states) - world["target"].unsqueeze(1)
         arrived = NEAR - away[:, -1].square().sum(dim=-1).clamp_min(1e-12).sqrt()
         slowed = SLOW - states[:, -1, 2:].square().sum(dim=-1).clamp_min(1e-12).sqrt()
-        return MARGIN * torch.minimum(arrived, slowed), -away[:, 1:].square().sum(dim=(1, 2))
+        return MARGIN * torch.stack([arrived, slowed], dim=1), -away[:, 1:].square().sum(dim=(1, 2))
 
     def scene(self, world: Params, states: Tensor) -> Scene:
         """Return what is drawn of states [R,H+1,4]: the ways of the hands, the targets, and the arms at the end."""
