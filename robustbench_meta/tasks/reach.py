@@ -49,7 +49,7 @@ class Reach:
     name: ClassVar[str] = "reach"
     space: ClassVar[Box] = Box((CELLS**2 + 4,), -1.0, 1.0)
     horizon: ClassVar[int] = 24
-    default_eps: ClassVar[tuple[float, ...]] = (0.02, 0.05)
+    default_eps: ClassVar[tuple[float, ...]] = (0.01, 0.02)
     default_network: ClassVar[str] = "mlp"
     default_network_options: ClassVar[Mapping[str, Any]] = {"width": 64, "depth": 3}
     sources: ClassVar[tuple[Source, ...]] = ()
