@@ -195,7 +195,7 @@ def _tasks_of(cell: Cell) -> tuple[Any, ...]:
 
 
 def _sampled(cell: Cell, learner: AnyLearner, family: TaskFamily, tasks: Sequence[int]) -> tuple[Episodes, Params]:
-    """Draw tasks; for rollouts put no noise in place of their queries, and draw the worlds, too."""
+    """Draw tasks; for rollouts put zeros, no noise, in place of their queries, and draw the worlds, too."""
     try:
         episodes = drawn(family, cell.split, cell.spec, tasks, seed=cell.seed).to(learner.device, learner.dtype)
         if cell.threat.surface != "rollout":
@@ -346,15 +346,14 @@ def _pictures(found: _Attacked, threat: Threat, family: TaskFamily) -> dict[str,
     """
     x, y, space = found.episodes.query_x[0], found.episodes.query_y[0], found.victim.space
     clean, attacked, rate = found.clean.scores[0], found.attacked.scores[0], getattr(family, "rate", None)
-    if (
-        found.clean.flight is None and x.dim() != 4 and rate is None and threat.norm != "words"
-    ):  # no images [Q,C,H,W], sounds [Q,1,samples], sentences
+    images, told = x.dim() == 4, threat.norm == "words"
+    if not (images or told or rate or found.clean.flight):
         return None
     right = losses.correct(clean, y)
     # Spread over the classes, whose queries lie one class after another.
     spread = torch.linspace(0, len(y) - 1, min(PICTURES, len(y))).round().long().to(y.device)
     first = torch.cat([spread[right[spread]], right.nonzero().flatten(), spread, (~right).nonzero().flatten()])
-    if threat.norm == "words":  # most sentences stand, and what fools is what is to be read
+    if told:  # most sentences stand, and what fools is what is to be read
         first = torch.cat([(right & ~losses.correct(attacked, y)).nonzero().flatten(), first])
     chosen = list(dict.fromkeys(first.tolist()))[:PICTURES]
     pictures = {
