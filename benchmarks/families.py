@@ -215,8 +215,8 @@ def _verdict(case: Case, standard: dict[str, list[float]], robust: dict[str, lis
     needed = "yes" if all(abs(mean - chance) <= half for mean, half in ignorant) else "**no**"
     why = "whether chance lies in both intervals"
     if case.acts:  # a few rollouts succeed by luck
-        mean, half = max(ignorant, key=sum)
-        needed, why = _above(-mean, half, -ABOVE), f"at most {mean:.1f} ± {half:.1f} % succeed without"
+        luck, luck_half = max(ignorant, key=sum)
+        needed, why = _above(-luck, luck_half, -ABOVE), f"at most {luck:.1f} ± {luck_half:.1f} % succeed without"
     answers = [
         ("the support is needed", needed, why),
         ("it is enough", _above(clean, half, chance + ABOVE), f"{clean:.1f} ± {half:.1f} %"),

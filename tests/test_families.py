@@ -83,6 +83,8 @@ def test_of_learners_that_act_the_support_is_needed_where_few_rollouts_succeed_w
     assert (case.chance, families.Case("strokes", "protonet", 0.1).chance) == (0.0, 20.0)
     told = families._verdict(case, results(foreign=[1.0, 2.0, 3.0], shuffled=[7.0, 8.0, 9.0]), results())
     assert "the support is needed: yes (at most 8.0 ± 2.5 % succeed without)" in told
+    narrow = families._verdict(case, results(shuffled=[0.0, 8.0, 16.0], clean=[90.0, 90.0, 90.0]), results())
+    assert "it is enough: yes (90.0 ± 0.0 %)" in narrow
     assert "the support is needed: **no**" in families._verdict(case, results(shuffled=[39.0, 40.0, 41.0]), results())
 
 
