@@ -199,7 +199,10 @@ def evaluate(
             " Default: linf."
         ),
     ] = None,
-    surface: Annotated[str | None, typer.Option(help="query, support (poisoning). Default: query.")] = None,
+    surface: Annotated[
+        str | None,
+        typer.Option(help="query, support (poisoning), rollout. Default: query; rollout where learners act."),
+    ] = None,
     fraction: Annotated[
         float | None, typer.Option(help="Of each class of a poisoned support, what is attacked. Default: 1.")
     ] = None,

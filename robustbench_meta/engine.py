@@ -20,6 +20,7 @@ from torch.func import vmap
 from robustbench_meta import poisoning
 from robustbench_meta.kernels import EPSILON, batch_norm, scale_and_shift
 from robustbench_meta.networks import BatchNorm, Embed
+from robustbench_meta.rollouts import noise_space, roll
 from robustbench_meta.types import (
     Algorithm,
     Attack,
@@ -32,6 +33,7 @@ from robustbench_meta.types import (
     MetaGradient,
     NormMode,
     Params,
+    Simulator,
     Streams,
     Threat,
     Victim,
@@ -52,6 +54,7 @@ class Network(Protocol):
 
 POISON = Threat("linf", 0.0, "support")  # all inputs of the support
 Lift = Callable[[Callable[..., Any]], Callable[..., Any]]  # one task's function to that of T tasks, or itself
+Score = Callable[[Tensor, Tensor], Tensor]  # rows [P',*X], tasks [P'] -> scores [P',N]
 Normalise = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # h, gamma, beta -> h, mean, variance
 
 
@@ -151,22 +154,27 @@ class Learner:
 
     def query_victim(self, fitted: Fitted, x: Tensor, y: Tensor, *, cost: Cost | None = None) -> Victim:
         """Expose the adapted, frozen learners to an attack on their queries x [T,Q,*X], y [T,Q]; it adds to `cost`."""
-        frozen, learner = fitted.detach(), self.detach()
         if self.norm_mode == "batch":
+            frozen, learner = fitted.detach(), self.detach()
 
             def together(x_adv: Tensor, points: Tensor) -> Tensor:
                 return learner.predict(_take(frozen, points), x_adv)
 
             return _victim(together, x, y, self.space, tasks=len(x), cost=cost)
-        score = _by_task(cache(partial(learner._frozen, frozen)), len(x)) if self.backend == "loop" else None
+        score = self.scorer(fitted, len(x))
 
         def alone(x_adv: Tensor, points: Tensor) -> Tensor:
-            rows, tasks = x_adv.squeeze(1), points // x.shape[1]
-            scores = score(rows, tasks) if score else learner._predict_points(frozen, rows, tasks)
-            return scores.unsqueeze(1)
+            return score(x_adv.squeeze(1), points // x.shape[1]).unsqueeze(1)
 
         flat_x, flat_y = x.flatten(0, 1).unsqueeze(1), y.flatten().unsqueeze(1)
         return _victim(alone, flat_x, flat_y, self.space, tasks=len(x), cost=cost)
+
+    def scorer(self, fitted: Fitted, tasks: int) -> Score:
+        """Return a function of rows x [P',*X] and the numbers of their tasks [P']: scores [P',N] by frozen learners."""
+        frozen, learner = fitted.detach(), self.detach()
+        if self.backend == "loop":
+            return _by_task(cache(partial(learner._frozen, frozen)), tasks)
+        return partial(learner._predict_points, frozen)
 
     def support_victim(self, episodes: Episodes, threat: Threat = POISON, *, steps: int | None = None) -> Victim:
         """Expose adaptation itself: the support is under attack, the adapted learner judged on the proxies."""
@@ -367,18 +375,21 @@ class ObjectLearner:
 
     def query_victim(self, fitted: list[Any], x: Tensor, y: Tensor, *, cost: Cost | None = None) -> Victim:
         """Expose the adapted learners to an attack on their queries x [T,Q,*X], y [T,Q]; it adds to `cost`."""
-        queries = x.shape[1]
-
-        def one(task: int) -> Callable[[Tensor], Tensor]:
-            return lambda rows: self._scores(fitted[task], rows)
-
-        score = _by_task(one, len(x))
+        score, queries = self.scorer(fitted, len(x)), x.shape[1]
 
         def forward(x_adv: Tensor, points: Tensor) -> Tensor:
             return score(x_adv.squeeze(1), points // queries).unsqueeze(1)
 
         flat_x, flat_y = x.flatten(0, 1).unsqueeze(1), y.flatten().unsqueeze(1)
         return _victim(forward, flat_x, flat_y, self.space, tasks=len(x), differentiable=self.differentiable, cost=cost)
+
+    def scorer(self, fitted: list[Any], tasks: int) -> Score:
+        """Return a function of rows x [P',*X] and the numbers of their tasks [P']: scores [P',N]."""
+
+        def one(task: int) -> Callable[[Tensor], Tensor]:
+            return lambda rows: self._scores(fitted[task], rows)
+
+        return _by_task(one, tasks)
 
     def support_victim(self, episodes: Episodes, threat: Threat = POISON, *, steps: int | None = None) -> Victim:
         """Expose adaptation itself to an attack on the support, judged on the proxies."""
@@ -393,6 +404,24 @@ class ObjectLearner:
         if scores.shape != (len(x), self.ways):
             raise InputError(f"predict: scores of shape {tuple(scores.shape)}, not ({len(x)}, {self.ways})")
         return scores.to(self.dtype)
+
+
+def rollout_victim(learner: Learner | ObjectLearner, fitted: Any, simulator: Simulator, worlds: Params) -> Victim:
+    """Expose rollouts of adapted, frozen policies, worlds [T,R,...], to an attack on what they observe at every step.
+
+    A point is a rollout, its item the noise [H,*X], its label 0: it succeeds. The gradient goes through the simulator.
+    """
+    tasks, each = next(iter(worlds.values())).shape[:2]
+    flat, space = {name: value.flatten(0, 1) for name, value in worlds.items()}, noise_space(simulator)
+    score = learner.scorer(fitted, tasks)
+
+    def forward(noise: Tensor, points: Tensor) -> Tensor:
+        here = {name: value[points] for name, value in flat.items()}
+        return roll(simulator, lambda seen: score(seen, points // each), here, noise.squeeze(1)).scores.unsqueeze(1)
+
+    still = torch.zeros(tasks * each, 1, *space.shape, device=learner.device, dtype=learner.dtype)
+    success = torch.zeros(tasks * each, 1, dtype=torch.int64, device=learner.device)
+    return _victim(forward, still, success, space, tasks=tasks, differentiable=learner.differentiable)
 
 
 def has_gradient(learner: ObjectLearner, episodes: Episodes) -> bool:
@@ -621,7 +650,7 @@ def _unchanged(weights: Params, body: Params) -> bool:
     return all(weights[name] is value for name, value in body.items())
 
 
-def _by_task(one: Callable[[int], Callable[[Tensor], Tensor]], count: int) -> Callable[[Tensor, Tensor], Tensor]:
+def _by_task(one: Callable[[int], Callable[[Tensor], Tensor]], count: int) -> Score:
     """Score rows x [P',*X] task after task, row p by `one(tasks[p])`: [P',N]."""
 
     def score(x: Tensor, tasks: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from robustbench_meta.types import Episodes, InputError, Spec, Split, TaskFamily
+from robustbench_meta.types import Episodes, InputError, Simulator, Spec, Split, TaskFamily
 
 REFERENCE_TASKS = 20
 # The first of these that a split's classes are large enough for is the one its fingerprint is taken with.
@@ -125,7 +125,8 @@ def fingerprint(family: TaskFamily, split: Split) -> str:
     """Return the SHA-256 of a split's reference episodes: seed 0, the first 20 tasks, 5-way 5-shot, 15 queries.
 
     A split of fewer classes or smaller ones is hashed at the largest spec of REFERENCE_SHAPES that it allows.
-    Hashed are the spec, then pixels in steps of 1/255 of the box, then labels: the same on every machine.
+    Hashed are the spec, then pixels in steps of 1/255 of the box, then labels: the same on every machine. Of learners
+    that act also the worlds of their rollouts, in steps of 2**-12.
     """
     ways = min(5, len(family.classes(split)))
     spec, episodes = _reference(family, split, ways)
@@ -135,6 +136,10 @@ def fingerprint(family: TaskFamily, split: Split) -> str:
         steps = (x.double() - family.space.low) * (255 / family.space.width)
         digest.update(steps.round().to(torch.uint8).numpy().tobytes())
         digest.update(y.numpy().astype("<i8").tobytes())
+    if isinstance(family, Simulator):
+        digest.update(f"{family.horizon} steps".encode())
+        for _, value in sorted(family.trials(split, spec, range(REFERENCE_TASKS), seed=0).items()):
+            digest.update((value.double() * 2**12).round().numpy().astype("<i8").tobytes())
     return digest.hexdigest()
 
 

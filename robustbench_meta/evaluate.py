@@ -1,6 +1,8 @@
 """One cell to records: sample, adapt, attack, and check what the attack claims on a path of its own.
 
-T tasks, S support, Q queries, P points, M items in a point, N classes, X the shape of one input.
+T tasks, S support, Q queries, P points, M items in a point, N classes, X the shape of one input. Of rollouts a query
+is the noise [H,*X] on what one of them observes in H steps; class 0, success, is all their label, the others are the
+ways to fail.
 """
 
 from __future__ import annotations
@@ -9,23 +11,26 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from robustbench_meta import losses, poisoning, store, threats
-from robustbench_meta.engine import Fitted, Learner, ObjectLearner
+from robustbench_meta.engine import Fitted, Learner, ObjectLearner, rollout_victim
 from robustbench_meta.episodes import drawn
+from robustbench_meta.rollouts import Flight, noise_space, roll
 from robustbench_meta.types import (
     Attack,
     Cell,
     Episodes,
     InputError,
+    Params,
     Record,
     Sentences,
+    Simulator,
     Spec,
     Split,
     Streams,
@@ -55,28 +60,38 @@ class Block:
 
 
 @dataclass(frozen=True)
+class _Scored:
+    """Scores [T,Q,N], and of rollouts how they went, those of all tasks together."""
+
+    scores: Tensor
+    flight: Flight | None = None
+
+
+@dataclass(frozen=True)
 class _Attacked:
-    """One attack, re-scored: correct [T,Q] before and after, distance of each task [T], scores and inputs."""
+    """One attack, re-scored: tasks, inputs, scores before and after, and the distance of each task [T]."""
 
     episodes: Episodes
     x_adv: Tensor  # [T,Q,*X]; where the support is attacked, what is within reach, or its labels
-    clean: Tensor  # scores [T,Q,N]
-    attacked: Tensor  # scores [T,Q,N]
+    clean: _Scored
+    attacked: _Scored
     distance: Tensor
     victim: Victim
+    worlds: Params
 
 
 @dataclass(frozen=True)
 class _Adapted:
-    """Tasks and the learners adapted to them."""
+    """Tasks and the learners adapted to them; `worlds` are those of rollouts, each [T,Q,...]."""
 
     episodes: Episodes
     fitted: Any
+    worlds: Params = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Bytes held, those of the episodes included, which step counts share."""
-        parts = [*vars(self.episodes).values(), *_tensors(self.fitted)]
+        parts = [*vars(self.episodes).values(), *_tensors(self.fitted), *self.worlds.values()]
         return sum(part.nbytes for part in parts if part is not None)
 
 
@@ -97,13 +112,12 @@ class Adaptations:
     def of(self, cell: Cell, learner: AnyLearner, family: TaskFamily, tasks: Sequence[int]) -> _Adapted:
         """Return what the cell's tasks need before they are attacked."""
         if not isinstance(learner, Learner):  # an object may keep what it likes in what it returns
-            return _adapted(cell, learner, _sampled(cell, learner, family, tasks), [cell.steps])[0]
+            return _adapted(learner, *_sampled(cell, learner, family, tasks), [cell.steps])[0]
         wanted = (*_tasks_of(cell), *tasks)
         if (*wanted, cell.steps) not in self.kept:
             alike = self.steps.get(_tasks_of(cell), set())
             counts = [None] if cell.steps is None else sorted(alike | {cell.steps})
-            episodes = _sampled(cell, learner, family, tasks)
-            made = dict(zip(counts, _adapted(cell, learner, episodes, counts), strict=True))
+            made = dict(zip(counts, _adapted(learner, *_sampled(cell, learner, family, tasks), counts), strict=True))
             # What is asked for comes last, so that it is the last to be dropped.
             for count in sorted(made, key=lambda count: count == cell.steps):
                 self._keep((*wanted, count), made[count])
@@ -152,14 +166,14 @@ def run(
             raise
         records += _records(found, group, cell.threat)
         if group[0] == 0 and _to_look_at(cell, attack):
-            pictures = _pictures(found, cell.threat, getattr(family, "rate", None))
+            pictures = _pictures(found, cell.threat, family)
         if examples:
             kept += _examples(found, group)
     return Block(records, pictures, tuple(kept))
 
 
 def _to_look_at(cell: Cell, attack: Attack) -> bool:
-    return cell.threat.surface == "query" and (attack.needs_gradient or cell.threat.norm == "words")
+    return cell.threat.surface != "support" and (attack.needs_gradient or cell.threat.norm == "words")
 
 
 def check_learner(learner: AnyLearner, family: TaskFamily, split: Split, spec: Spec, steps: int | None) -> None:
@@ -176,24 +190,36 @@ def check_learner(learner: AnyLearner, family: TaskFamily, split: Split, spec: S
 
 
 def _tasks_of(cell: Cell) -> tuple[Any, ...]:
-    return (cell.weights, cell.norm_mode, cell.family, cell.episodes, cell.split, cell.spec, cell.seed)
+    rolled = cell.threat.surface == "rollout"
+    return (cell.weights, cell.norm_mode, cell.family, cell.episodes, cell.split, cell.spec, cell.seed, rolled)
 
 
-def _sampled(cell: Cell, learner: AnyLearner, family: TaskFamily, tasks: Sequence[int]) -> Episodes:
+def _sampled(cell: Cell, learner: AnyLearner, family: TaskFamily, tasks: Sequence[int]) -> tuple[Episodes, Params]:
+    """Draw tasks; for rollouts put zeros, no noise, in place of their queries, and draw the worlds, too."""
     try:
-        return drawn(family, cell.split, cell.spec, tasks, seed=cell.seed).to(learner.device, learner.dtype)
+        episodes = drawn(family, cell.split, cell.spec, tasks, seed=cell.seed).to(learner.device, learner.dtype)
+        if cell.threat.surface != "rollout":
+            return episodes, {}
+        worlds = _simulator(family).trials(cell.split, cell.spec, tasks, seed=cell.seed)
     except InputError as error:
         raise CellError(str(error)) from None
+    noise = episodes.query_x.new_zeros(*episodes.query_y.shape, *noise_space(_simulator(family)).shape)
+    episodes = replace(episodes, query_x=noise, query_y=torch.zeros_like(episodes.query_y))
+    return episodes, {name: value.to(learner.device, learner.dtype) for name, value in worlds.items()}
 
 
-def _adapted(cell: Cell, learner: AnyLearner, episodes: Episodes, counts: Sequence[int | None]) -> list[_Adapted]:
+def _simulator(family: TaskFamily) -> Simulator:
+    return cast(Simulator, family)
+
+
+def _adapted(learner: AnyLearner, episodes: Episodes, worlds: Params, counts: Sequence[int | None]) -> list[_Adapted]:
     """Adapt to the tasks with every number of steps in `counts`."""
     with grad_mode(learner), full_precision():
         if isinstance(learner, Learner):
             fits: list[Any] = learner.rollout(episodes.support_x, episodes.support_y, [count or 0 for count in counts])
         else:
             fits = [learner.adapt(episodes.support_x, episodes.support_y, steps=count) for count in counts]
-        return [_Adapted(episodes, fitted) for fitted in fits]
+        return [_Adapted(episodes, fitted, worlds) for fitted in fits]
 
 
 def _attack(
@@ -210,14 +236,15 @@ def _attack(
         adapted = adaptations.of(cell, learner, family, tasks)
         episodes, fitted = adapted.episodes, adapted.fitted
         # Scored for each cell, so that a step count that diverges fails its own cells alone.
-        with grad_mode(learner), full_precision():
-            clean = scores_of(learner, fitted, episodes.query_x, cell.spec.ways)
+        clean = _scored(cell, learner, family, adapted, episodes.query_x)
         # Kept or made afresh, learners must leave an attack the same random numbers.
         torch.manual_seed(seed_of(f"attack {store.key(cell)}", tasks[0]))
         if cell.threat.surface == "query":
             victim = learner.query_victim(fitted, episodes.query_x, episodes.query_y)
-        else:
+        elif cell.threat.surface == "support":
             victim = learner.support_victim(episodes, cell.threat, steps=cell.steps)
+        else:
+            victim = rollout_victim(learner, fitted, _simulator(family), adapted.worlds)
         weights = [tensor.detach().clone() for tensor in _weights(learner, fitted)]
         x, y = victim.x.clone(), victim.y.clone()
         with torch.enable_grad(), full_precision():
@@ -227,9 +254,11 @@ def _attack(
         if not all(map(torch.equal, weights, (tensor.detach() for tensor in _weights(learner, fitted)))):
             raise CellError("the attack changed the learner's weights")
         moved = threats.distance(x_adv - x, cell.threat.norm, len(victim.space.shape))
-        attacked = _rescored(learner, fitted, episodes, x_adv, cell)
-    found = x_adv.view(episodes.query_x.shape) if cell.threat.surface == "query" else x_adv
-    return _Attacked(episodes, found, clean, attacked, moved.view(len(tasks), -1).amax(1), victim)
+        if cell.threat.surface != "support":
+            x_adv = x_adv.view(episodes.query_x.shape)
+        attacked = _rescored(cell, learner, family, adapted, x_adv)
+    far = moved.view(len(tasks), -1).amax(1)
+    return _Attacked(episodes, x_adv, clean, attacked, far, victim, adapted.worlds)
 
 
 def _stream(cell: Cell) -> str:
@@ -259,14 +288,40 @@ def _checked(x_adv: Any, x: Tensor, threat: Threat, victim: Victim) -> Tensor:
     return x_adv
 
 
-def _rescored(learner: AnyLearner, fitted: Any, episodes: Episodes, x_adv: Tensor, cell: Cell) -> Tensor:
-    """Score what the attack found through `adapt` and `predict`, not through the victim it saw: [T,Q,N]."""
+def _rescored(cell: Cell, learner: AnyLearner, family: TaskFamily, adapted: _Adapted, x_adv: Tensor) -> _Scored:
+    """Score what the attack found through `adapt` and `predict`, not through the victim it saw."""
+    episodes = adapted.episodes
+    if cell.threat.surface != "support":
+        return _scored(cell, learner, family, adapted, x_adv)
     with grad_mode(learner), full_precision():
-        if cell.threat.surface == "query":
-            return scores_of(learner, fitted, x_adv.view(episodes.query_x.shape), cell.spec.ways)
         items = poisoning.reached(episodes, cell.threat.fraction, cell.spec.ways)
         support = poisoning.poisoned((episodes.support_x, episodes.support_y), x_adv, items, cell.threat)
-        return scores_of(learner, learner.adapt(*support, steps=cell.steps), episodes.query_x, cell.spec.ways)
+        poisoned = learner.adapt(*support, steps=cell.steps)
+    return _scored(cell, learner, family, replace(adapted, fitted=poisoned), episodes.query_x)
+
+
+def _scored(cell: Cell, learner: AnyLearner, family: TaskFamily, adapted: _Adapted, x: Tensor) -> _Scored:
+    """Score queries x [T,Q,*X] by `predict`, or replay the rollouts that observe the noise x [T,Q,H,*X]."""
+    with grad_mode(learner), full_precision():
+        if cell.threat.surface != "rollout":
+            return _Scored(scores_of(learner, adapted.fitted, x, cell.spec.ways))
+        flight = replay(learner, adapted.fitted, _simulator(family), adapted.worlds, x, ways=cell.spec.ways)
+    if not (flight.scores.isfinite().all() and flight.returns.isfinite().all()):
+        raise CellError("a rollout's margin or return is NaN or infinite")
+    return _Scored(flight.scores.unflatten(0, x.shape[:2]), flight)
+
+
+def replay(
+    learner: AnyLearner, fitted: Any, simulator: Simulator, worlds: Params, noise: Tensor, *, ways: int
+) -> Flight:
+    """Roll out the policies of T tasks by `predict`, not through a victim: worlds [T,R,...], noise [T,R,H,*X]."""
+    shape = noise.shape[:2]
+    flat = {name: value.flatten(0, 1) for name, value in worlds.items()}
+
+    def policy(seen: Tensor) -> Tensor:
+        return scores_of(learner, fitted, seen.unflatten(0, shape), ways).flatten(0, 1)
+
+    return roll(simulator, policy, flat, noise.flatten(0, 1))
 
 
 def scores_of(learner: AnyLearner, fitted: Any, x: Tensor, ways: int) -> Tensor:
@@ -281,10 +336,11 @@ def scores_of(learner: AnyLearner, fitted: Any, x: Tensor, ways: int) -> Tensor:
 
 def _records(found: _Attacked, tasks: Sequence[int], threat: Threat) -> list[Record]:
     y = found.episodes.query_y
-    clean, survived = losses.correct(found.clean, y), losses.correct(found.attacked, y)
+    clean, survived = (losses.correct(one.scores, y) for one in (found.clean, found.attacked))
     if threat.norm != "corruption":  # whose accuracy counts what is right by chance too, as clean accuracy does
         survived &= clean
-    columns = (clean, survived, found.distance, found.victim.cost.forwards, found.victim.cost.backwards)
+    columns = [clean, survived, found.distance, found.victim.cost.forwards, found.victim.cost.backwards]
+    columns += [one.flight.returns.view(y.shape).mean(1) for one in (found.clean, found.attacked) if one.flight]
     rows = zip(tasks, *(column.tolist() for column in columns), strict=True)
     return [Record(task, tuple(before), tuple(after), *rest) for task, before, after, *rest in rows]
 
@@ -294,30 +350,46 @@ def _examples(found: _Attacked, tasks: Sequence[int]) -> list[store.Examples]:
     return [store.Examples(task, x_adv[i], y[i], store.query_digests(x[i])) for i, task in enumerate(tasks)]
 
 
-def _pictures(found: _Attacked, threat: Threat, rate: int | None) -> dict[str, np.ndarray] | None:
-    """Keep queries of the first task, clean-correct ones first: images, sounds or sentences, labels and predictions."""
+def _pictures(found: _Attacked, threat: Threat, family: TaskFamily) -> dict[str, np.ndarray] | None:
+    """Keep queries of the first task, clean-correct ones first, with labels and predictions.
+
+    They are images, sounds or sentences; of rollouts the ways are kept, and what they led past.
+    """
     x, y, space = found.episodes.query_x[0], found.episodes.query_y[0], found.victim.space
-    if x.dim() != 4 and rate is None and threat.norm != "words":  # no images [Q,C,H,W], sounds [Q,1,samples], sentences
+    clean, attacked, rate = found.clean.scores[0], found.attacked.scores[0], getattr(family, "rate", None)
+    images, told = x.dim() == 4, threat.norm == "words"
+    if not (images or told or rate or found.clean.flight):
         return None
-    right = losses.correct(found.clean[0], y)
+    right = losses.correct(clean, y)
     # Spread over the classes, whose queries lie one class after another.
     spread = torch.linspace(0, len(y) - 1, min(PICTURES, len(y))).round().long().to(y.device)
     first = torch.cat([spread[right[spread]], right.nonzero().flatten(), spread, (~right).nonzero().flatten()])
-    if threat.norm == "words":  # most sentences stand, and what fools is what is to be read
-        first = torch.cat([(right & ~losses.correct(found.attacked[0], y)).nonzero().flatten(), first])
+    if told:  # most sentences stand, and what fools is what is to be read
+        first = torch.cat([(right & ~losses.correct(attacked, y)).nonzero().flatten(), first])
     chosen = list(dict.fromkeys(first.tolist()))[:PICTURES]
     pictures = {
         "clean": x[chosen],
         "adversarial": found.x_adv[0, chosen],
         "labels": y[chosen],
-        "clean_predictions": found.clean[0, chosen].argmax(-1),
-        "adversarial_predictions": found.attacked[0, chosen].argmax(-1),
+        "clean_predictions": clean[chosen].argmax(-1),
+        "adversarial_predictions": attacked[chosen].argmax(-1),
     }
+    if found.clean.flight and found.attacked.flight:
+        pictures |= _scenes(_simulator(family), found.worlds, (found.clean.flight, found.attacked.flight), chosen)
     made = {name: value.cpu().numpy() for name, value in pictures.items()}
     if isinstance(space, Sentences):
         texts = {name: np.array(space.text(pictures[name]), dtype=np.str_) for name in store.IMAGES}
         return made | texts
     return made | ({} if rate is None else {store.RATE: np.full(len(chosen), rate)})
+
+
+def _scenes(simulator: Simulator, worlds: Params, flights: tuple[Flight, Flight], chosen: list[int]) -> Params:
+    """Return what is drawn of some rollouts of the first task, clean and attacked."""
+    world = {name: value[0, chosen] for name, value in worlds.items()}
+    clean, attacked = (simulator.scene(world, flight.states[chosen]) for flight in flights)
+    bodies = torch.stack([clean.body, attacked.body], dim=1)
+    ways = {"clean": clean.path, "adversarial": attacked.path}
+    return ways | {"goal": clean.goal, "obstacles": clean.obstacles, "bodies": bodies}
 
 
 def _weights(learner: AnyLearner, fitted: Any) -> list[Tensor]:

@@ -33,11 +33,13 @@ from robustbench_meta.types import (
     InputError,
     Norm,
     Record,
+    Simulator,
     Spec,
     Split,
     Surface,
     TaskFamily,
     Threat,
+    served_as,
 )
 
 ATTACKS = ("fgsm", "pgd-20", "pgd-mt-50")
@@ -58,13 +60,14 @@ class Grid:
     These are the training shots and ways, the algorithm's test steps, and in linf the family's budgets: 2, 4
     and 8/255 for colour images, 0.05 and 0.1 for grey ones; of corruptions all severities; where all attacks are
     adversarial test sets, their own eps.
+    Learners that act are attacked in their rollouts, others on their queries.
     `save_adversarial` keeps every attacked query.
     """
 
     attacks: Mapping[str, Attack]
     norms: tuple[Norm, ...] = ("linf",)
     eps: tuple[float, ...] | None = None
-    surfaces: tuple[Surface, ...] = ("query",)
+    surfaces: tuple[Surface, ...] | None = None
     fraction: float = 1.0  # of each class of a poisoned support
     shots: tuple[int, ...] | None = None
     steps: tuple[int, ...] | None = None
@@ -649,7 +652,7 @@ def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:
     if learner.steps is not None:
         steps = grid.steps or (subject.test_steps,)
     own = grid.eps is None and all(isinstance(attack, FromFile) for attack in grid.attacks.values())
-    for norm, surface in product(grid.norms, grid.surfaces):
+    for norm, surface in product(grid.norms, _surfaces(grid, subject)):
         poisoners = [Threat(norm, eps, surface, grid.fraction) for eps in _budgets(grid, family, norm)]
         budgets = [threats.check(threat, family.space) for threat in poisoners]
         for shots, count in product(grid.shots or (subject.shots,), steps):
@@ -688,7 +691,11 @@ def _refusal(cell: Cell, learner: AnyLearner, attack: Attack) -> str:
         return f"{name}: {reason}"
     if threat.norm not in attack.norms:
         return f"{name}: works in {', '.join(attack.norms)}, not in {threat.norm}"
-    if threat.surface not in attack.surfaces:
+    if threat.surface == "rollout" and learner.norm_mode == "batch":
+        return f"{name}: a policy meets one observation at a time, and batch statistics (transductive) need many"
+    if threat.surface == "rollout" and isinstance(attack, FromFile):
+        return f"{name}: holds attacked queries, and no rollouts"
+    if served_as(threat.surface) not in attack.surfaces:
         return f"{name}: attacks the {' or '.join(attack.surfaces)}, not the {threat.surface}"
     if (needed := getattr(attack, "needs_inputs", "")) and needed != (given := learner.space.inputs):
         return f"{name}: corrupts {needed}; {cell.family} has {given if given != 'other' else 'other inputs'}"
@@ -714,6 +721,15 @@ def with_ways(subject: Subject, ways: int) -> AnyLearner:
     return replace(learner, ways=ways)
 
 
+def _surfaces(grid: Grid, subject: Subject) -> tuple[Surface, ...]:
+    acts = isinstance(subject.family, Simulator)
+    if grid.surfaces and "rollout" in grid.surfaces and not acts:
+        raise InputError(
+            f"surface: 'rollout' needs learners that act, which {subject.family_name} has not; legal: query, support"
+        )
+    return grid.surfaces or (("rollout",) if acts else ("query",))
+
+
 def _budgets(grid: Grid, family: TaskFamily, norm: Norm) -> tuple[float, ...]:
     if grid.eps is not None:
         return grid.eps
@@ -737,7 +753,11 @@ def _check_axes(grid: Grid) -> None:
     _at_least(0, seed=grid.seed)
     if grid.steps and max(grid.steps) > 1000:
         raise InputError(f"steps: {max(grid.steps)} is not between 1 and 1000")
-    closed = (("norm", grid.norms, THREATS), ("surface", grid.surfaces, SURFACES), ("split", (grid.split,), SPLITS))
+    closed = (
+        ("norm", grid.norms, THREATS),
+        ("surface", grid.surfaces or (), SURFACES),
+        ("split", (grid.split,), SPLITS),
+    )
     for axis, values, legal in closed:
         for value in values:
             if value not in legal:

@@ -310,6 +310,50 @@ class WordsConv:
         return h.amax(dim=(2, 3))
 
 
+@dataclass(frozen=True)
+class MLP:
+    """Linear layers, each with batch norm and ReLU, on vectors of numbers."""
+
+    width: int = 64
+    depth: int = 2
+
+    def __post_init__(self) -> None:
+        _positive(width=self.width, depth=self.depth)
+
+    def parameters(self, shape: tuple[int, ...], rng: torch.Generator) -> Params:
+        """Draw weights for inputs of `shape` (numbers,)."""
+        self.features(shape)
+        widths = list(pairwise([shape[0]] + [self.width] * self.depth))
+        return {
+            name: value
+            for block, (into, out) in enumerate(widths)
+            for name, value in _convolution(f"linear{block}", into, out, rng, size=(1, 1)).items()
+        }
+
+    def features(self, shape: tuple[int, ...]) -> int:
+        """Count the features of one embedding."""
+        if len(shape) != 1:
+            raise InputError(f"network: mlp takes vectors (numbers,), not {shape}")
+        return self.width
+
+    def __call__(self, weights: Params, x: Tensor, norm: Params | BatchNorm) -> Tensor:
+        return self._run(self._blocks(weights, norm), x)
+
+    def freeze(self, weights: Params, norm: Params) -> Embed:
+        """Return the embedding by constant weights and statistics."""
+        return partial(self._run, [block.freeze() for block in self._blocks(weights, norm)])
+
+    def _blocks(self, weights: Params, norm: Params | BatchNorm) -> list[_Block]:
+        # A linear layer is a convolution of one place.
+        return [_block(weights, f"linear{n}", norm, order="bn-relu", slope=0.0, stride=0) for n in range(self.depth)]
+
+    def _run(self, blocks: Sequence[_Block], x: Tensor) -> Tensor:
+        h = x[..., None, None]
+        for block in blocks:
+            h = block(h)
+        return h.flatten(1)
+
+
 @cache
 def _triangles(rate: int, window: int, mels: int) -> Tensor:
     """Return the weights of the frequencies of a window in each mel band: float64 [window // 2 + 1, mels]."""
@@ -420,4 +464,5 @@ PRESETS = {
     "resnet12": ResNet12(),
     "logmel-conv4": LogMelConv4(),
     "words-conv": WordsConv(),
+    "mlp": MLP(),
 }

@@ -43,6 +43,8 @@ _Row = TypeVar("_Row", Record, Measures)
 SCHEMA = 1
 IMAGES = ("clean", "adversarial")
 PICTURES = (*IMAGES, "labels", "clean_predictions", "adversarial_predictions")  # of a gallery file
+SCENE = ("goal", "obstacles", "bodies")  # what is drawn besides the ways, in the gallery file of rollouts
+RETURNS = ("clean_return", "attacked_return")  # of rollouts
 RATE, LARGEST_RATE = "rate", 2**20  # samples a second, in the gallery file of sounds
 FOLDERS = ("cells", "timings", "errors", "gallery", "audits", "learners", "locks")
 LEARNER_COLUMNS = ("weights", "card", "authors", "paper", "code", "license")
@@ -448,6 +450,7 @@ _TASK_COLUMNS = {
     "distance": "float64",
     "forwards": "int64",
     "backwards": "int64",
+    **dict.fromkeys(RETURNS, "float64"),
 }
 _OF_ATTACKS = ("attack", "attack_fields", "surface", "fraction", "seconds", "device", "external")
 _AUDIT_COLUMNS = {
@@ -496,7 +499,8 @@ def _order(cell: Cell) -> tuple[Any, ...]:
 
 
 def _line(record: Record) -> dict[str, Any]:
-    return {**asdict(record), "clean": _bits(record.clean), "survived": _bits(record.survived)}
+    given = {name: value for name, value in asdict(record).items() if value is not None}  # only rollouts have returns
+    return {**given, "clean": _bits(record.clean), "survived": _bits(record.survived)}
 
 
 def _bits(values: Sequence[bool]) -> str:
@@ -534,8 +538,8 @@ def _record(line: dict[str, Any]) -> Record:
         raise ValueError("clean and survived are not bits of one length")
     if not all(isinstance(line[name], int) for name in ("task", "forwards", "backwards")):
         raise ValueError("task, forwards and backwards are not whole numbers")
-    if not isinstance(line["distance"], (int, float)):
-        raise ValueError("distance is not a number")
+    if not all(isinstance(line.get(name, 0.0), (int, float)) for name in ("distance", *RETURNS)):
+        raise ValueError("distance or a return is not a number")
     bits = {"clean": tuple(bit == "1" for bit in clean), "survived": tuple(bit == "1" for bit in survived)}
     return Record(**{**line, **bits})
 
@@ -676,9 +680,13 @@ def _pictures(path: Path) -> dict[str, np.ndarray]:
         if (size := sum(entry.file_size for entry in archive.infolist())) > LARGEST_UNPACKED:
             raise ValueError(f"it unpacks to {size} bytes, more than {LARGEST_UNPACKED}")
     with np.load(packed, allow_pickle=False) as opened:
-        arrays = {name: opened[name] for name in (*PICTURES, *({RATE} & set(opened.files)))}
+        arrays = {name: opened[name] for name in (*PICTURES, *({RATE, *SCENE} & set(opened.files)))}
     clean, adversarial, rate = arrays["clean"], arrays["adversarial"], arrays.get(RATE)
-    if clean.dtype.kind == "U":
+    if SCENE[0] in arrays:
+        shapes = [arrays[name].shape[1:] for name in ("clean", *SCENE)]
+        fits = [len(shape) for shape in shapes] == [2, 1, 2, 3] and [shape[-1] for shape in shapes] == [2, 3, 3, 2]
+        fits = fits and shapes[3][0] == 2
+    elif clean.dtype.kind == "U":
         fits = clean.ndim == 1 and adversarial.dtype.kind == "U"
     elif rate is not None:
         fits = clean.ndim == 3 and clean.shape[1] == 1
@@ -689,11 +697,11 @@ def _pictures(path: Path) -> dict[str, np.ndarray]:
     if rate is not None and not ((rate >= 1) & (rate <= LARGEST_RATE)).all():
         raise ValueError(f"{RATE} is not between 1 and {LARGEST_RATE} samples a second")
     for name, array in arrays.items():
-        wanted = "fU" if name in IMAGES else "iu"
+        wanted = "fU" if name in IMAGES else "f" if name in SCENE else "iu"
         odd = array.dtype.kind == "f" and not np.isfinite(array).all()
         if array.dtype.kind not in wanted or len(array) != len(clean) or odd:
             raise ValueError(f"{name} is not what it must be: finite, one for each input")
-        if name not in IMAGES and array.ndim != 1:
+        if name not in (*IMAGES, *SCENE) and array.ndim != 1:
             raise ValueError(f"{name} has {array.ndim} axes, must have 1")
     return arrays
 

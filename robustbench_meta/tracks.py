@@ -19,7 +19,7 @@ from robustbench_meta.episodes import fingerprint
 from robustbench_meta.outcomes import BLACK_BOX, is_object, is_set
 from robustbench_meta.submissions import AuditFields, CellFields, Entry, EntryAudit, EntryCell
 from robustbench_meta.transfer import source_of
-from robustbench_meta.types import Box, InputError, Norm, Split, Threat
+from robustbench_meta.types import Box, InputError, Norm, Split, Threat, served_as
 
 SHOWN = 80  # characters of a value
 MOST_RUNS = 100  # of one task, where examples were made again or a run was killed
@@ -332,7 +332,7 @@ def _of_attack(file: str, where: str, one: EntryCell) -> Iterator[Problem]:
     if now != settings:
         yield Problem(file, f"{where}.attack_fields", settings, f"{name} means {now}")
     serves: Any = catalog.attack(name)
-    if one.cell.threat.surface not in serves.surfaces:
+    if served_as(one.cell.threat.surface) not in serves.surfaces:
         yield Problem(
             file, f"{where}.threat.surface", one.cell.threat.surface, f"{name} attacks {', '.join(serves.surfaces)}"
         )

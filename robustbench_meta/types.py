@@ -16,7 +16,7 @@ from torch import Tensor
 Params = dict[str, Tensor]
 Split = Literal["train", "val", "test"]
 Norm = Literal["linf", "l2", "l1", "words", "labels", "corruption"]
-Surface = Literal["query", "support"]
+Surface = Literal["query", "support", "rollout"]
 NormMode = Literal["support", "running", "batch"]
 Inputs = Literal["images", "sounds", "sentences", "other"]
 MetaGradient = Literal["exact", "recomputed", "first-order", "displacement"]
@@ -30,6 +30,11 @@ NORM_MODES: tuple[NormMode, ...] = get_args(NormMode)
 META_GRADIENTS: tuple[MetaGradient, ...] = get_args(MetaGradient)
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 SEVERITIES = (1, 2, 3, 4, 5)  # of a corruption
+
+
+def served_as(surface: Surface) -> Surface:
+    """Say what an attack must serve to serve `surface`: the victim of rollouts is like one of queries."""
+    return "query" if surface == "rollout" else surface
 
 
 class InputError(ValueError):
@@ -147,6 +152,8 @@ class Episodes:
 @dataclass(frozen=True)
 class Threat:
     """What the adversary may do: move each item of `surface` by at most `eps` in `norm`, inside the box.
+
+    On the surface `rollout` an item is what it adds to all observations of one rollout, [H,*X].
 
     Of `words` it may replace at most `eps` in each, by those that the space allows; of the `labels` of a task's support
     at most `eps` in all. On the support it reaches `fraction` of each class, and leaves the rest as it is.
@@ -364,6 +371,56 @@ class TaskFamily(Protocol):
 
 
 @dataclass(frozen=True)
+class Scene:
+    """What is to be drawn of R rollouts, in the plane: the way [R,H+1,2], circles [...,3], and a body of J joints."""
+
+    path: Tensor
+    goal: Tensor  # [R,3], centre and radius
+    obstacles: Tensor  # [R,C,3]
+    body: Tensor  # [R,J,2], where it is at the end; J may be 0
+
+
+@runtime_checkable
+class Simulator(Protocol):
+    """What a TaskFamily has besides where its learners act: classes are actions, observations are its inputs.
+
+    R rollouts of `horizon` steps, W actions, s numbers of a state. A world is named tensors [R,...]; what is done with
+    it is differentiable in state and in chosen [R,W], the shares of the actions.
+    """
+
+    @property
+    def space(self) -> Box: ...
+
+    @property
+    def horizon(self) -> int: ...
+
+    def trials(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Params:
+        """Return the worlds of ways * queries rollouts of each task that `sample` returns: each [T,R,...]."""
+        ...
+
+    def start(self, world: Params) -> Tensor:
+        """Return the first state of every rollout: [R,s]."""
+        ...
+
+    def observe(self, world: Params, state: Tensor) -> Tensor:
+        """Return what is observed at state [R,s], inside the box: [R,*X]."""
+        ...
+
+    def advance(self, world: Params, state: Tensor, chosen: Tensor) -> Tensor:
+        """Return the state [R,s] one step later."""
+        ...
+
+    def judge(self, world: Params, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return of states [R,H+1,s] the margins [R,F] of the conditions of success, each above 0 where it is met, and
+        the returns [R]."""
+        ...
+
+    def scene(self, world: Params, states: Tensor) -> Scene:
+        """Return what is to be drawn of states [R,H+1,s]."""
+        ...
+
+
+@dataclass(frozen=True)
 class Cell:
     """One square of the grid; `key` in store.py hashes these fields. The task count is not among them."""
 
@@ -393,6 +450,8 @@ class Record:
     distance: float  # largest norm any item was moved by
     forwards: int
     backwards: int
+    clean_return: float | None = None  # of rollouts, their mean
+    attacked_return: float | None = None
 
 
 @dataclass(frozen=True)

@@ -119,4 +119,4 @@ def page(results: Any, gallery: list[dict[str, Any]] | None = None) -> str:
     results, shown = tables.shown(results, gallery or [])
     boards = standings(results)
     report = tables.tables(results, boards, shown)
-    return html.render(report, pages.make(results, boards, report, known, album.album(shown)))
+    return html.render(report, pages.make(results, boards, report, known, pages.Shown(album.album(shown))))

@@ -11,7 +11,7 @@ from scripts import load
 
 from robustbench_meta import catalog, evaluate
 from robustbench_meta.tasks.clinc150 import Clinc150
-from robustbench_meta.types import Spec
+from robustbench_meta.types import Simulator, Spec
 
 families: Any = load("families")
 substitutions: Any = load("substitutions")
@@ -76,6 +76,35 @@ def test_a_verdict_answers_four_questions_and_gives_the_paired_difference() -> N
     assert "it is enough: **no**" in families._verdict(case, results(clean=[29.0, 30.0, 31.0]), results())
     assert "an attack matters: **no**" in families._verdict(case, results(attack=[79.0, 80.0, 81.0]), results())
     assert "noise does not do it: **no**" in families._verdict(case, results(noise=[59.0, 60.0, 61.0]), results())
+
+
+def test_of_learners_that_act_the_support_is_needed_where_few_rollouts_succeed_without() -> None:
+    case = families.Case("navigation", "protonet", 0.05)
+    assert (case.chance, families.Case("strokes", "protonet", 0.1).chance) == (0.0, 20.0)
+    told = families._verdict(case, results(foreign=[1.0, 2.0, 3.0], shuffled=[7.0, 8.0, 9.0]), results())
+    assert "the support is needed: yes (at most 8.0 ± 2.5 % succeed without)" in told
+    narrow = families._verdict(case, results(shuffled=[0.0, 8.0, 16.0], clean=[90.0, 90.0, 90.0]), results())
+    assert "it is enough: yes (90.0 ± 0.0 %)" in narrow
+    assert "the support is needed: **no**" in families._verdict(case, results(shuffled=[39.0, 40.0, 41.0]), results())
+
+
+def test_a_misled_family_acts_as_its_own_does() -> None:
+    family: Any = catalog.family("reach")
+    spec = Spec(ways=5, shots=2, queries=1)
+    misled = families.Misled(family, "foreign")
+    assert isinstance(misled, Simulator)
+    worlds, own = misled.trials("test", spec, [0]), family.trials("test", spec, [0])
+    assert all(worlds[name].equal(own[name]) for name in own)
+    assert not hasattr(families.Misled(catalog.family("strokes"), "foreign"), "trials")
+
+
+def test_a_page_keeps_the_lines_of_what_was_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = families.PAGE.read_text(encoding="utf-8")
+    monkeypatch.setattr(families, "PAGE", tmp_path / "families.md")
+    (tmp_path / "families.md").write_text(before, encoding="utf-8")
+    (tmp_path / "cells").mkdir()
+    rows = [line for line in before.splitlines() if line.startswith(("| ", "- `"))]
+    assert [line for line in families.page(tmp_path).splitlines() if line.startswith(("| ", "- `"))] == rows
 
 
 def test_the_sentences_that_were_read_are_counted_by_words_replaced() -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from robustbench_meta.kernels import batch_norm
-from robustbench_meta.networks import Conv4, LogMelConv4, R2D2Net, ResNet12, WordsConv
+from robustbench_meta.networks import MLP, Conv4, LogMelConv4, R2D2Net, ResNet12, WordsConv
 from robustbench_meta.types import InputError, Params
 
 
@@ -252,6 +252,22 @@ def test_a_log_mel_network_refuses_options_it_cannot_have(bad: dict[str, Any], s
 def test_a_log_mel_network_takes_waveforms_alone(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match=r"^network: logmel-conv4 takes waveforms"):
         LogMelConv4().features(shape)
+
+
+def test_mlp_is_linear_layers_with_batch_norm_and_relu() -> None:
+    network = MLP(width=3, depth=2)
+    weights = network.parameters((5,), torch.Generator().manual_seed(0))
+    x = torch.randn(7, 5, generator=torch.Generator().manual_seed(1))
+    h = x
+    for layer in range(2):
+        h = h @ weights[f"linear{layer}.weight"][..., 0, 0].T
+        h = ((h - h.mean(dim=0)) / (h.var(dim=0, correction=0) + 1e-5).sqrt()).relu()
+    assert torch.allclose(network(weights, x, by_batch), h, atol=1e-5)
+    assert network.features((5,)) == 3
+    norm = {f"linear{n}.{kind}": torch.rand(3) + 0.5 for n in range(2) for kind in ("mean", "var")}
+    assert torch.allclose(network.freeze(weights, norm)(x), network(weights, x, norm), atol=1e-5)
+    with pytest.raises(InputError, match=r"^network: mlp takes vectors \(numbers,\), not \(3, 32, 32\)$"):
+        network.features((3, 32, 32))
 
 
 def test_words_conv_reads_three_words_at_a_time_and_keeps_the_strongest() -> None:

@@ -86,7 +86,7 @@ def test_no_text_can_end_the_element_that_holds_the_data() -> None:
     results.cells["checkpoint"] = [texts[int(weights, 16) + 14] for weights in results.cells["weights"]]
     shown, _ = tables.shown(results, [])
     boards = standings(shown)
-    made = pages.make(shown, boards, tables.tables(shown, boards), {}, album.Album())
+    made = pages.make(shown, boards, tables.tables(shown, boards), {}, pages.Shown(album.Album()))
     assert "<" not in made.json
     names = {entry["name"] for board in json.loads(made.json)["boards"] for entry in board["entries"]}
     assert names == {shown.cells["checkpoint"].iloc[0], shown.cells["checkpoint"].iloc[-1]}
@@ -208,7 +208,9 @@ def test_a_card_tells_its_recipe_and_what_training_took() -> None:
 def test_a_surface_has_a_square_for_every_step_count_and_number_of_shots() -> None:
     where = tuple({"shots": shots, "steps": steps} for shots in (1, 5) for steps in (1, 10))
     results = many(2, tasks=3, boards=where)
-    made = pages.make(results, (boards := standings(results)), tables.tables(results, boards), {}, album.Album())
+    made = pages.make(
+        results, (boards := standings(results)), tables.tables(results, boards), {}, pages.Shown(album.Album())
+    )
     surface, nothing = (leaf.surface for leaf in made.leaves)
     assert nothing is None
     assert surface is not None
@@ -227,7 +229,9 @@ def test_a_surface_has_a_square_for_every_step_count_and_number_of_shots() -> No
 
 def test_boards_of_one_row_and_one_column_have_no_surface() -> None:
     results = many(3, tasks=3)
-    made = pages.make(results, (boards := standings(results)), tables.tables(results, boards), {}, album.Album())
+    made = pages.make(
+        results, (boards := standings(results)), tables.tables(results, boards), {}, pages.Shown(album.Album())
+    )
     assert [leaf.surface for leaf in made.leaves] == [None]
 
 

@@ -28,6 +28,24 @@ from robustbench_meta.tasks.spoken_digits import SpokenDigits
 from robustbench_meta.tasks.strokes import Strokes
 from robustbench_meta.types import SPLITS, InputError, Spec, Split
 
+# learners that act
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "known"),
+    [
+        ("navigation", "train", "7c91386112e16c33f3f5aec3dfc0a0346f84ce5fe346ea0841cb0cc07599319c"),
+        ("navigation", "val", "4446b9bdf6b226239992531a487a8653339f6c37990af8a4c375373f868453e0"),
+        ("navigation", "test", "2d6c8dfdd207a6c0c67ac9485f5b6fca959493cfe861dba94be1eb307d1f1ca7"),
+        ("reach", "train", "e59fca9d95957bf3c4a52bb87d9d18e768c5a527c3a24c4cd5c6452b1468e744"),
+        ("reach", "val", "d41c3cb1ef9d8315fe1a89b4e6dc1e648a4ee9c8037fb3cd2a19b223b18a95b6"),
+        ("reach", "test", "7198446645743ff1873cc87256e548ac866674490a5889e8ba758d1254615b86"),
+    ],
+)
+def test_the_episodes_and_worlds_of_control_never_change(name: str, split: Split, known: str) -> None:
+    assert fingerprint(catalog.family(name), split) == known
+
+
 # strokes
 
 

@@ -9,7 +9,16 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from robustbench_meta.report.markdown import CORRUPTED, DIFFERENCES, FLAGS, INTRODUCTION, PROTOCOLS, SAME, TRANSFER
+from robustbench_meta.report.markdown import (
+    CORRUPTED,
+    DIFFERENCES,
+    FLAGS,
+    INTRODUCTION,
+    PROTOCOLS,
+    ROLLOUTS,
+    SAME,
+    TRANSFER,
+)
 from robustbench_meta.report.page import Page
 from robustbench_meta.report.tables import CONSTANT_MARK, NOTHING, Report, with_n
 
@@ -35,6 +44,7 @@ def render(report: Report, page: Page) -> str:
         transfer=TRANSFER,
         about_corrupted=CORRUPTED,
         about_flags=FLAGS,
+        about_rollouts=ROLLOUTS,
         about_protocols=PROTOCOLS,
         same=SAME,
         with_n=with_n,

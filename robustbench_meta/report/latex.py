@@ -154,7 +154,11 @@ def _caption(board: list[Standing], table: Table) -> str:
     title = escape(table.title)
     for norm, shown in NORMS.items():
         title = title.replace(escape(shown), NORM[norm])
-    surface = "queries" if about.surface == "query" else "the support, judged on fresh queries"
+    surface = {
+        "query": "queries",
+        "support": "the support, judged on fresh queries",
+        "rollout": "what is observed in rollouts, judged by their success",
+    }[about.surface]
     acts = "corruptions of" if about.corrupted else "attacks on"
     parts = [
         rf"Clean and worst-case accuracy in \% on {title}; {acts} {surface}, {escape(about.track)} learners, "

@@ -22,11 +22,16 @@ from robustbench_meta.report.tables import (
     Value,
     with_n,
 )
+from robustbench_meta.report.trajectories import Outings
 
 SOUNDS = "Signal to noise: the power of the recording over that of what was added to it, as far as it sounds."
 SENTENCES = (
     "Words that the attack put in are bold, behind those they stand for. It fooled the learner where a sentence is "
     "read as its class before, and as another after the attack; those come first."
+)
+ROLLOUTS = (
+    "Success rate in %, and return, the mean over the rollouts of a task; ± the half-width of the 95 % interval over n "
+    "tasks. What is attacked is what the policy observes at every step; both are of a replay."
 )
 INTRODUCTION = (
     "Accuracy in %, ± the half-width of the 95 % interval over tasks; n tasks. Higher is better. A constant "
@@ -38,8 +43,8 @@ FLAGS = (
     "Signs that an attack was hindered and a number not earned. A red flag takes the rank away, an amber one is shown. "
     "They are raised from the verdicts above and from an audit: raw runs of FGSM, PGD, Square and noise on 5 % of "
     "the tasks and at least 20, or all of a shorter run. Counts of queries need at least 3 of them. “not audited”: "
-    "only the verdicts above were looked at, as always where the support is attacked, words are replaced or queries "
-    "are corrupted; “none”: nothing was found."
+    "only the verdicts above were looked at, as always where the support or rollouts are attacked, words are replaced "
+    "or queries are corrupted; “none”: nothing was found."
 )
 DIFFERENCES = (
     "Percentage points, paired task by task on the n tasks both ran; bold where the 95 % interval leaves out 0. A "
@@ -74,7 +79,13 @@ MARKS = (
 )
 
 
-def render(report: Report, pictures: Sequence[Picture], heard: Sequence[Sound] = (), read: Sequence[Sheet] = ()) -> str:
+def render(
+    report: Report,
+    pictures: Sequence[Picture],
+    heard: Sequence[Sound] = (),
+    read: Sequence[Sheet] = (),
+    earned: Sequence[Outings] = (),
+) -> str:
     """Write the whole leaderboard: of every board the main table first, details folded away below it."""
     parts = ["# Few-shot robustness leaderboard", INTRODUCTION, escape(MARKS) if report.tables else ""]
     section = ""
@@ -92,6 +103,8 @@ def render(report: Report, pictures: Sequence[Picture], heard: Sequence[Sound] =
         parts += ["## To listen to", SOUNDS, _sounds(heard)]
     if read:
         parts += ["## To read", SENTENCES, *(part for one in read for part in _sentences(one))]
+    if earned:
+        parts += ["## Success and return", ROLLOUTS, _outings(earned)]
     parts += _ends(report)
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -107,6 +120,15 @@ def _sounds(heard: Sequence[Sound]) -> str:
         for one in heard
     ]
     return grid(header, rows)
+
+
+def _outings(earned: Sequence[Outings]) -> str:
+    rows = [[escape(one.title), *map(_pair, (*one.success, *one.earned)), str(one.n)] for one in earned]
+    return grid(["Of", "Success, clean", "Attacked", "Return, clean", "Attacked", "n"], rows)
+
+
+def _pair(value: tuple[float, float]) -> str:
+    return "{:.1f} ± {:.1f}".format(*value)
 
 
 def _sentences(sheet: Sheet) -> list[str]:

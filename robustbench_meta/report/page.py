@@ -23,6 +23,7 @@ from robustbench_meta.report.tables import (
     steps_text,
     titles,
 )
+from robustbench_meta.report.trajectories import Map, Outings
 
 SHADES = 10
 
@@ -58,12 +59,21 @@ class Leaf:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What there is to see besides numbers: pictures and sounds, sentences, rollouts and what these earned."""
+
+    album: Album
+    read: tuple[Sheet, ...] = ()
+    mapped: tuple[Map, ...] = ()
+    earned: tuple[Outings, ...] = ()
+
+
+@dataclass(frozen=True)
 class Page:
     """Everything that the HTML page has and the Markdown has not."""
 
     leaves: tuple[Leaf, ...]
-    album: Album
-    read: tuple[Sheet, ...]
+    shown: Shown
     data: dict[str, Any]
 
     @property
@@ -78,8 +88,7 @@ def make(
     boards: list[list[Standing]],
     report: Report,
     known: dict[str, Learner],
-    album: Album,
-    read: tuple[Sheet, ...] = (),
+    shown: Shown,
 ) -> Page:
     """Gather the page; `boards` and the tables of `report` are the same boards in the same order."""
     cells, names = cells_behind(results), row_names(results.cells, boards)
@@ -92,7 +101,7 @@ def make(
         drawn = charts.of_board(board, ids, names)
         leaves.append(Leaf(aligned, drawn, surfaces.get(table.slug)))
         made.append((board, table, lines))
-    return Page(tuple(leaves), album, read, data.block(made, report, known))
+    return Page(tuple(leaves), shown, data.block(made, report, known))
 
 
 def _surfaces(boards: list[list[Standing]], names: dict[tuple[str, str], str]) -> dict[str, Surface]:

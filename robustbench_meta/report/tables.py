@@ -368,6 +368,8 @@ def _title(board: Board) -> str:
 
 
 def _special(board: Board) -> str:
+    if board.surface == "rollout":
+        return ", success of rollouts"
     if board.surface == "support":
         part = "" if board.fraction == 1 else f" ({board.fraction:.4g} of each class)"
         return f", poisoned support{part}" + (", transductive" if board.track == "transductive" else "")
@@ -413,8 +415,7 @@ def threat_text(norm: str, eps: float) -> str:
 
 def titled(gallery: Sequence[dict[str, Any]], cells: pd.DataFrame) -> list[dict[str, Any]]:
     """Title each item of a gallery by the cell that its `key` names; without one it keeps its own title."""
-    names = display_names(cells)
-    known = {cell["key"]: cell for cell in cells.to_dict("records")}
+    titles, known = cell_titles(cells), {cell["key"]: cell for cell in cells.to_dict("records")}
     made, details = [], []
     for item in gallery:
         cell = known.get(item.get("key", ""))
@@ -422,15 +423,23 @@ def titled(gallery: Sequence[dict[str, Any]], cells: pd.DataFrame) -> list[dict[
             made.append(item)
             details.append("")
             continue
-        steps = "" if pd.isna(cell["steps"]) else f", {steps_text(cell['steps'])} steps"
-        about = f"{names[cell['checkpoint'], cell['weights']]}, {cell['shots']}-shot{steps}"
-        made.append(item | {"title": f"{about}: {cell['attack']}, {threat_text(cell['norm'], cell['eps'])}"})
+        made.append(item | {"title": titles[cell["key"]]})
         details.append(f", {cell['queries']} queries a class, seed {cell['seed']}")
     count = Counter(item["title"] for item in made)
     return [
         item | {"title": item["title"] + more} if count[item["title"]] > 1 else item
         for item, more in zip(made, details, strict=True)
     ]
+
+
+def cell_titles(cells: pd.DataFrame) -> dict[str, str]:
+    """Title every cell by its key: who was attacked, after how many shots and steps, by what."""
+    names, made = display_names(cells), {}
+    for cell in cells.to_dict("records"):
+        steps = "" if pd.isna(cell["steps"]) else f", {steps_text(cell['steps'])} steps"
+        about = f"{names[cell['checkpoint'], cell['weights']]}, {cell['shots']}-shot{steps}"
+        made[cell["key"]] = f"{about}: {cell['attack']}, {threat_text(cell['norm'], cell['eps'])}"
+    return made
 
 
 def columns_of_eps(board: list[Standing]) -> list[float]:
@@ -581,6 +590,8 @@ def _where(table: Table, row: Row, boards: int) -> str:
 
 
 def _section(board: Board) -> str:
+    if board.surface == "rollout":
+        return "Attacked rollouts"
     if board.surface == "support":
         return "Poisoned support"
     what = "Corrupted queries" if board.corrupted else "Attacked queries"
@@ -589,7 +600,7 @@ def _section(board: Board) -> str:
 
 def _criterion(board: list[Standing]) -> str:
     about, eps = board[0].board, columns_of_eps(board)
-    what = "query" if about.surface == "query" else "fresh query"
+    what = {"query": "query", "support": "fresh query", "rollout": "rollout"}[about.surface]
     met = {at: ", ".join(_required(board, at)) or "no white-box attack" for at in eps}
     acts = "under every corruption" if about.corrupted else "withstands every attack"
     each, budget = ("corruptions" if about.corrupted else "attacks"), about.budget
@@ -606,6 +617,8 @@ def _criterion(board: list[Standing]) -> str:
         listed = "; ".join(f"{', '.join(those)}: {attacks}" for attacks, those in others.items())
         own = f"by the same {each}" if list(others) == [met[eps[0]]] else f"by the {each} run there ({listed})"
         text += f" The other columns are the same at their own {budget}, {own}, each on its own n tasks."
+    if about.surface == "rollout":
+        text = f"Success rates of rollouts, of which a constant predictor has 0: right means that one succeeds. {text}"
     parts = (
         f"{text} {about.queries} queries a class, seed {about.seed}.",
         separation(board).text,
@@ -813,6 +826,12 @@ def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
             "that is right when clean and under every corruption up to its severity."
         )
         notes.append(("severity", text))
+    if any(one[0].board.surface == "rollout" for one in boards):
+        text = (
+            "Success rates: the adversary adds to what a policy observes at every step of a rollout; whether it "
+            "succeeds is judged on a replay. A constant predictor does one thing all the time and never succeeds."
+        )
+        notes.append(("rollouts", text))
     return notes
 
 
