@@ -55,7 +55,6 @@ class Poison:
 CASES = (
     Case("strokes-protonet", 0.1, 20),
     Case("cifar-fs-protonet", 8 / 255, 60),
-    Case("cifar-fs-r2d2", 8 / 255, 60),
     Case("spoken-digits-protonet", 0.005, 30),
     Case("clinc150-protonet", 0.01, 60),
 )
