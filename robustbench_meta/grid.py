@@ -201,6 +201,8 @@ def usual_attacks(norms: Sequence[Norm], subjects: Sequence[Subject]) -> dict[st
         for name, attack in sorted(catalog.shelf("attacks").presets.items()):
             if "corruption" in attack.norms and getattr(attack, "needs_inputs", "") in served:
                 found[name] = attack
+    if not found and subjects:
+        raise InputError(f"norm: no corruption serves {', '.join(sorted({one.family_name for one in subjects}))}")
     return found
 
 
@@ -657,6 +659,8 @@ def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:
         budgets = [threats.check(threat, family.space) for threat in poisoners]
         for shots, count in product(grid.shots or (subject.shots,), steps):
             spec = Spec(ways, shots, grid.queries, min(grid.queries, poisoning.PROXIES) if surface == "support" else 0)
+            if grid.eps is None:  # nobody asked for more labels than there are
+                budgets = [threat for threat in budgets if poisoning.reaches(threat, spec)]
             for threat in budgets:
                 poisoning.check(threat, spec)
             check_learner(learner, family, grid.split, spec, count)

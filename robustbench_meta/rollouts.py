@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,12 +36,31 @@ def roll(simulator: Simulator, policy: Policy, world: Params, noise: Tensor) -> 
     box, state = simulator.space, simulator.start(world)
     states = [state]
     for step in range(noise.shape[1]):
-        seen = (simulator.observe(world, state) + noise[:, step]).clamp(box.low, box.high)
+        seen: Tensor = _Seen.apply(simulator.observe(world, state), noise[:, step], box)
         state = simulator.advance(world, state, policy(seen).softmax(dim=-1))
         states.append(state)
     flown = torch.stack(states, dim=1)
     margins, returns = simulator.judge(world, flown)
     return Flight(flown, torch.cat([torch.zeros_like(margins[:, :1]), -margins], dim=1), returns)
+
+
+class _Seen(torch.autograd.Function):
+    """What is observed plus noise, kept in the box; the gradient goes on to the noise where the box cuts it off.
+
+    Cut off, too, an entry that noise once pushed against the box would have no gradient ever after, and no attack
+    would bring it back. Projection keeps the gradient of attacked queries in the same way.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, observed: Tensor, noise: Tensor, box: Box) -> Tensor:
+        moved = observed + noise
+        ctx.save_for_backward((moved >= box.low) & (moved <= box.high))
+        return moved.clamp(box.low, box.high)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        (inside,) = ctx.saved_tensors
+        return upstream[0] * inside, upstream[0], None
 
 
 def still(simulator: Simulator, tasks: int, each: int) -> Tensor:

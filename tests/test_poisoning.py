@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,15 @@ def test_a_poisoner_looks_at_no_more_than_one_usual_set_of_queries() -> None:
         assert (job.cell.spec.queries, job.cell.spec.proxies) == (queries, looked_at)
 
 
+def test_of_the_usual_numbers_of_labels_only_those_within_reach_are_flipped() -> None:
+    from robustbench_meta import grid
+
+    axes = grid.Grid(grid.named_attacks(["flips-greedy"]), ("labels",), surfaces=("support",), shots=(1,), queries=2)
+    for ways, eps in ((3, [1, 2]), (5, [1, 2, 5])):
+        jobs = grid.make_plan(replace(axes, ways=ways), [grid.load_subject(STROKES)], Path("results")).jobs
+        assert [job.cell.threat.eps for job in jobs] == eps
+
+
 SPEC = Spec(5, 5, 15, 15)
 
 
@@ -224,6 +234,7 @@ SPEC = Spec(5, 5, 15, 15)
         (Threat("linf", 0.1, "support", float("nan")), "fraction: nan is not above 0"),
         (Threat("linf", 0.1, "support", 1.2), "fraction: 1.2 is not above 0 and at most 1"),
         (Threat("linf", 0.1, "query", 0.2), "fraction: 0.2 is of a poisoned support; give it with --surface support"),
+        (Threat("linf", 0.1, "rollout", 0.2), "fraction: 0.2 is of a poisoned support; give it with --surface support"),
         (Threat("labels", 6, "support", 0.2), "eps: 6 labels; a poisoner reaches 5 of the support"),
     ],
 )

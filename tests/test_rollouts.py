@@ -14,7 +14,7 @@ import torch
 from test_report import Page, results
 from torch import Tensor
 
-from robustbench_meta import catalog, evaluate, grid, report, store
+from robustbench_meta import catalog, evaluate, grid, report, rollouts, store
 from robustbench_meta.demonstrations import demonstrated
 from robustbench_meta.engine import Learner, rollout_victim, start_params
 from robustbench_meta.evaluate import replay
@@ -26,6 +26,7 @@ from robustbench_meta.tasks.navigation import BEACONS, Navigation
 from robustbench_meta.tasks.reach import Reach
 from robustbench_meta.types import (
     SPLITS,
+    Box,
     Cell,
     InputError,
     Params,
@@ -217,7 +218,7 @@ def test_the_gradient_of_a_rollout_equals_finite_differences(family: Any) -> Non
     fitted, worlds = adapted(family, learner, tasks=1)
     victim = rollout_victim(learner, fitted, family, worlds)
     rng = torch.Generator().manual_seed(5)
-    noise = 0.02 * torch.rand(victim.x.shape, generator=rng, dtype=torch.float64)
+    noise = -0.02 * torch.rand(victim.x.shape, generator=rng, dtype=torch.float64)  # away from what saturates at 1
     noise.requires_grad_()
     fails = victim.forward(noise, victim.points).logsumexp(dim=2)[:, 0]
     (gradient,) = torch.autograd.grad(fails.sum(), noise)
@@ -230,6 +231,16 @@ def test_the_gradient_of_a_rollout_equals_finite_differences(family: Any) -> Non
     # Where a step meets a kink (an edge, another obstacle) the two differ; that is seldom.
     close = torch.isclose((up - down) / (2 * step), along, rtol=1e-4, atol=1e-6)
     assert close.sum() >= len(close) - 1
+
+
+def test_noise_that_the_box_cuts_off_keeps_its_gradient_and_what_is_observed_does_not() -> None:
+    observed = torch.tensor([[0.5, 1.0, 1.0, -1.0]], requires_grad=True)
+    noise = torch.tensor([[0.1, 0.1, -0.1, -0.1]], requires_grad=True)
+    seen = rollouts._Seen.apply(observed, noise, Box((4,), -1.0, 1.0))
+    torch.testing.assert_close(seen, torch.tensor([[0.6, 1.0, 0.9, -1.0]]))
+    by_observed, by_noise = torch.autograd.grad((seen * torch.arange(1.0, 5.0)).sum(), [observed, noise])
+    assert by_noise.tolist() == [[1, 2, 3, 4]]
+    assert by_observed.tolist() == [[1, 0, 3, 0]]
 
 
 def test_a_later_observation_does_not_reach_an_earlier_state(family: Any) -> None:
