@@ -18,7 +18,7 @@ def test_every_plug_in_is_a_frozen_dataclass_that_prints_its_fields(kind: catalo
         made = plugin if not isinstance(plugin, type) else plugin(craft=None)
         assert dataclasses.is_dataclass(made), name
         with pytest.raises(dataclasses.FrozenInstanceError):
-            setattr(made, dataclasses.fields(made)[0].name, 1)
+            setattr(made, next((field.name for field in dataclasses.fields(made)), "anything"), 1)
         assert type(made).__name__ in repr(made)
 
 

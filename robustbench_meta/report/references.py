@@ -85,6 +85,8 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
         "omniglot": ("lake2015omniglot",),
         "spoken-*": ("jackson2018fsdd",),
         "clinc150": ("larson2019clinc150",),
+        "navigation": ("finn2017maml",),
+        "reach": (),
     },
 }
 # In L1, AutoAttack and its members are those of a later paper.
