@@ -155,7 +155,7 @@ def test_reused_queries_are_adversarial_for_a_learner_of_the_proxies(norm_mode: 
     assert victim.cost.backwards.tolist() == [10 * 9] * 2  # 10 steps of 9 items, which adaptation is not part of
 
 
-def test_reused_queries_are_the_first_order_step_on_a_linear_learner() -> None:
+def test_reused_queries_of_a_linear_learner_end_on_the_faces_of_the_ball_or_the_box() -> None:
     # One step of size eps from a clean start would be the sign of the gradient; from a random one it ends on a face.
     subject, episodes = learner("protonet", network=Identity()), blobs(noise=0.2)
     victim, threat = subject.support_victim(episodes), Threat("linf", 0.05, "support")
