@@ -56,8 +56,8 @@ class Case:
         return 0.0 if self.acts else 100 / WAYS
 
     @property
-    def learners(self) -> tuple[str, str]:
-        return tuple(f"zoo:{self.family}-{self.algorithm}-{defense}" for defense in ("standard", "aq"))  # type: ignore[return-value]
+    def learners(self) -> list[str]:
+        return [f"zoo:{self.family}-{self.algorithm}-{defense}" for defense in ("standard", "aq")]
 
 
 CASES = (
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(case: Case, data_root: Path | None, out: Path, tasks: int) -> None:
     """Measure what a case's table says: attacks on the family, and clean accuracy where the support is of no use."""
-    family = catalog.family(case.family, root=data_root) if case.family != "strokes" else catalog.family("strokes")
+    family = catalog.family(case.family, root=data_root)
     common: dict[str, Any] = {"norm": case.norm, "tasks": tasks, "audit": False, "out": out}
     robustbench_meta.evaluate(case.learners, family=family, attacks=[NOISE, case.attack], eps=[case.eps], **common)
     if case.norm == "linf":

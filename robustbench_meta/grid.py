@@ -659,12 +659,12 @@ def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:
         budgets = [threats.check(threat, family.space) for threat in poisoners]
         for shots, count in product(grid.shots or (subject.shots,), steps):
             spec = Spec(ways, shots, grid.queries, min(grid.queries, poisoning.PROXIES) if surface == "support" else 0)
-            if grid.eps is None:  # nobody asked for more labels than there are
-                budgets = [threat for threat in budgets if poisoning.reaches(threat, spec)]
-            for threat in budgets:
+            # Nobody asked for more labels than there are, where nobody named an eps.
+            met = [threat for threat in budgets if grid.eps is not None or poisoning.reaches(threat, spec)]
+            for threat in met:
                 poisoning.check(threat, spec)
             check_learner(learner, family, grid.split, spec, count)
-            for threat, (name, attack) in product(budgets, grid.attacks.items()):
+            for threat, (name, attack) in product(met, grid.attacks.items()):
                 if own and norm in attack.norms and threat.eps != cast(FromFile, attack).eps:
                     continue
                 cell = Cell(

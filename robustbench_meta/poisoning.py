@@ -15,7 +15,17 @@ PROXIES = 15  # a class, at most: what a poisoner may look at is no more than on
 
 
 def check(threat: Threat, spec: Spec) -> Threat:
-    """Refuse a fraction that is no whole number of each class's shots, or more labels than are within reach."""
+    """Refuse what `reaches` refuses, and more labels than are within reach."""
+    if not reaches(threat, spec):
+        raise InputError(f"eps: {threat.eps:g} labels; a poisoner reaches {_labels(threat, spec)} of the support")
+    return threat
+
+
+def reaches(threat: Threat, spec: Spec) -> bool:
+    """Say whether there are as many labels within reach as may be flipped.
+
+    Raise InputError where the fraction is no whole number of each class's shots.
+    """
     if not 0 < threat.fraction <= 1:
         raise InputError(f"fraction: {threat.fraction:g} is not above 0 and at most 1")
     if threat.surface != "support" and threat.fraction != 1:
@@ -23,13 +33,6 @@ def check(threat: Threat, spec: Spec) -> Threat:
     if abs(threat.fraction * spec.shots - round(threat.fraction * spec.shots)) > 1e-6:
         legal = ", ".join(f"{count / spec.shots:.4g}" for count in range(1, spec.shots + 1))
         raise InputError(f"fraction: {threat.fraction:g} of {spec.shots} shots is no whole number; legal: {legal}")
-    if not reaches(threat, spec):
-        raise InputError(f"eps: {threat.eps:g} labels; a poisoner reaches {_labels(threat, spec)} of the support")
-    return threat
-
-
-def reaches(threat: Threat, spec: Spec) -> bool:
-    """Say whether there are as many labels within reach as may be flipped."""
     return threat.norm != "labels" or threat.eps <= _labels(threat, spec)
 
 

@@ -214,10 +214,12 @@ def test_a_poisoner_looks_at_no_more_than_one_usual_set_of_queries() -> None:
 def test_of_the_usual_numbers_of_labels_only_those_within_reach_are_flipped() -> None:
     from robustbench_meta import grid
 
-    axes = grid.Grid(grid.named_attacks(["flips-greedy"]), ("labels",), surfaces=("support",), shots=(1,), queries=2)
-    for ways, eps in ((3, [1, 2]), (5, [1, 2, 5])):
-        jobs = grid.make_plan(replace(axes, ways=ways), [grid.load_subject(STROKES)], Path("results")).jobs
-        assert [job.cell.threat.eps for job in jobs] == eps
+    axes = grid.Grid(grid.named_attacks(["flips-greedy"]), ("labels",), surfaces=("support",), shots=(1, 2), queries=2)
+    plan = grid.make_plan(replace(axes, ways=3), [grid.load_subject(STROKES)], Path("results"))
+    met = [(job.cell.spec.shots, job.cell.threat.eps) for job in plan.jobs]
+    assert met == [(1, 1), (1, 2), (2, 1), (2, 2), (2, 5)]
+    with pytest.raises(InputError, match=r"^fraction: nan is not above 0"):
+        grid.make_plan(replace(axes, fraction=float("nan")), [grid.load_subject(STROKES)], Path("results"))
 
 
 SPEC = Spec(5, 5, 15, 15)
