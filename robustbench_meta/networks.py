@@ -278,12 +278,7 @@ class WordsConv:
     def parameters(self, shape: tuple[int, ...], rng: torch.Generator) -> Params:
         """Draw weights for inputs of `shape` (words, entries of a vector)."""
         self.features(shape)
-        widths = list(pairwise([shape[1]] + [self.width] * self.depth))
-        return {
-            name: value
-            for block, (into, out) in enumerate(widths)
-            for name, value in _convolution(f"conv{block}", into, out, rng, size=(3, 1)).items()
-        }
+        return _convolutions([shape[1]] + [self.width] * self.depth, False, rng, size=(3, 1))
 
     def features(self, shape: tuple[int, ...]) -> int:
         """Count the features of one embedding."""
@@ -323,12 +318,7 @@ class MLP:
     def parameters(self, shape: tuple[int, ...], rng: torch.Generator) -> Params:
         """Draw weights for inputs of `shape` (numbers,)."""
         self.features(shape)
-        widths = list(pairwise([shape[0]] + [self.width] * self.depth))
-        return {
-            name: value
-            for block, (into, out) in enumerate(widths)
-            for name, value in _convolution(f"linear{block}", into, out, rng, size=(1, 1)).items()
-        }
+        return _convolutions([shape[0]] + [self.width] * self.depth, False, rng, name="linear", size=(1, 1))
 
     def features(self, shape: tuple[int, ...]) -> int:
         """Count the features of one embedding."""
@@ -438,12 +428,14 @@ def _leaky(x: Tensor, slope: float) -> Tensor:
     return x if slope == 1 else F.leaky_relu(x, slope)
 
 
-def _convolutions(widths: list[int], bias: bool, rng: torch.Generator) -> Params:
+def _convolutions(
+    widths: list[int], bias: bool, rng: torch.Generator, *, name: str = "conv", size: tuple[int, int] = (3, 3)
+) -> Params:
     weights: Params = {}
     for block, (into, out) in enumerate(pairwise(widths)):
-        weights |= _convolution(f"conv{block}", into, out, rng)
+        weights |= _convolution(f"{name}{block}", into, out, rng, size=size)
         if bias:
-            weights[f"conv{block}.bias"] = torch.zeros(out)
+            weights[f"{name}{block}.bias"] = torch.zeros(out)
     return weights
 
 
