@@ -731,7 +731,10 @@ def _surfaces(grid: Grid, subject: Subject) -> tuple[Surface, ...]:
         raise InputError(
             f"surface: 'rollout' needs learners that act, which {subject.family_name} has not; legal: query, support"
         )
-    return grid.surfaces or (("rollout",) if acts else ("query",))
+    surfaces = grid.surfaces or (("rollout",) if acts else ("query",))
+    if grid.save_adversarial and "query" not in surfaces:
+        raise InputError(f"save_adversarial: keeps attacked queries, of which the surface {surfaces[0]} has none")
+    return surfaces
 
 
 def _budgets(grid: Grid, family: TaskFamily, norm: Norm) -> tuple[float, ...]:

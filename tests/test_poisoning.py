@@ -259,6 +259,10 @@ def test_what_a_poisoner_cannot_have_is_refused_by_name(threat: Threat, says: st
             "pgd-20 on strokes-protonet-standard: works in linf, l2, l1",
         ),
         ("--attacks reused-pgd-20", "attacks the support, not the query"),
+        (
+            "--surface support --save-adversarial",
+            "save_adversarial: keeps attacked queries, of which the surface support",
+        ),
     ],
 )
 def test_the_command_refuses_it_in_one_line(rbm: Callable[..., tuple[int, str, str]], given: str, says: str) -> None:
