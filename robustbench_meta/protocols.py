@@ -400,6 +400,14 @@ _AUTOATTACK = f"AutoAttack(ce={_CE}, dlr={_DLR}, targeted={_TARGETED}, fab={_FAB
 
 _OURS = "its code draws tasks of its own; ours are fixed and hashed, the same for every learner"
 _START = "its random start may leave [0, 1] until the first step; ours is clamped at once"
+# What a learner that acts does: eight actions, and five rollouts each.
+_ACTS: tuple[tuple[str, Any], ...] = (("surface", "rollout"), ("ways", 8), ("queries", 5))
+
+
+def _moved(*eps: float) -> tuple[tuple[str, Any], ...]:
+    """Return what a protocol changes where inputs are no images: budgets in the family's own units."""
+    return (("eps", eps), ("grey_eps", ()))
+
 
 PRESETS: dict[str, Protocol] = {
     "aq": Protocol(
@@ -511,7 +519,7 @@ PRESETS: dict[str, Protocol] = {
     ),
     "strict": Protocol(
         name="strict",
-        version=1,
+        version=2,
         about="The leaderboard's own: inductive, Linf 2, 4, 8/255 (grey 0.05, 0.1), pgd-mt-50 on 1000 tasks and "
         "AutoAttack on at least 100",
         shots=(5,),
@@ -522,6 +530,13 @@ PRESETS: dict[str, Protocol] = {
         parts=(
             Part("pgd-mt-50", "MultiTargetedPGD(steps=50, step=0.05, restarts=2)", 1000, 1000),
             Part("autoattack", _AUTOATTACK, 100, 1000),
+        ),
+        variants=(
+            ("spoken-digits", _moved(0.002, 0.005)),
+            ("spoken-new-digits", _moved(0.002, 0.005)),
+            ("clinc150", _moved(0.005, 0.01)),
+            ("navigation", (*_moved(0.02, 0.05), *_ACTS)),
+            ("reach", (*_moved(0.01, 0.02), *_ACTS)),
         ),
     ),
 }

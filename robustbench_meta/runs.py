@@ -173,37 +173,41 @@ def _grids(choice: Choice, protocol: Protocol, subjects: Sequence[Subject]) -> l
     shots = protocol.shots if choice.shots is None else choice.shots
     if not shots:
         raise InputError("shots: none given; give at least one")
-    queries = protocol.queries if choice.queries is None else choice.queries
+    return [
+        (
+            Grid(attacks, eps=eps, shots=some, queries=some[0] if queries is None else queries, **_axes(choice, one)),
+            chosen,
+            tasks if choice.tasks is None else choice.tasks,
+        )
+        for one, eps, chosen in _alike(choice, protocol, subjects)
+        for queries in [one.queries if choice.queries is None else choice.queries]
+        for attacks, tasks in _parts(choice, one, subjects)
+        for some in ([shots] if queries is not None else [(each,) for each in shots])
+    ]
+
+
+def _axes(choice: Choice, protocol: Protocol) -> dict[str, Any]:
+    """Return what does not differ between the grids of a protocol on one family."""
     own: dict[str, Any] = {"norms": (protocol.norm,), "surfaces": (protocol.surface,), "ways": protocol.ways}
     own |= {"split": protocol.split, "seed": protocol.seed, "save_adversarial": choice.save_adversarial}
     own["steps"] = None if protocol.steps is None else (protocol.steps,)
     own["fraction"] = 1.0
-    own |= _given({name: getattr(choice, name) for name in own})
-    return [
-        (
-            Grid(attacks, eps=eps, shots=some, queries=some[0] if queries is None else queries, **own),
-            chosen,
-            tasks if choice.tasks is None else choice.tasks,
-        )
-        for eps, chosen in _by_budgets(choice, protocol, subjects).items()
-        for attacks, tasks in _parts(choice, protocol, subjects)
-        for some in ([shots] if queries is not None else [(one,) for one in shots])
-    ]
+    return own | _given({name: getattr(choice, name) for name in own})
 
 
-def _by_budgets(
+def _alike(
     choice: Choice, protocol: Protocol, subjects: Sequence[Subject]
-) -> dict[tuple[float, ...], list[Subject]]:
-    """Group learners by the eps they meet: those chosen, else the protocol's for images of their sort."""
+) -> list[tuple[Protocol, tuple[float, ...], list[Subject]]]:
+    """Group learners by what the protocol is on their family, and by the eps they meet: those chosen, else its own."""
     if protocol.clean_only and (choice.eps is None) != (choice.attacks is None):
         raise InputError(f"eps: {protocol.name} is clean only; to attack too give both attacks and eps")
-    found: dict[tuple[float, ...], list[Subject]] = {}
+    found: dict[tuple[Protocol, tuple[float, ...]], list[Subject]] = {}
     for subject in subjects:
-        shape = subject.family.space.shape
+        one, shape = protocol.on(subject.family_name), subject.family.space.shape
         colour = len(shape) == 3 and shape[0] == 3
-        own = protocol.eps if colour or not protocol.grey_eps else protocol.grey_eps
-        found.setdefault(own if choice.eps is None else choice.eps, []).append(subject)
-    return found
+        own = one.eps if colour or not one.grey_eps else one.grey_eps
+        found.setdefault((one, own if choice.eps is None else choice.eps), []).append(subject)
+    return [(*key, those) for key, those in found.items()]
 
 
 def _parts(choice: Choice, protocol: Protocol, subjects: Sequence[Subject]) -> list[tuple[Mapping[str, Attack], int]]:

@@ -10,7 +10,7 @@ import pytest
 from test_cli import Run
 from test_grid import Centroids, saved
 
-from robustbench_meta import catalog, evaluate, grid, protocols, report, runs, store
+from robustbench_meta import catalog, evaluate, grid, protocols, report, runs, store, zoo
 from robustbench_meta.checkpoint import Recipe
 from robustbench_meta.executors import Here
 from robustbench_meta.grid import Subject
@@ -143,7 +143,7 @@ LABELS = {
     "rmaml": "rmaml v1 (5070df47)",
     "dfsl": "dfsl v1 (68a6d108)",
     "maml-2017": "maml-2017 v1 (d8117895)",
-    "strict": "strict v1 (6e4c7b71)",
+    "strict": "strict v2 (749b1da0)",
 }
 
 
@@ -417,8 +417,25 @@ def test_a_clean_protocol_is_attacked_only_by_attacks_and_eps_together(
 
 def test_learners_of_grey_and_colour_images_meet_their_own_budgets(ckpt: Path, tmp_path: Path) -> None:
     (grey,) = subjects(ckpt)
-    found = runs._by_budgets(Choice(), PRESETS["strict"], [grey, replace(grey, family=Coloured())])  # type: ignore[arg-type]
-    assert {eps: len(those) for eps, those in found.items()} == {(0.05, 0.1): 1, COLOURED: 1}
+    found = runs._alike(Choice(), PRESETS["strict"], [grey, replace(grey, family=Coloured())])  # type: ignore[arg-type]
+    assert {eps: len(those) for _, eps, those in found} == {(0.05, 0.1): 1, COLOURED: 1}
+
+
+def test_learners_that_act_are_attacked_in_their_rollouts_in_units_of_their_own(tmp_path: Path) -> None:
+    act = [zoo.folder(f"zoo:{name}-protonet-aq") for name in ("navigation", "reach")]
+    run = runs.make(Choice(tasks=1), PRESETS["strict"], subjects(*act), tmp_path)
+    found = {(job.cell.family, job.cell.threat.surface, job.cell.threat.eps) for job in run.plan.jobs}
+    wanted = {"navigation": (0.02, 0.05), "reach": (0.01, 0.02)}
+    assert found == {(name, "rollout", eps) for name, own in wanted.items() for eps in own}
+    assert {(job.cell.spec.ways, job.cell.spec.queries) for job in run.plan.jobs} == {(8, 5)}
+    said = [line for one in runs.foreseen(run) for line in one.differences]
+    assert said
+    assert all("on 1 task" in line for line in said), said
+
+
+def test_what_strict_asks_of_a_family_is_within_what_the_family_asks_itself() -> None:
+    for name, fields in PRESETS["strict"].variants:
+        assert {*dict(fields)["eps"]} <= {*catalog.family(name).default_eps}, name  # type: ignore[attr-defined]
 
 
 class Coloured:
