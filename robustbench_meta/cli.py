@@ -142,7 +142,8 @@ def train(
 ) -> None:
     """Meta-train a learner. After a stop the same command goes on, to the same weights.
 
-    Without a recipe, the shipped one named FAMILY-ALGORITHM-DEFENSE is the base, if there is one.
+    Without a recipe, the shipped one named FAMILY-ALGORITHM-DEFENSE is the base, if there is one; without --family
+    strokes, without --defense standard.
     """
     from robustbench_meta import grid as grids
     from robustbench_meta.checkpoint import CARD, read_card
@@ -574,7 +575,8 @@ def bench_history(
 def read_recipe(source: str | None, named: dict[str, str], changes: Sequence[str], root: Path | None) -> Recipe:
     """Build a recipe from a TOML file or a shipped name, then options, then key=value changes; all are checked.
 
-    Without a source, the shipped recipe FAMILY-ALGORITHM-DEFENSE is the base, if there is one.
+    Without a source, the shipped recipe FAMILY-ALGORITHM-DEFENSE is the base, if there is one; what of these is not
+    given is as a recipe has it that does not say.
     """
     from pydantic import ValidationError
 
@@ -583,8 +585,9 @@ def read_recipe(source: str | None, named: dict[str, str], changes: Sequence[str
     from robustbench_meta.types import InputError
 
     fields: dict[str, Any] = {}
-    if source is None and (zoo.RECIPES / f"{'-'.join(named.values())}.toml").is_file():
-        source = "-".join(named.values())
+    if source is None and "algorithm" in named:
+        meant = "-".join(named.get(key, Recipe.model_fields[key].default) for key in ("family", "algorithm", "defense"))
+        source = meant if (zoo.RECIPES / f"{meant}.toml").is_file() else None
     if source is None and "algorithm" not in named and not any(_pair(one, "set")[0] == "algorithm" for one in changes):
         raise InputError("recipe: none given; name one that `rbm list recipes` shows, or give --algorithm")
     if source is not None:

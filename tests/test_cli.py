@@ -325,6 +325,9 @@ def test_without_a_recipe_the_shipped_one_of_that_name_is_the_base() -> None:
     shipped = cli.read_recipe("cifar-fs-fomaml-aq", {}, [], None)
     assert cli.read_recipe(None, named, [], None) == shipped
     assert cli.read_recipe(None, named, ["steps=9"], None) == shipped.model_copy(update={"steps": 9})
+    undefended = {"family": "cifar-fs", "algorithm": "fomaml"}
+    assert cli.read_recipe(None, undefended, [], None) == cli.read_recipe("cifar-fs-fomaml-standard", {}, [], None)
+    assert cli.read_recipe(None, {"algorithm": "r2d2"}, [], None).steps == 800  # strokes-r2d2-standard
     other = cli.read_recipe(None, {"algorithm": "anil"}, [], None)
     assert (other.family, other.network_options) == ("strokes", {"width": 32})  # the family's own network
 
