@@ -23,6 +23,7 @@ from robustbench_meta.engine import Fitted, Learner, ObjectLearner, rollout_vict
 from robustbench_meta.episodes import drawn
 from robustbench_meta.rollouts import Flight, noise_space, roll
 from robustbench_meta.types import (
+    SEVERITIES,
     Attack,
     Cell,
     Episodes,
@@ -173,6 +174,9 @@ def run(
 
 
 def _to_look_at(cell: Cell, attack: Attack) -> bool:
+    """Say whether queries of a cell are kept to look at; of corruptions those of the highest severity."""
+    if cell.threat.norm == "corruption":
+        return cell.threat.eps == SEVERITIES[-1]
     return cell.threat.surface != "support" and (attack.needs_gradient or cell.threat.norm == "words")
 
 

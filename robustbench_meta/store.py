@@ -388,7 +388,7 @@ def save_card(results: Path, weights: str, card: str) -> None:
 
 
 def read_gallery(results: str | Path) -> list[dict[str, Any]]:
-    """Read every saved picture set: the file's arrays, with the key, title, attack and eps of its cell."""
+    """Read every saved picture set: the file's arrays, with the key, title, attack, norm and eps of its cell."""
     results = Path(results)
     known, found = cells(results), []
     for path in sorted((results / "gallery").glob("*.npz")):
@@ -397,6 +397,7 @@ def read_gallery(results: str | Path) -> list[dict[str, Any]]:
         steps = "" if cell.steps is None else f", {cell.steps} steps"
         threat = f"{cell.attack}, {cell.threat.norm} {cell.threat.eps:.4g}"
         about = {"title": f"{cell.checkpoint}, {cell.spec.shots}-shot{steps}: {threat}", "attack": cell.attack}
+        about |= {"norm": cell.threat.norm}
         try:
             found.append({"key": path.stem, **about, "eps": cell.threat.eps, **_pictures(path)})
         except (ValueError, EOFError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as broken:

@@ -21,6 +21,7 @@ from robustbench_meta.report import (
     protocols,
     sentences,
     sounds,
+    strips,
     tables,
     trajectories,
     transfer,
@@ -49,12 +50,13 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     titled = tables.titled(gallery, results.cells)
     read = sentences.sheets(titled)
     pictured = [item for item in titled if not (sentences.is_text(item) or trajectories.is_course(item))]
+    attacked, corrupted = strips.apart(pictured)
     mapped = trajectories.maps(titled)
     earned = trajectories.outings(results.cells, results.tasks, tables.cell_titles(results.cells))
-    pictures = figures.draw(results, boards, pictured, out / "figures", mapped)
+    pictures = figures.draw(results, boards, attacked, out / "figures", mapped, corrupted)
     pictures += transfer.draw(report, out / "figures")
-    heard = sounds.write(galleries.chosen(pictured), out / "sounds")
-    shown = page.Shown(album.album(pictured), read, mapped, earned)
+    heard = sounds.write(galleries.chosen(attacked), out / "sounds", strips.chosen(corrupted))
+    shown = page.Shown(album.album(attacked), read, mapped, earned, album.strip(corrupted))
     whole = page.make(results, boards, report, known, shown)
     texts = {
         "leaderboard.md": markdown.render(report, pictures, heard, read, earned),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from robustbench_meta.report import sounds
+from robustbench_meta.report import sounds, strips
 from robustbench_meta.report.gallery import views
 
-LARGEST = 250_000  # characters of all pictures and sounds together
+LARGEST = 250_000  # characters of all pictures and sounds together, and of all corrupted ones
 BLOCKS, QUERIES = 4, 5
+COLUMNS = 4  # queries of a corruption
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,38 @@ class Album:
 
     blocks: tuple[Block, ...] = ()
     left: int = 0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One query under a corruption as a data address, and what the learner says of it."""
+
+    picture: str
+    label: int
+    says: int
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Rows of the same queries, clean and under each corruption, by name."""
+
+    about: str = ""
+    rows: tuple[tuple[str, tuple[Seen, ...]], ...] = ()
+
+
+def strip(items: Sequence[dict[str, Any]]) -> Strip:
+    """Show as many queries of every corruption as there is room for; none where not even one has."""
+    rows = strips.rows(items)
+    if not rows:
+        return Strip()
+    queries = min(COLUMNS, *(len(row.labels) for row in rows))
+    made = [
+        (row.name, tuple(Seen(_png(row.pictures[i]), row.labels[i], row.says[i]) for i in range(queries)))
+        for row in rows
+    ]
+    sizes = [sum(len(seen[i].picture) for _, seen in made) for i in range(queries)]
+    room = sum(size <= LARGEST for size in itertools.accumulate(sizes))
+    return Strip(strips.about(items).caption, tuple((name, seen[:room]) for name, seen in made)) if room else Strip()
 
 
 def album(items: Sequence[dict[str, Any]]) -> Album:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from robustbench_meta import statistics
 from robustbench_meta.outcomes import Board, Results
 from robustbench_meta.ranking import Standing, rows
-from robustbench_meta.report import agreement, curves, frames, gallery, pareto, scatter, surface, trajectories
+from robustbench_meta.report import agreement, curves, frames, gallery, pareto, scatter, strips, surface, trajectories
 from robustbench_meta.report.drawing import STYLE, About, Picture, save
 from robustbench_meta.report.tables import slugs, titles
 
@@ -39,6 +39,7 @@ def draw(
     items: Sequence[dict[str, Any]],
     folder: Path,
     mapped: Sequence[trajectories.Map] = (),
+    corrupted: Sequence[dict[str, Any]] = (),
 ) -> list[Picture]:
     """Draw everything there is to draw into `folder` and say what was drawn, in the order of the boards.
 
@@ -64,6 +65,8 @@ def draw(
                 made.append(save(surface.draw(rows, title), folder / f"steps-shots-{slug}", home[first], said))
         if gallery.chosen(items):
             made.append(save(gallery.draw(items), folder / "gallery", "", gallery.about(items)))
+        if strips.chosen(corrupted):
+            made.append(save(strips.draw(corrupted), folder / "corrupted", "", strips.about(corrupted)))
         if mapped:
             made.append(save(trajectories.draw(mapped), folder / "rollouts", "", trajectories.about(mapped)))
     return made

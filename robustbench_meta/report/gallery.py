@@ -103,7 +103,7 @@ def _block(part: Any, item: dict[str, Any], columns: int) -> None:
             ink = INK if sounds.is_sound(item) else "#ffffff"
             grid[1, i].text(0.5, 0.5, word, color=ink, fontsize=9, **place)
         for axes, (image, says) in zip(grid[:, i], rows, strict=True):
-            _image(axes, image, says, label)
+            show(axes, image, says, label)
     for axes, text in zip(grid[:, 0], ("clean", seen.told.replace(" ", "\n", 1), "adversarial"), strict=True):
         axes.annotate(
             text,
@@ -117,7 +117,8 @@ def _block(part: Any, item: dict[str, Any], columns: int) -> None:
         )
 
 
-def _image(axes: Axes, image: np.ndarray, says: int | None, label: int) -> None:
+def show(axes: Axes, image: np.ndarray, says: int | None, label: int) -> None:
+    """Draw one picture [H,W] or [H,W,3], framed by whether what the learner says of it, if anything, is right."""
     axes.set_axis_on()
     # "none" keeps the pixels as they are in the file; a viewer enlarges them.
     square = image.shape[0] == image.shape[1]  # a spectrogram has no shape of its own

@@ -110,7 +110,7 @@ def render(
 
 
 def _sounds(heard: Sequence[Sound]) -> str:
-    header = ["Of", "Class", "Signal to noise", "Clean", "Heard as", "Adversarial", "Heard as"]
+    header = ["Of", "Class", "Signal to noise", "Clean", "Heard as", "Attacked", "Heard as"]
     rows = [
         [
             *(escape(one.title), str(one.label), ratio_text(one.ratio)),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from robustbench_meta.outcomes import Board, Results, cells_behind
 from robustbench_meta.ranking import Standing
 from robustbench_meta.report import charts, data
-from robustbench_meta.report.album import Album
+from robustbench_meta.report.album import Album, Strip
 from robustbench_meta.report.charts import Chart
 from robustbench_meta.report.lines import Learner, Line, entry_id, line_of_standing
 from robustbench_meta.report.sentences import Sheet
@@ -60,12 +60,13 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Shown:
-    """What there is to see besides numbers: pictures and sounds, sentences, rollouts and what these earned."""
+    """What there is to see besides numbers: pictures and sounds, sentences, rollouts with their earnings."""
 
     album: Album
     read: tuple[Sheet, ...] = ()
     mapped: tuple[Map, ...] = ()
     earned: tuple[Outings, ...] = ()
+    strip: Strip = field(default_factory=Strip)
 
 
 @dataclass(frozen=True)

@@ -69,14 +69,19 @@ def wav(samples: np.ndarray, rate: int) -> bytes:
     return buffer.getvalue()
 
 
-def write(items: Sequence[dict[str, Any]], folder: Path) -> list[Sound]:
-    """Write the first queries of the first items that hold sounds into `folder`, which is made where there are any."""
+def write(items: Sequence[dict[str, Any]], folder: Path, corrupted: Sequence[dict[str, Any]] = ()) -> list[Sound]:
+    """Write the first queries of the first items that hold sounds into `folder`, and of each corruption the first.
+
+    The folder is made where there are any.
+    """
     made: list[Sound] = []
-    for number, item in enumerate([item for item in items if is_sound(item)][:SETS]):
+    chosen = [(item, QUERIES, "adversarial") for item in items if is_sound(item)][:SETS]
+    chosen += [(item, 1, "corrupted") for item in corrupted if is_sound(item)]
+    for number, (item, queries, word) in enumerate(chosen):
         folder.mkdir(parents=True, exist_ok=True)
         plain = re.sub(r"[^a-z0-9]+", "-", str(item["title"]).lower()).strip("-")[:80]
-        for query in range(min(QUERIES, len(item["labels"]))):
-            paths = [folder / f"{number + 1}-{plain}-{query + 1}-{kind}.wav" for kind in ("clean", "adversarial")]
+        for query in range(min(queries, len(item["labels"]))):
+            paths = [folder / f"{number + 1}-{plain}-{query + 1}-{kind}.wav" for kind in ("clean", word)]
             for path, kind in zip(paths, ("clean", "adversarial"), strict=True):
                 path.write_bytes(wav(item[kind][query], int(item["rate"][query])))
             label, says, says_attacked = (
