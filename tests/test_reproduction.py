@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from test_benchmarks import ROOT, load
 from robustbench_meta import board, checkpoint, grid, store, submissions, train
 from robustbench_meta.cli import read_recipe
 from robustbench_meta.intervals import Crossed, crossed, spanning
+from robustbench_meta.outcomes import outcomes
 from robustbench_meta.types import InputError
 
 RECIPE = """family = "strokes"
@@ -130,6 +132,21 @@ def test_an_attack_is_compared_with_the_worst_case_of_the_same_seeds(reproductio
     assert test.difference == crossed(test.a - test.b)
     assert (test.a >= test.b).all()
     assert test.b == pytest.approx(verdicts(measured, "arm-aq"))
+
+
+def test_an_attack_that_one_side_alone_met_has_no_part_in_a_claim(reproduction: Any, measured: Path) -> None:
+    claims = reproduction._read(measured / "board" / "claims.toml", reproduction.Claims)
+    given = reproduction.measured(reproduction.entries_in([measured / "board" / "entries"]))
+    cells = given.results.cells
+    kept = cells[~(cells["checkpoint"].str.startswith("arm-standard") & (cells["attack"] == "pgd-10"))]
+    results = replace(given.results, cells=kept)
+    less = replace(given, results=results, found=outcomes(results))
+    whole, part = (reproduction.tests_of(claims, one)[0] for one in (given, less))
+    assert (whole.attacks, part.attacks) == (("fgsm", "pgd-10"), ("fgsm",))
+    assert part.a.mean() > whole.a.mean()  # two updates withstand little
+    asked = claims.model_copy(update={"attacks": ("fgsm", "pgd-10")})
+    assert reproduction.tests_of(asked, less)[0].verdict == "not tested yet: arm-standard lacks pgd-10"
+    assert reproduction.tests_of(asked, given)[0].verdict == whole.verdict
 
 
 def test_clean_rows_say_what_was_published_and_what_ours_is(reproduction: Any, measured: Path) -> None:
