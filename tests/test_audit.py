@@ -174,9 +174,7 @@ def test_results_without_audits_are_read_and_ranked_as_before() -> None:
     table = statistics.leaderboard(replace(whole, audits=whole.audits.iloc[:0]))
     mine = table[table["checkpoint"] != statistics.CONSTANT]
     assert mine["flags"].str.contains("not audited").all()
-    # Of two the verdicts alone say that they mask their gradients.
-    assert set(mine[mine["rank"].isna()]["checkpoint"]) == {"omniglot-anil-aq", "omniglot-r2d2-aq"}
-    assert mine[mine["rank"].isna()]["flags"].str.contains("F2").all()
+    assert mine["rank"].notna().all()
 
 
 def test_an_audit_that_saw_less_than_what_is_ranked_says_so(tmp_path: Path) -> None:
