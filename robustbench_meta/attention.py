@@ -98,7 +98,8 @@ class EncoderDecoder:
         for layer in range(self.depth):
             of = {name: weights[f"layer{layer}.{name}"] for name in ("query", "key", "value", "out", "widen", "narrow")}
             scaled = _scaled(h)
-            h = h + self._attend(*(scaled @ of[name] for name in ("query", "key", "value")), word) @ of["out"]
+            q, k, v = (scaled @ of[name] for name in ("query", "key", "value"))
+            h = h + self._attend(q, k, v, word) @ of["out"]
             h = h + F.relu(_scaled(h) @ of["widen"]) @ of["narrow"]
         return _scaled(h)
 

@@ -611,8 +611,6 @@ def _support_victim(learner: Learner | ObjectLearner, episodes: Episodes, threat
         fitted: Any = learner.adapt(x, y, steps=steps)
         return learner.predict(fitted, proxy_x[points])
 
-    if threat.norm == "labels" and learner.space.labels > 1:
-        raise InputError("norm: 'labels' flips one label an item; these have sequences, legal: linf, l2, l1, words")
     if threat.norm == "labels":
         labels = poisoning.labels_of(episodes, items, learner.ways)
         space = poisoning.alphabet(len(items), learner.ways)

@@ -189,6 +189,8 @@ def check_learner(learner: AnyLearner, family: TaskFamily, split: Split, spec: S
     """Adapt to one task and predict, so that data or scores that do not fit are refused before any attack."""
     if learner.space.shape != family.space.shape:
         raise InputError(f"family: inputs of shape {family.space.shape}; the learner takes {learner.space.shape}")
+    if learner.space.labels != family.space.labels:
+        raise InputError(f"family: {family.space.labels} labels an input; the learner gives {learner.space.labels}")
     episodes = drawn(family, split, spec, [0]).to(learner.device, learner.dtype)
     with own_randomness(0), grad_mode(learner):
         fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=steps)
@@ -360,12 +362,13 @@ def _records(found: _Attacked, tasks: Sequence[int], threat: Threat) -> list[Rec
     return [replace(record, **_likeness(found, row)) for row, record in enumerate(records)] if found.words else records
 
 
-def _likeness(found: _Attacked, row: int) -> dict[str, float]:
+def _likeness(found: _Attacked, row: int) -> dict[str, Any]:
     """Say how near what was written comes to the targets of one task: the means of its queries."""
-    made, targets = {}, _targets(found)[row]
+    made: dict[str, Any] = {}
+    targets = _targets(found)[row]
     for name, one in (("clean", found.clean), ("attacked", found.attacked)):
         written = cast(Tensor, one.written)[row]
-        made[f"{name}_tokens"] = token_accuracy(written, targets).double().mean().item()
+        made[f"{name}_tokens"] = token_accuracy(written, targets).mean().item()
         pairs = [[text(line, found.words[row]) for line in part.tolist()] for part in (written, targets)]
         made[f"{name}_chrf"] = float(np.mean([chrf(*pair) for pair in zip(*pairs, strict=True)]))
     return made

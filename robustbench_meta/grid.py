@@ -713,8 +713,13 @@ def _refusal(cell: Cell, learner: AnyLearner, attack: Attack) -> str:
 
 
 def with_ways(subject: Subject, ways: int) -> AnyLearner:
-    """Let a learner tell `ways` classes apart, if none of its parameters belongs to a class."""
-    learner = subject.learner
+    """Let a learner tell `ways` classes apart, if none of its parameters belongs to a class.
+
+    Its space becomes that of the family at hand, if it fits: of words that a user's files bring, no checkpoint knows.
+    """
+    learner, space = subject.learner, subject.family.space
+    if (space.shape, space.labels) == (learner.space.shape, learner.space.labels):
+        learner = replace(learner, space=space)
     if isinstance(learner, Learner) and ways != learner.ways:
         shapes = [
             {name: value.shape for name, value in learner.algorithm.parameters({}, 4, n, torch.Generator()).items()}

@@ -31,7 +31,7 @@ def judged(scores: Tensor, y: Tensor, labels: int) -> tuple[Tensor, Tensor]:
 def token_accuracy(written: Tensor, y: Tensor) -> Tensor:
     """Return the share of the target's tokens y [...,L] that stand in their place in `written`; 0 ends a target."""
     tokens = y > 0
-    return ((written == y) & tokens).sum(dim=-1) / tokens.sum(dim=-1).clamp_min(1)
+    return ((written == y) & tokens).sum(dim=-1).double() / tokens.sum(dim=-1).clamp_min(1)
 
 
 def text(tokens: Sequence[int], words: Sequence[str]) -> str:
@@ -47,6 +47,6 @@ def chrf(written: str, target: str) -> float:
 
 @cache
 def _metric() -> Any:
-    from sacrebleu.metrics import CHRF  # half a second, which only sequences are worth
+    from sacrebleu.metrics.chrf import CHRF  # half a second, which only sequences are worth
 
     return CHRF()

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from robustbench_meta.downloads import Source
-from robustbench_meta.spelling import steps_of, unit
+from robustbench_meta.spelling import hashed, steps_of, unit
 from robustbench_meta.types import SPLITS, Episodes, InputError, Sentences, Spec, Split
 
 PLACES, ENTRIES = 6, 32  # of a sentence, of which the last one is empty; and of a vector
@@ -230,11 +230,7 @@ def _space() -> Sentences:
 
 
 def _direction(name: str) -> np.ndarray:
-    """Return a direction of length one that belongs to a name: float64 [32]."""
-    draws = _Draws(f"transduction/{name}").bits.random_raw(ENTRIES)
-    entries = (draws >> np.uint64(11)) * 2.0**-52 - 1
-    found: np.ndarray = entries / np.sqrt((entries**2).sum())
-    return found
+    return hashed(f"transduction/{name}", ENTRIES)
 
 
 def _spelled(number: int, syllables: int) -> str:
