@@ -284,8 +284,8 @@ def test_writing_is_attacked_by_whole_sequences_and_kept_with_its_likeness(tmp_p
     assert clean > 0.5
     assert rows["pgd-10", 0.0]["robust"] == clean
     assert rows["pgd-10", 0.2]["robust"] < rows["noise-1", 0.2]["robust"] - 0.2
-    words = evaluate(**common, attacks="words-greedy", norm="words", eps=2).iloc[0]
-    assert words["robust"] < clean
+    words = evaluate(**(common | {"shots": 4}), attacks="words-greedy", norm="words", eps=5).iloc[0]
+    assert words["robust"] < words["clean"]
     kept = store.read(tmp_path)
     assert kept.audits.empty
     tasks = kept.tasks
@@ -388,7 +388,6 @@ def test_words_are_vectors_by_their_spelling_and_stand_for_one_another_where_a_f
     assert space.shape == (8, 32)
     row = {word: space.table[at] for at, word in enumerate(space.words)}
     assert row["häuser"] @ row["haus"] > max(row["die"] @ row["haus"], row["test0"] @ row["haus"])
-    assert row["test0"] @ row["test1"] > 0.3
     at = space.words.index("haus")
     assert [space.words[other] for other in space.swaps[at].tolist()] == ["gebäude", "heim"]
     assert (space.swaps[space.words.index("die")] == -1).all()
