@@ -202,7 +202,10 @@ def evaluate(
     ] = None,
     surface: Annotated[
         str | None,
-        typer.Option(help="query, support (poisoning), rollout. Default: query; rollout where learners act."),
+        typer.Option(
+            help="query, support (poisoning), rollout, sequence. Default: query; rollout where learners act, sequence"
+            " where they write."
+        ),
     ] = None,
     fraction: Annotated[
         float | None, typer.Option(help="Of each class of a poisoned support, what is attacked. Default: 1.")

@@ -73,12 +73,13 @@ def _parts(episodes: Episodes, learner: Learner) -> Iterator[tuple[Tensor, Tenso
     Where a class has fewer images than there are steps, they come around again.
     """
 
-    def by_class(support: Tensor, queries: Tensor) -> Tensor:
-        return torch.cat([part.unflatten(1, (learner.ways, -1)) for part in (support, queries)], dim=2)
+    def by_class(support: Tensor, queries: Tensor, *each: int) -> Tensor:
+        return torch.cat([part.unflatten(1, (learner.ways, -1, *each)) for part in (support, queries)], dim=2)
 
-    x, y = by_class(episodes.support_x, episodes.query_x), by_class(episodes.support_y, episodes.query_y)
+    x = by_class(episodes.support_x, episodes.query_x)
+    y = by_class(episodes.support_y, episodes.query_y, learner.space.labels)
     steps, images = learner.algorithm.steps or 0, x.shape[2]
     each = max(images // steps, 1)
     for step in range(steps):
         rows = (step * each + torch.arange(each, device=x.device)) % images
-        yield x[:, :, rows].flatten(1, 2), y[:, :, rows].flatten(1, 2)
+        yield x[:, :, rows].flatten(1, 2), y[:, :, rows].flatten(1)

@@ -1,6 +1,7 @@
 """The task axis: authors write one task, the engine runs T of them and hands attacks a Victim.
 
-T tasks, S support, Q query, P points, M items a point, L labels a point, N classes, X one input. The three
+T tasks, S support, Q query, P points, M items a point, L labels a point, N classes, X one input. Where an input has
+several labels, as `space.labels` says, rows of labels and scores are as many times those of inputs. The three
 backends are equal: `loop` runs task after task, `vmap` maps them, `flat` sends all tasks through the part of the
 network that they share as one batch and maps the rest.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from robustbench_meta import poisoning
 from robustbench_meta.kernels import EPSILON, batch_norm, scale_and_shift
 from robustbench_meta.networks import BatchNorm, Embed
 from robustbench_meta.rollouts import noise_space, roll
+from robustbench_meta.sequences import judged
 from robustbench_meta.types import (
     Algorithm,
     Attack,
@@ -52,9 +54,16 @@ class Network(Protocol):
     def __hash__(self) -> int: ...
 
 
+@runtime_checkable
+class Writer(Protocol):
+    """A Network that gives several rows for an input, one for each of its labels: [B,*X] -> [B*L,width]."""
+
+    def labels(self, shape: tuple[int, ...]) -> int: ...
+
+
 POISON = Threat("linf", 0.0, "support")  # all inputs of the support
 Lift = Callable[[Callable[..., Any]], Callable[..., Any]]  # one task's function to that of T tasks, or itself
-Score = Callable[[Tensor, Tensor], Tensor]  # rows [P',*X], tasks [P'] -> scores [P',N]
+Score = Callable[[Tensor, Tensor], Tensor]  # rows [P',*X], tasks [P'] -> scores [P',N], or [P'*L,N] of L labels each
 Normalise = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # h, gamma, beta -> h, mean, variance
 
 
@@ -161,13 +170,7 @@ class Learner:
                 return learner.predict(_take(frozen, points), x_adv)
 
             return _victim(together, x, y, self.space, tasks=len(x), cost=cost)
-        score = self.scorer(fitted, len(x))
-
-        def alone(x_adv: Tensor, points: Tensor) -> Tensor:
-            return score(x_adv.squeeze(1), points // x.shape[1]).unsqueeze(1)
-
-        flat_x, flat_y = x.flatten(0, 1).unsqueeze(1), y.flatten().unsqueeze(1)
-        return _victim(alone, flat_x, flat_y, self.space, tasks=len(x), cost=cost)
+        return _alone_victim(self.scorer(fitted, len(x)), x, y, self.space, cost=cost)
 
     def scorer(self, fitted: Fitted, tasks: int) -> Score:
         """Return a function of rows x [P',*X] and the numbers of their tasks [P']: scores [P',N] by frozen learners."""
@@ -257,7 +260,7 @@ class Learner:
     def _predict_points(self, fitted: Fitted, x: Tensor, tasks: Tensor) -> Tensor:
         """Score rows x [P',*X], row p by the learner of task tasks[p]: [P',N]."""
         if self._flat:
-            x = self._embed_rows(x, fitted.norm, tasks)
+            x = self._embed_rows(x, fitted.norm, tasks).unflatten(0, (len(x), -1))
         # Mapped code needs equal counts: pad every task that has points to the most, read back the real rows.
         order = tasks.argsort(stable=True)
         present, row_of, counts = tasks[order].unique_consecutive(return_inverse=True, return_counts=True)
@@ -265,10 +268,10 @@ class Learner:
         padded = x.new_zeros(len(present), int(counts.max()), *x.shape[1:]).index_put((row_of, slot), x[order])
         here = _take(fitted, present)
         if self._flat:
-            scores = vmap(self._predict_features)(padded, here.state, here.extra)
+            scores = vmap(self._predict_features)(padded.flatten(1, 2), here.state, here.extra)
         else:
             scores = self.predict(here, padded)
-        return scores[row_of, slot][order.argsort()]
+        return scores.unflatten(1, (padded.shape[1], -1))[row_of, slot][order.argsort()].flatten(0, 1)
 
     @property
     def _shares_body(self) -> bool:
@@ -308,10 +311,10 @@ class Learner:
         if self.norm_mode == "batch":
             return self._embed(x, _Recorder(partial(_decomposed_by_task, tasks=len(x))))
         tasks = torch.arange(len(x), device=x.device).repeat_interleave(x.shape[1])
-        return self._embed_rows(x.flatten(0, 1), norm, tasks).unflatten(0, x.shape[:2])
+        return self._embed_rows(x.flatten(0, 1), norm, tasks).unflatten(0, (len(x), -1))
 
     def _embed(self, x: Tensor, norm: BatchNorm) -> Tensor:
-        return self.network(self.params, x.flatten(0, 1), norm).unflatten(0, x.shape[:2])
+        return self.network(self.params, x.flatten(0, 1), norm).unflatten(0, (len(x), -1))
 
     def _embed_rows(self, x: Tensor, norm: Params, tasks: Tensor) -> Tensor:
         """Embed rows x [B,*X], row b normalised by the statistics of task tasks[b]."""
@@ -375,13 +378,8 @@ class ObjectLearner:
 
     def query_victim(self, fitted: list[Any], x: Tensor, y: Tensor, *, cost: Cost | None = None) -> Victim:
         """Expose the adapted learners to an attack on their queries x [T,Q,*X], y [T,Q]; it adds to `cost`."""
-        score, queries = self.scorer(fitted, len(x)), x.shape[1]
-
-        def forward(x_adv: Tensor, points: Tensor) -> Tensor:
-            return score(x_adv.squeeze(1), points // queries).unsqueeze(1)
-
-        flat_x, flat_y = x.flatten(0, 1).unsqueeze(1), y.flatten().unsqueeze(1)
-        return _victim(forward, flat_x, flat_y, self.space, tasks=len(x), differentiable=self.differentiable, cost=cost)
+        score = self.scorer(fitted, len(x))
+        return _alone_victim(score, x, y, self.space, differentiable=self.differentiable, cost=cost)
 
     def scorer(self, fitted: list[Any], tasks: int) -> Score:
         """Return a function of rows x [P',*X] and the numbers of their tasks [P']: scores [P',N]."""
@@ -401,8 +399,8 @@ class ObjectLearner:
             scores = torch.as_tensor(found)
         except (RuntimeError, TypeError, ValueError):
             raise InputError(f"predict: returned {type(found).__name__}, not scores") from None
-        if scores.shape != (len(x), self.ways):
-            raise InputError(f"predict: scores of shape {tuple(scores.shape)}, not ({len(x)}, {self.ways})")
+        if scores.shape != (rows := len(x) * self.space.labels, self.ways):
+            raise InputError(f"predict: scores of shape {tuple(scores.shape)}, not ({rows}, {self.ways})")
         return scores.to(self.dtype)
 
 
@@ -462,7 +460,13 @@ def craft_inner(
 
 
 def start_params(algorithm: Algorithm, network: Network, space: Box, ways: int, rng: torch.Generator) -> Params:
-    """Draw all meta-parameters: the network's and the algorithm's own."""
+    """Draw all meta-parameters: the network's and the algorithm's own.
+
+    Raise InputError where the network does not write as many tokens as the space has labels.
+    """
+    given = network.labels(space.shape) if isinstance(network, Writer) else 1
+    if given != space.labels:
+        raise InputError(f"network: gives {given} labels for an input, and these inputs have {space.labels}")
     body = network.parameters(space.shape, rng)
     return {**body, **algorithm.parameters(body, network.features(space.shape), ways, rng)}
 
@@ -623,6 +627,19 @@ def _support_victim(learner: Learner | ObjectLearner, episodes: Episodes, threat
     return replace(victim, as_queries=as_queries)
 
 
+def _alone_victim(
+    score: Score, x: Tensor, y: Tensor, space: Box, *, differentiable: bool = True, cost: Cost | None = None
+) -> Victim:
+    """Expose queries x [T,Q,*X] one by one, row p scored by the learner of its task."""
+    queries = x.shape[1]
+
+    def forward(x_adv: Tensor, points: Tensor) -> Tensor:
+        return score(x_adv.squeeze(1), points // queries).unflatten(0, (len(points), -1))
+
+    flat_x, flat_y = x.flatten(0, 1).unsqueeze(1), y.reshape(len(x) * queries, -1)
+    return _victim(forward, flat_x, flat_y, space, tasks=len(x), differentiable=differentiable, cost=cost)
+
+
 def _victim(
     forward: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
@@ -633,6 +650,14 @@ def _victim(
     differentiable: bool = True,
     cost: Cost | None = None,
 ) -> Victim:
+    """Meter what is sent through `forward`; items of several labels are judged as wholes, by y [P,n*L]."""
+    if space.labels > 1:
+        written, targets = forward, y
+
+        def forward(x_adv: Tensor, points: Tensor) -> Tensor:
+            return judged(written(x_adv, points), targets[points], space.labels)[0]
+
+        y = y.new_zeros(len(y), y.shape[1] // space.labels)
     cost = cost or Cost(*(torch.zeros(tasks, dtype=torch.int64, device=x.device) for _ in range(2)))
     each = len(x) // tasks
 
@@ -659,7 +684,8 @@ def _by_task(one: Callable[[int], Callable[[Tensor], Tensor]], count: int) -> Sc
         order = tasks.argsort(stable=True)
         present, sizes = tasks[order].unique_consecutive(return_counts=True)
         rows = x[order].split(sizes.tolist())
-        return torch.cat([one(task)(part) for task, part in zip(present.tolist(), rows, strict=True)])[order.argsort()]
+        found = torch.cat([one(task)(part) for task, part in zip(present.tolist(), rows, strict=True)])
+        return found.unflatten(0, (len(x), -1))[order.argsort()].flatten(0, 1)
 
     return score
 

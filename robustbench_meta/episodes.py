@@ -86,7 +86,7 @@ def check(episodes: Episodes, family: TaskFamily, spec: Spec, indices: Sequence[
     for part, (x, y) in parts.items():
         each = {"support": spec.shots, "query": spec.queries, "proxy": spec.proxies}[part]
         _check_inputs(x, family, part, (len(indices), spec.ways * each, *family.space.shape))
-        _check_labels(y, spec, part, x.shape[:2])
+        _check_labels(y, spec, part, (len(x), x.shape[1] * family.space.labels))
     if getattr(family, "duplicates", False):
         return
     for row, index in enumerate(indices):

@@ -2,7 +2,7 @@
 
 T tasks, S support, Q queries, P points, M items in a point, N classes, X the shape of one input. Of rollouts a query
 is the noise [H,*X] on what one of them observes in H steps; class 0, success, is all their label, the others are the
-ways to fail.
+ways to fail. Of sequences a query has L labels, its tokens; class 0, all of them right, is what they are judged by.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from robustbench_meta import losses, poisoning, store, threats
 from robustbench_meta.engine import Fitted, Learner, ObjectLearner, rollout_victim
 from robustbench_meta.episodes import drawn
 from robustbench_meta.rollouts import Flight, noise_space, roll
+from robustbench_meta.sequences import chrf, judged, text, token_accuracy
 from robustbench_meta.types import (
     SEVERITIES,
     Attack,
@@ -37,6 +38,7 @@ from robustbench_meta.types import (
     Streams,
     TaskFamily,
     Threat,
+    Transducer,
     Victim,
 )
 
@@ -62,10 +64,16 @@ class Block:
 
 @dataclass(frozen=True)
 class _Scored:
-    """Scores [T,Q,N], and of rollouts how they went, those of all tasks together."""
+    """Scores [T,Q,N] with labels [T,Q]; of rollouts how they went, all tasks together, of sequences tokens [T,Q,L]."""
 
     scores: Tensor
+    y: Tensor
     flight: Flight | None = None
+    written: Tensor | None = None
+
+    @property
+    def correct(self) -> Tensor:
+        return losses.correct(self.scores, self.y)
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ class _Attacked:
     distance: Tensor
     victim: Victim
     worlds: Params
+    words: tuple[tuple[str, ...], ...] = ()  # of sequences, how the tokens of each task are written
 
 
 @dataclass(frozen=True)
@@ -184,6 +193,8 @@ def check_learner(learner: AnyLearner, family: TaskFamily, split: Split, spec: S
     """Adapt to one task and predict, so that data or scores that do not fit are refused before any attack."""
     if learner.space.shape != family.space.shape:
         raise InputError(f"family: inputs of shape {family.space.shape}; the learner takes {learner.space.shape}")
+    if learner.space.labels != family.space.labels:
+        raise InputError(f"family: {family.space.labels} labels an input; the learner gives {learner.space.labels}")
     episodes = drawn(family, split, spec, [0]).to(learner.device, learner.dtype)
     with own_randomness(0), grad_mode(learner):
         fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=steps)
@@ -243,12 +254,12 @@ def _attack(
         clean = _scored(cell, learner, family, adapted, episodes.query_x)
         # Kept or made afresh, learners must leave an attack the same random numbers.
         torch.manual_seed(seed_of(f"attack {store.key(cell)}", tasks[0]))
-        if cell.threat.surface == "query":
-            victim = learner.query_victim(fitted, episodes.query_x, episodes.query_y)
-        elif cell.threat.surface == "support":
+        if cell.threat.surface == "support":
             victim = learner.support_victim(episodes, cell.threat, steps=cell.steps)
-        else:
+        elif cell.threat.surface == "rollout":
             victim = rollout_victim(learner, fitted, _simulator(family), adapted.worlds)
+        else:
+            victim = learner.query_victim(fitted, episodes.query_x, episodes.query_y)
         weights = [tensor.detach().clone() for tensor in _weights(learner, fitted)]
         x, y = victim.x.clone(), victim.y.clone()
         with torch.enable_grad(), full_precision():
@@ -262,7 +273,7 @@ def _attack(
             x_adv = x_adv.view(episodes.query_x.shape)
         attacked = _rescored(cell, learner, family, adapted, x_adv)
     far = moved.view(len(tasks), -1).amax(1)
-    return _Attacked(episodes, x_adv, clean, attacked, far, victim, adapted.worlds)
+    return _Attacked(episodes, x_adv, clean, attacked, far, victim, adapted.worlds, _words(cell, family, tasks))
 
 
 def _stream(cell: Cell) -> str:
@@ -308,11 +319,14 @@ def _scored(cell: Cell, learner: AnyLearner, family: TaskFamily, adapted: _Adapt
     """Score queries x [T,Q,*X] by `predict`, or replay the rollouts that observe the noise x [T,Q,H,*X]."""
     with grad_mode(learner), full_precision():
         if cell.threat.surface != "rollout":
-            return _Scored(scores_of(learner, adapted.fitted, x, cell.spec.ways))
+            scores, y = scores_of(learner, adapted.fitted, x, cell.spec.ways), adapted.episodes.query_y
+            if (labels := learner.space.labels) == 1:
+                return _Scored(scores, y)
+            return _Scored(*judged(scores, y, labels), written=scores.argmax(-1).unflatten(1, (-1, labels)))
         flight = replay(learner, adapted.fitted, _simulator(family), adapted.worlds, x, ways=cell.spec.ways)
     if not (flight.scores.isfinite().all() and flight.returns.isfinite().all()):
         raise CellError("a rollout's margin or return is NaN or infinite")
-    return _Scored(flight.scores.unflatten(0, x.shape[:2]), flight)
+    return _Scored(flight.scores.unflatten(0, x.shape[:2]), adapted.episodes.query_y, flight)
 
 
 def replay(
@@ -329,24 +343,53 @@ def replay(
 
 
 def scores_of(learner: AnyLearner, fitted: Any, x: Tensor, ways: int) -> Tensor:
-    """Predict x [T,Q,*X] and refuse scores that are not finite numbers of shape [T,Q,N]."""
+    """Predict x [T,Q,*X] and refuse scores that are not finite numbers of shape [T,Q,N], or [T,Q*L,N] of sequences."""
     scores: Tensor = learner.predict(fitted, x).detach()
-    if scores.shape != (*x.shape[:2], ways):
-        raise CellError(f"scores of shape {tuple(scores.shape)}, not {(*x.shape[:2], ways)} (tasks, queries, ways)")
+    shape = (len(x), x.shape[1] * learner.space.labels, ways)
+    if scores.shape != shape:
+        what = "queries" if learner.space.labels == 1 else "tokens"
+        raise CellError(f"scores of shape {tuple(scores.shape)}, not {shape} (tasks, {what}, ways)")
     if not scores.isfinite().all():
         raise CellError("scores are NaN or infinite")
     return scores
 
 
 def _records(found: _Attacked, tasks: Sequence[int], threat: Threat) -> list[Record]:
-    y = found.episodes.query_y
-    clean, survived = (losses.correct(one.scores, y) for one in (found.clean, found.attacked))
+    both = (found.clean, found.attacked)
+    clean, survived = (one.correct for one in both)
     if threat.norm != "corruption":  # whose accuracy counts what is right by chance too, as clean accuracy does
         survived &= clean
     columns = [clean, survived, found.distance, found.victim.cost.forwards, found.victim.cost.backwards]
-    columns += [one.flight.returns.view(y.shape).mean(1) for one in (found.clean, found.attacked) if one.flight]
+    columns += [one.flight.returns.view(clean.shape).mean(1) for one in both if one.flight]
     rows = zip(tasks, *(column.tolist() for column in columns), strict=True)
-    return [Record(task, tuple(before), tuple(after), *rest) for task, before, after, *rest in rows]
+    records = [Record(task, tuple(before), tuple(after), *rest) for task, before, after, *rest in rows]
+    return [replace(record, **_likeness(found, row)) for row, record in enumerate(records)] if found.words else records
+
+
+def _likeness(found: _Attacked, row: int) -> dict[str, Any]:
+    """Say how near what was written comes to the targets of one task: the means of its queries."""
+    made: dict[str, Any] = {}
+    targets = _targets(found)[row]
+    for name, one in (("clean", found.clean), ("attacked", found.attacked)):
+        written = cast(Tensor, one.written)[row]
+        made[f"{name}_tokens"] = token_accuracy(written, targets).mean().item()
+        pairs = [[text(line, found.words[row]) for line in part.tolist()] for part in (written, targets)]
+        made[f"{name}_chrf"] = float(np.mean([chrf(*pair) for pair in zip(*pairs, strict=True)]))
+    return made
+
+
+def _targets(found: _Attacked) -> Tensor:
+    """Return the tokens of all targets: [T,Q,L]."""
+    return found.episodes.query_y.view(cast(Tensor, found.clean.written).shape)
+
+
+def _words(cell: Cell, family: TaskFamily, tasks: Sequence[int]) -> tuple[tuple[str, ...], ...]:
+    """Return how the tokens of each task are written, where its learners write: by number where nothing says how."""
+    if family.space.labels == 1:
+        return ()
+    if not isinstance(family, Transducer):
+        return (("", *map(str, range(1, cell.spec.ways))),) * len(tasks)
+    return tuple(family.written(cell.split, cell.spec, task, seed=cell.seed) for task in tasks)
 
 
 def _examples(found: _Attacked, tasks: Sequence[int]) -> list[store.Examples]:
@@ -359,7 +402,7 @@ def _pictures(found: _Attacked, threat: Threat, family: TaskFamily) -> dict[str,
 
     They are images, sounds or sentences; of rollouts the ways are kept, and what they led past.
     """
-    x, y, space = found.episodes.query_x[0], found.episodes.query_y[0], found.victim.space
+    x, y, space = found.episodes.query_x[0], found.clean.y[0], found.victim.space
     clean, attacked, rate = found.clean.scores[0], found.attacked.scores[0], getattr(family, "rate", None)
     images, told = x.dim() == 4, threat.norm == "words"
     if not (images or told or rate or found.clean.flight):
@@ -383,8 +426,15 @@ def _pictures(found: _Attacked, threat: Threat, family: TaskFamily) -> dict[str,
     made = {name: value.cpu().numpy() for name, value in pictures.items()}
     if isinstance(space, Sentences):
         texts = {name: np.array(space.text(pictures[name]), dtype=np.str_) for name in store.IMAGES}
-        return made | texts
+        return made | texts | (_renderings(found, chosen) if found.words else {})
     return made | ({} if rate is None else {store.RATE: np.full(len(chosen), rate)})
+
+
+def _renderings(found: _Attacked, chosen: list[int]) -> dict[str, np.ndarray]:
+    """Return what some queries of the first task should have become and what they became, as texts."""
+    parts = (_targets(found), cast(Tensor, found.clean.written), cast(Tensor, found.attacked.written))
+    lines = ([text(part[0, query].tolist(), found.words[0]) for query in chosen] for part in parts)
+    return {name: np.array(line, dtype=np.str_) for name, line in zip(store.WRITTEN, lines, strict=True)}
 
 
 def _scenes(simulator: Simulator, worlds: Params, flights: tuple[Flight, Flight], chosen: list[int]) -> Params:

@@ -60,7 +60,7 @@ class Grid:
     These are the training shots and ways, the algorithm's test steps, and in linf the family's budgets: 2, 4
     and 8/255 for colour images, 0.05 and 0.1 for grey ones; of corruptions all severities; where all attacks are
     adversarial test sets, their own eps.
-    Learners that act are attacked in their rollouts, others on their queries.
+    Learners that act are attacked in their rollouts, others on their queries, those that write by whole sequences.
     `save_adversarial` keeps every attacked query.
     """
 
@@ -697,8 +697,8 @@ def _refusal(cell: Cell, learner: AnyLearner, attack: Attack) -> str:
         return f"{name}: works in {', '.join(attack.norms)}, not in {threat.norm}"
     if threat.surface == "rollout" and learner.norm_mode == "batch":
         return f"{name}: a policy meets one observation at a time, and batch statistics (transductive) need many"
-    if threat.surface == "rollout" and isinstance(attack, FromFile):
-        return f"{name}: holds attacked queries, and no rollouts"
+    if threat.surface in ("rollout", "sequence") and isinstance(attack, FromFile):
+        return f"{name}: holds attacked queries, and no {threat.surface}s"
     if served_as(threat.surface) not in attack.surfaces:
         return f"{name}: attacks the {' or '.join(attack.surfaces)}, not the {threat.surface}"
     if (needed := getattr(attack, "needs_inputs", "")) and needed != (given := learner.space.inputs):
@@ -713,8 +713,13 @@ def _refusal(cell: Cell, learner: AnyLearner, attack: Attack) -> str:
 
 
 def with_ways(subject: Subject, ways: int) -> AnyLearner:
-    """Let a learner tell `ways` classes apart, if none of its parameters belongs to a class."""
-    learner = subject.learner
+    """Let a learner tell `ways` classes apart, if none of its parameters belongs to a class.
+
+    Its space becomes that of the family at hand, if it fits: of words that a user's files bring, no checkpoint knows.
+    """
+    learner, space = subject.learner, subject.family.space
+    if (space.shape, space.labels) == (learner.space.shape, learner.space.labels):
+        learner = replace(learner, space=space)
     if isinstance(learner, Learner) and ways != learner.ways:
         shapes = [
             {name: value.shape for name, value in learner.algorithm.parameters({}, 4, n, torch.Generator()).items()}
@@ -731,7 +736,12 @@ def _surfaces(grid: Grid, subject: Subject) -> tuple[Surface, ...]:
         raise InputError(
             f"surface: 'rollout' needs learners that act, which {subject.family_name} has not; legal: query, support"
         )
-    surfaces = grid.surfaces or (("rollout",) if acts else ("query",))
+    writes = subject.family.space.labels > 1
+    odd = {"query"} if writes else {"sequence"}
+    if grid.surfaces and (given := odd.intersection(grid.surfaces)):
+        what, legal = ("answers by sequences", "sequence, support") if writes else ("writes none", "query, support")
+        raise InputError(f"surface: {given.pop()!r} does not fit: {subject.family_name} {what}; legal: {legal}")
+    surfaces = grid.surfaces or (("rollout",) if acts else ("sequence",) if writes else ("query",))
     if grid.save_adversarial and "query" not in surfaces:
         raise InputError(f"save_adversarial: keeps attacked queries, of which the surface {surfaces[0]} has none")
     return surfaces

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from robustbench_meta.attention import EncoderDecoder
 from robustbench_meta.kernels import convolve, scale_and_shift
 from robustbench_meta.types import InputError, Params
 
@@ -457,4 +458,5 @@ PRESETS = {
     "logmel-conv4": LogMelConv4(),
     "words-conv": WordsConv(),
     "mlp": MLP(),
+    "encoder-decoder": EncoderDecoder(),
 }

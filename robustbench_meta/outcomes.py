@@ -58,8 +58,8 @@ class Board:
 
     @property
     def constant(self) -> float:
-        """The accuracy, clean and robust, of a predictor that always gives one class; acting, it never succeeds."""
-        return 0.0 if self.surface == "rollout" else 1 / self.ways
+        """The accuracy, clean and robust, of a predictor that always gives one class; 0 where it acts or writes."""
+        return 0.0 if self.surface in ("rollout", "sequence") else 1 / self.ways
 
     @property
     def corrupted(self) -> bool:

@@ -42,7 +42,7 @@ def _labels(threat: Threat, spec: Spec) -> int:
 
 def reached(episodes: Episodes, fraction: float, ways: int) -> Tensor:
     """Index the items that a poisoner reaches, the first of each class, which lie in a random order: [A]."""
-    items = torch.arange(episodes.support_y.shape[1], device=episodes.support_y.device).view(ways, -1)
+    items = torch.arange(episodes.support_x.shape[1], device=episodes.support_y.device).view(ways, -1)
     return items[:, : round(fraction * items.shape[1])].flatten()
 
 

@@ -6,6 +6,7 @@ By this rule `benchmarks/word_table.py` gives rare words their vectors, and atta
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -58,6 +59,14 @@ def speller(space: Sentences) -> Speller:
 def spelled(space: Sentences, word: str) -> np.ndarray:
     """Return the row [d] of a word that the table does not hold: a direction that its steps give, of length one."""
     return unit(steps_of(speller(space).vector(word)[None]))[0]
+
+
+def hashed(name: str, entries: int) -> np.ndarray:
+    """Return a direction of length one that belongs to a name: float64 [d], the same everywhere but for rounding."""
+    bits = np.random.PCG64(int.from_bytes(hashlib.sha256(name.encode()).digest(), "big"))
+    drawn = (bits.random_raw(entries) >> np.uint64(11)) * 2.0**-52 - 1
+    found: np.ndarray = drawn / np.sqrt((drawn**2).sum())
+    return found
 
 
 def steps_of(vectors: np.ndarray) -> np.ndarray:

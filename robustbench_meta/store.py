@@ -44,7 +44,9 @@ SCHEMA = 1
 IMAGES = ("clean", "adversarial")
 PICTURES = (*IMAGES, "labels", "clean_predictions", "adversarial_predictions")  # of a gallery file
 SCENE = ("goal", "obstacles", "bodies")  # what is drawn besides the ways, in the gallery file of rollouts
+WRITTEN = ("targets", "written", "written_attacked")  # texts, in the gallery file of sequences
 RETURNS = ("clean_return", "attacked_return")  # of rollouts
+LIKENESS = ("clean_tokens", "attacked_tokens", "clean_chrf", "attacked_chrf")  # of sequences
 RATE, LARGEST_RATE = "rate", 2**20  # samples a second, in the gallery file of sounds
 FOLDERS = ("cells", "timings", "errors", "gallery", "audits", "learners", "locks")
 LEARNER_COLUMNS = ("weights", "card", "authors", "paper", "code", "license")
@@ -451,7 +453,7 @@ _TASK_COLUMNS = {
     "distance": "float64",
     "forwards": "int64",
     "backwards": "int64",
-    **dict.fromkeys(RETURNS, "float64"),
+    **dict.fromkeys((*RETURNS, *LIKENESS), "float64"),
 }
 _OF_ATTACKS = ("attack", "attack_fields", "surface", "fraction", "seconds", "device", "external")
 _AUDIT_COLUMNS = {
@@ -500,7 +502,7 @@ def _order(cell: Cell) -> tuple[Any, ...]:
 
 
 def _line(record: Record) -> dict[str, Any]:
-    given = {name: value for name, value in asdict(record).items() if value is not None}  # only rollouts have returns
+    given = {name: value for name, value in asdict(record).items() if value is not None}  # as returns of rollouts
     return {**given, "clean": _bits(record.clean), "survived": _bits(record.survived)}
 
 
@@ -539,8 +541,8 @@ def _record(line: dict[str, Any]) -> Record:
         raise ValueError("clean and survived are not bits of one length")
     if not all(isinstance(line[name], int) for name in ("task", "forwards", "backwards")):
         raise ValueError("task, forwards and backwards are not whole numbers")
-    if not all(isinstance(line.get(name, 0.0), (int, float)) for name in ("distance", *RETURNS)):
-        raise ValueError("distance or a return is not a number")
+    if not all(isinstance(line.get(name, 0.0), (int, float)) for name in ("distance", *RETURNS, *LIKENESS)):
+        raise ValueError("distance, a return or a likeness is not a number")
     bits = {"clean": tuple(bit == "1" for bit in clean), "survived": tuple(bit == "1" for bit in survived)}
     return Record(**{**line, **bits})
 
@@ -681,7 +683,7 @@ def _pictures(path: Path) -> dict[str, np.ndarray]:
         if (size := sum(entry.file_size for entry in archive.infolist())) > LARGEST_UNPACKED:
             raise ValueError(f"it unpacks to {size} bytes, more than {LARGEST_UNPACKED}")
     with np.load(packed, allow_pickle=False) as opened:
-        arrays = {name: opened[name] for name in (*PICTURES, *({RATE, *SCENE} & set(opened.files)))}
+        arrays = {name: opened[name] for name in (*PICTURES, *({RATE, *SCENE, *WRITTEN} & set(opened.files)))}
     clean, adversarial, rate = arrays["clean"], arrays["adversarial"], arrays.get(RATE)
     if SCENE[0] in arrays:
         shapes = [arrays[name].shape[1:] for name in ("clean", *SCENE)]
@@ -698,7 +700,7 @@ def _pictures(path: Path) -> dict[str, np.ndarray]:
     if rate is not None and not ((rate >= 1) & (rate <= LARGEST_RATE)).all():
         raise ValueError(f"{RATE} is not between 1 and {LARGEST_RATE} samples a second")
     for name, array in arrays.items():
-        wanted = "fU" if name in IMAGES else "f" if name in SCENE else "iu"
+        wanted = "fU" if name in IMAGES else "f" if name in SCENE else "U" if name in WRITTEN else "iu"
         odd = array.dtype.kind == "f" and not np.isfinite(array).all()
         if array.dtype.kind not in wanted or len(array) != len(clean) or odd:
             raise ValueError(f"{name} is not what it must be: finite, one for each input")

@@ -19,7 +19,7 @@ def console(stderr: bool = True) -> Console:
 
     made = Console(stderr=stderr, markup=False, highlight=False)
     # Elsewhere than on a terminal nothing tells how wide a line may be, and tables should stay whole.
-    return made if made.is_terminal else Console(stderr=stderr, markup=False, highlight=False, width=200)
+    return made if made.is_terminal else Console(stderr=stderr, markup=False, highlight=False, width=220)
 
 
 def complain(message: str, status: int) -> int:

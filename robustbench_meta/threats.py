@@ -97,10 +97,12 @@ def check(threat: Threat, box: Box) -> Threat:
         raise InputError(f"eps: {threat.eps} is not a finite number >= 0")
     if threat.norm == "corruption" and threat.eps not in (0, *SEVERITIES):
         raise InputError(f"eps: {threat.eps:g} is not the severity of a corruption; legal: 0, 1, 2, 3, 4, 5")
-    if threat.norm == "words":
-        sentences(box)
+    if threat.norm == "words" and bool((sentences(box).swaps < 0).all()):
+        raise InputError("norm: 'words' replaces words, and the family names none that may stand for another")
     if threat.norm == "labels" and threat.surface != "support":
         raise InputError("norm: 'labels' flips labels of the support; give it with --surface support")
+    if threat.norm == "labels" and box.labels > 1:
+        raise InputError("norm: 'labels' flips one label an item; these have sequences, legal: linf, l2, l1, words")
     if threat.norm in REPLACED and threat.eps != int(threat.eps):
         raise InputError(f"eps: {threat.eps:g} is not a whole number, of {threat.norm} that may be replaced")
     if threat.norm == "linf" and threat.eps > box.width / 2:

@@ -44,6 +44,7 @@ from robustbench_meta.descent import Apart, descend, rates
 from robustbench_meta.engine import Fitted, Learner, craft, start_params
 from robustbench_meta.episodes import drawn, fingerprint
 from robustbench_meta.losses import correct
+from robustbench_meta.sequences import judged
 from robustbench_meta.types import (
     Algorithm,
     Defense,
@@ -252,8 +253,7 @@ def _rehearse(recipe: Recipe, learner: Learner, defense: Defense, family: TaskFa
     if recipe.norm_mode == "running":
         learner = replace(learner, norm_mode="support")
     fitted = learner.adapt(task.support_x, task.support_y)
-    right = torch.ones_like(task.query_y, dtype=torch.bool)
-    _survival(learner, fitted, task, recipe.validate_attack, threat, Streams([0]), right)
+    _survival(learner, fitted, task, recipe.validate_attack, threat, Streams([0]))
 
 
 def _due(run: _Run, recipe: Recipe) -> bool:
@@ -433,19 +433,24 @@ def _on_tasks(
         episodes = family.sample(split, spec, [number], seed=stream).to(learner.device, learner.dtype)
         with torch.no_grad():
             fitted = learner.adapt(episodes.support_x, episodes.support_y, steps=learner.algorithm.test_steps)
-            right = correct(learner.predict(fitted, episodes.query_x), episodes.query_y)
+            right = _right(learner, fitted, episodes.query_x, episodes.query_y)
         rng = Streams([seed(recipe, "validation", number)])
-        survived = _survival(learner, fitted, episodes, recipe.validate_attack, threat, rng, right)
-        yield right.float().mean().item(), survived
+        stands = _survival(learner, fitted, episodes, recipe.validate_attack, threat, rng)
+        yield right.float().mean().item(), (right & stands).float().mean().item()
 
 
 def _survival(
-    learner: Learner, fitted: Fitted, episodes: Episodes, attack: str, threat: Threat, rng: Streams, right: Tensor
-) -> float:
+    learner: Learner, fitted: Fitted, episodes: Episodes, attack: str, threat: Threat, rng: Streams
+) -> Tensor:
+    """Say which queries are right under an attack: [T,Q]."""
     x, y = episodes.query_x, episodes.query_y
     x_adv = craft(learner, fitted, x, y, attack=catalog.attack(attack), threat=threat, rng=rng)
     with torch.no_grad():
-        return (right & correct(learner.predict(fitted, x_adv), y)).float().mean().item()
+        return _right(learner, fitted, x_adv, y)
+
+
+def _right(learner: Learner, fitted: Fitted, x: Tensor, y: Tensor) -> Tensor:
+    return correct(*judged(learner.predict(fitted, x), y, learner.space.labels))
 
 
 def _tasks(episodes: Episodes, rows: slice) -> Episodes:

@@ -16,7 +16,7 @@ from torch import Tensor
 Params = dict[str, Tensor]
 Split = Literal["train", "val", "test"]
 Norm = Literal["linf", "l2", "l1", "words", "labels", "corruption"]
-Surface = Literal["query", "support", "rollout"]
+Surface = Literal["query", "support", "rollout", "sequence"]
 NormMode = Literal["support", "running", "batch"]
 Inputs = Literal["images", "sounds", "sentences", "other"]
 MetaGradient = Literal["exact", "recomputed", "first-order", "displacement"]
@@ -33,8 +33,8 @@ SEVERITIES = (1, 2, 3, 4, 5)  # of a corruption
 
 
 def served_as(surface: Surface) -> Surface:
-    """Say what an attack must serve to serve `surface`: the victim of rollouts is like one of queries."""
-    return "query" if surface == "rollout" else surface
+    """Say what an attack must serve to serve `surface`: the victim of rollouts or sequences is like one of queries."""
+    return "query" if surface in ("rollout", "sequence") else surface
 
 
 class InputError(ValueError):
@@ -43,11 +43,15 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class Box:
-    """The inputs a family allows: tensors of `shape` with every entry in [low, high]."""
+    """The inputs a family allows: tensors of `shape` with every entry in [low, high].
+
+    `labels` says how many labels an input has: one, or of sequences the tokens of its target.
+    """
 
     shape: tuple[int, ...]
     low: float = 0.0
     high: float = 1.0
+    labels: int = field(default=1, kw_only=True, repr=False)
 
     @property
     def width(self) -> float:
@@ -124,7 +128,11 @@ class Spec:
 
 @dataclass(frozen=True)
 class Episodes:
-    """T tasks as tensors, items ordered by class: support_x [T,S,*X], support_y [T,S] int64, and so on."""
+    """T tasks as tensors, items ordered by class: support_x [T,S,*X], support_y [T,S] int64, and so on.
+
+    Where an input has L labels, those of all items lie one after another: support_y [T,S*L]. So a token of a target is
+    an example to an algorithm, as an input of one label is.
+    """
 
     support_x: Tensor
     support_y: Tensor
@@ -153,7 +161,8 @@ class Episodes:
 class Threat:
     """What the adversary may do: move each item of `surface` by at most `eps` in `norm`, inside the box.
 
-    On the surface `rollout` an item is what it adds to all observations of one rollout, [H,*X].
+    On the surface `rollout` an item is what it adds to all observations of one rollout, [H,*X]; on the surface
+    `sequence` it is a query, too, that is judged by all tokens that are written for it.
 
     Of `words` it may replace at most `eps` in each, by those that the space allows; of the `labels` of a task's support
     at most `eps` in all. On the support it reaches `fraction` of each class, and leaves the rest as it is.
@@ -355,8 +364,9 @@ class TaskFamily(Protocol):
     """A frozen dataclass: where episodes come from.
 
     A preset of the catalog also has `name` (its own), and `default_network` with `default_network_options` for recipes
-    that name none. Optional: a field `root` (a Path or None) that takes `--data-root`; `sources` for `rbm data get`;
-    `pool(split)`, the images by class, on which `transfer` trains;
+    that name none. Where an input has several labels, as `space` says, it is a `Transducer`, too. Optional: a field
+    `root` (a Path or None) that takes `--data-root`; `sources` for `rbm data get`; `pool(split)`, the images by class,
+    on which `transfer` trains;
     `duplicates = True` where the source itself holds some images twice, so that support and query may share one.
     """
 
@@ -368,6 +378,15 @@ class TaskFamily(Protocol):
         ...
 
     def classes(self, split: Split) -> list[str]: ...
+
+
+@runtime_checkable
+class Transducer(Protocol):
+    """What a TaskFamily has besides where its learners write: classes are tokens, of which 0 ends a target."""
+
+    def written(self, split: Split, spec: Spec, index: int, *, seed: int = 0) -> tuple[str, ...]:
+        """Return the tokens of one task as words: one for each class, that of class 0 empty."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -452,6 +471,10 @@ class Record:
     backwards: int
     clean_return: float | None = None  # of rollouts, their mean
     attacked_return: float | None = None
+    clean_tokens: float | None = None  # of sequences, the share of the targets' tokens that are right
+    attacked_tokens: float | None = None
+    clean_chrf: float | None = None  # of sequences, their mean chrF, from 0 to 1
+    attacked_chrf: float | None = None
 
 
 @dataclass(frozen=True)

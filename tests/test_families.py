@@ -88,6 +88,23 @@ def test_of_learners_that_act_the_support_is_needed_where_few_rollouts_succeed_w
     assert "the support is needed: **no**" in families._verdict(case, results(shuffled=[39.0, 40.0, 41.0]), results())
 
 
+def test_of_learners_that_write_the_support_is_needed_where_few_sentences_are_right_without() -> None:
+    case = families.Case("transduction", "r2d2", 0.02)
+    assert (case.writes, case.chance, families.Case("clinc150", "protonet", 0.01).writes) == (True, 0.0, False)
+    told = families._verdict(case, results(foreign=[0.0, 0.0, 0.0], shuffled=[0.0, 1.0, 2.0]), results())
+    assert "the support is needed: yes (at most 1.0 ± 2.5 % succeed without)" in told
+    assert "the support is needed: **no**" in families._verdict(case, results(shuffled=[39.0, 40.0, 41.0]), results())
+
+
+def test_a_misled_family_writes_as_its_own_does() -> None:
+    family, spec = catalog.family("compression"), Spec(ways=5, shots=2, queries=1)
+    misled = families.Misled(family, "shuffled")
+    own, shuffled = family.sample("test", spec, [0]), misled.sample("test", spec, [0])
+    assert shuffled.support_y.sort().values.equal(own.support_y.sort().values)
+    assert not shuffled.support_y.equal(own.support_y)
+    assert misled.written("test", spec, 0) == family.written("test", spec, 0)  # type: ignore[attr-defined]
+
+
 def test_a_misled_family_acts_as_its_own_does() -> None:
     family: Any = catalog.family("reach")
     spec = Spec(ways=5, shots=2, queries=1)

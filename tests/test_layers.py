@@ -21,6 +21,8 @@ ROOMS = [
     "losses",
     "kernels",
     "rollouts",
+    "sequences",
+    "attention",
     "networks",
     "modules",
     "heads",

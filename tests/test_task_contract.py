@@ -40,9 +40,26 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def parallel_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two files a split, each of 1500 pairs over 6 words, targets in the order of the source."""
+    root, rng = tmp_path_factory.mktemp("pairs"), np.random.default_rng(0)
+    for split in SPLITS:
+        (root / split).mkdir()
+        for file in ("one", "two"):
+            rows = [rng.integers(0, 6, rng.integers(2, 6)) for _ in range(1500)]
+            lines = [" ".join(f"{split}{n}" for n in row) + "\t" + " ".join(f"t{n}" for n in row) for row in rows]
+            (root / split / f"{split}-{file}.tsv").write_text("\n".join(lines), encoding="utf-8")
+    return root
+
+
 @pytest.fixture(params=sorted(FAMILIES))
-def family(request: pytest.FixtureRequest, image_folder: Path, real_data: Callable[[str], Path]) -> Any:
+def family(
+    request: pytest.FixtureRequest, image_folder: Path, parallel_text: Path, real_data: Callable[[str], Path]
+) -> Any:
     name = request.param
+    if name == "parallel-text":
+        return replace(FAMILIES[name], root=parallel_text)
     if name == "image-folder":
         return replace(FAMILIES[name], root=image_folder, size=12)
     return replace(FAMILIES[name], root=real_data(FOLDERS[name])) if name in FOLDERS else FAMILIES[name]
@@ -81,7 +98,12 @@ def test_episodes_have_the_shape_the_box_and_balanced_ordered_labels(family: Any
         assert x.dtype == torch.float32
         assert space.low <= float(x.min()) < float(x.max()) <= space.high
         assert y.dtype == torch.int64
-        assert y.equal(torch.arange(5).repeat_interleave(each).expand(4, -1))
+        by_class = y.view(4, 5, each, space.labels)
+        if space.labels == 1:
+            assert (by_class == torch.arange(5).view(5, 1, 1)).all()
+        # An item that stands for a token of sequences holds it, and its target has an end.
+        assert (by_class == torch.arange(5).view(5, 1, 1)).any(dim=3).all()
+        assert space.labels == 1 or (by_class[..., -1] == 0).all()
 
 
 def test_splits_share_no_class(family: Any) -> None:

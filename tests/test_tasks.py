@@ -46,6 +46,24 @@ def test_the_episodes_and_worlds_of_control_never_change(name: str, split: Split
     assert fingerprint(catalog.family(name), split) == known
 
 
+# learners that write
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "known"),
+    [
+        ("transduction", "train", "319ecb7ad383aaa370c2f489ac57a1bf9764ec95473b53122d97774457bda91d"),
+        ("transduction", "val", "f5d478e478e65ced79cccbb5d69bfb7b00956d75b1845126324be39cacdf3617"),
+        ("transduction", "test", "d5584c846b9baa46ac93ac90154218b7a4d649f2b746595264654ccf1b41ea9c"),
+        ("compression", "train", "f3fb5dbc5cd226f8e5b7da99b6eb780ba5c46a3664ba7bbdd8869fe2ec697346"),
+        ("compression", "val", "4b388685762bb9cb453b80d3a520cd96cfc29e34d2a11672e9b05457f5d7b095"),
+        ("compression", "test", "9e9441a9f51d1e013d55051efe734def66b036eb4425e609c4c2cdae2c5c8936"),
+    ],
+)
+def test_the_pairs_of_languages_never_change(name: str, split: Split, known: str) -> None:
+    assert fingerprint(catalog.family(name), split) == known
+
+
 # strokes
 
 

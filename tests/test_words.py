@@ -258,7 +258,7 @@ def test_sentences_that_fool_come_first_and_attacks_before_noise() -> None:
     ]
     sheets = sentences.sheets(items)
     assert [sheet.title for sheet in sheets] == ["a", "b", "n"]
-    assert [one.label for one in sheets[0].readings] == [1, 0]
+    assert [one.label for one in sheets[0].readings] == ["1", "0"]
     assert [one.fooled for one in sheets[0].readings] == [True, False]
 
 

@@ -19,6 +19,7 @@ from robustbench_meta.report import (
     markdown,
     page,
     protocols,
+    renderings,
     sentences,
     sounds,
     strips,
@@ -36,8 +37,9 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     A gallery item holds title, clean and adversarial images [n,C,H,W] or [n,H,W] in [0, 1], or sounds [n,1,samples] in
     [-1, 1] with their rate [n] in samples a second, labels [n], clean_predictions [n], adversarial_predictions [n],
     attack and eps; sounds are written as WAV files to sounds/, too. Of sentences clean and adversarial are texts [n] of
-    as many words; of rollouts they are ways [n,H+1,2], with a goal [n,3], obstacles [n,C,3] and bodies [n,2,J,2]. The
-    cell named by its `key`, if it has one, gives the title instead. The same input gives the same bytes.
+    as many words, and where learners write, so are targets [n], written [n] and written_attacked [n]; of rollouts they
+    are ways [n,H+1,2], with a goal [n,3], obstacles [n,C,3] and bodies [n,2,J,2]. The cell named by its `key`, if it
+    has one, gives the title instead. The same input gives the same bytes.
     """
     out.mkdir(parents=True, exist_ok=True)
     known, trained = lines.learners(results), recipes(results)  # before texts are made printable: a card is JSON
@@ -53,13 +55,14 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     attacked, corrupted = strips.apart(pictured)
     mapped = trajectories.maps(titled)
     earned = trajectories.outings(results.cells, results.tasks, tables.cell_titles(results.cells))
+    rendered = renderings.renderings(results.cells, results.tasks, tables.cell_titles(results.cells))
     pictures = figures.draw(results, boards, attacked, out / "figures", mapped, corrupted)
     pictures += transfer.draw(report, out / "figures")
     heard = sounds.write(galleries.chosen(attacked), out / "sounds", strips.chosen(corrupted))
-    shown = page.Shown(album.album(attacked), read, mapped, earned, album.strip(corrupted))
+    shown = page.Shown(album.album(attacked), read, mapped, earned, rendered, album.strip(corrupted))
     whole = page.make(results, boards, report, known, shown)
     texts = {
-        "leaderboard.md": markdown.render(report, pictures, heard, read, earned),
+        "leaderboard.md": markdown.render(report, pictures, heard, read, earned, rendered),
         "leaderboard.html": html.render(report, whole),
         "cells.csv": tables.csv_text(summarise(results)),
     }

@@ -158,6 +158,7 @@ def _caption(board: list[Standing], table: Table) -> str:
         "query": "queries",
         "support": "the support, judged on fresh queries",
         "rollout": "what is observed in rollouts, judged by their success",
+        "sequence": "source sentences, judged by every token of their targets",
     }[about.surface]
     acts = "corruptions of" if about.corrupted else "attacks on"
     parts = [

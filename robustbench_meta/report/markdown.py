@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from robustbench_meta.report.figures import Picture
+from robustbench_meta.report.renderings import Renderings
 from robustbench_meta.report.sentences import Sheet
 from robustbench_meta.report.sounds import Sound, ratio_text
 from robustbench_meta.report.tables import (
@@ -32,6 +33,11 @@ SENTENCES = (
 ROLLOUTS = (
     "Success rate in %, and return, the mean over the rollouts of a task; ± the half-width of the 95 % interval over n "
     "tasks. What is attacked is what the policy observes at every step; both are of a replay."
+)
+RENDERINGS = (
+    "In %, ± the half-width of the 95 % interval over n tasks. Exact: every token is the target's, the end included, "
+    "and under attack it was so without, too. Tokens: of the targets' tokens, those that stand in their place. chrF: "
+    "the mean of sentences' character n-gram F-scores (Popović 2015), by sacrebleu."
 )
 INTRODUCTION = (
     "Accuracy in %, ± the half-width of the 95 % interval over tasks; n tasks. Higher is better. A constant "
@@ -85,6 +91,7 @@ def render(
     heard: Sequence[Sound] = (),
     read: Sequence[Sheet] = (),
     earned: Sequence[Outings] = (),
+    rendered: Sequence[Renderings] = (),
 ) -> str:
     """Write the whole leaderboard: of every board the main table first, details folded away below it."""
     parts = ["# Few-shot robustness leaderboard", INTRODUCTION, escape(MARKS) if report.tables else ""]
@@ -105,6 +112,8 @@ def render(
         parts += ["## To read", SENTENCES, *(part for one in read for part in _sentences(one))]
     if earned:
         parts += ["## Success and return", ROLLOUTS, _outings(earned)]
+    if rendered:
+        parts += ["## Exact match, tokens and chrF", RENDERINGS, _renderings(rendered)]
     parts += _ends(report)
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -127,16 +136,22 @@ def _outings(earned: Sequence[Outings]) -> str:
     return grid(["Of", "Success, clean", "Attacked", "Return, clean", "Attacked", "n"], rows)
 
 
+def _renderings(rendered: Sequence[Renderings]) -> str:
+    rows = [[escape(one.title), *map(_pair, one.values), str(one.n)] for one in rendered]
+    return grid(["Of", "Exact, clean", "Attacked", "Tokens, clean", "Attacked", "chrF, clean", "Attacked", "n"], rows)
+
+
 def _pair(value: tuple[float, float]) -> str:
     return "{:.1f} ± {:.1f}".format(*value)
 
 
 def _sentences(sheet: Sheet) -> list[str]:
     rows = [
-        [str(one.label), " ".join(map(_word, one.words)), str(one.says), str(one.says_attacked)]
+        [escape(one.label), " ".join(map(_word, one.words)), escape(one.says), escape(one.says_attacked)]
         for one in sheet.readings
     ]
-    return [f"**{escape(sheet.title)}**", grid(["Class", "Sentence", "Read as", "After the attack"], rows)]
+    header = ["Target" if sheet.rendered else "Class", "Sentence", "Read as", "After the attack"]
+    return [f"**{escape(sheet.title)}**", grid(header, rows)]
 
 
 def _word(pair: tuple[str, str]) -> str:

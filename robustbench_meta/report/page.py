@@ -12,6 +12,7 @@ from robustbench_meta.report import charts, data
 from robustbench_meta.report.album import Album, Strip
 from robustbench_meta.report.charts import Chart
 from robustbench_meta.report.lines import Learner, Line, entry_id, line_of_standing
+from robustbench_meta.report.renderings import Renderings
 from robustbench_meta.report.sentences import Sheet
 from robustbench_meta.report.tables import (
     CONSTANT_MARK,
@@ -60,12 +61,16 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Shown:
-    """What there is to see besides numbers: pictures and sounds, sentences, rollouts with their earnings."""
+    """What there is to see besides numbers: pictures and sounds, sentences, rollouts and what these earned.
+
+    `rendered` says of sentences that are written anew how near they come to their targets.
+    """
 
     album: Album
     read: tuple[Sheet, ...] = ()
     mapped: tuple[Map, ...] = ()
     earned: tuple[Outings, ...] = ()
+    rendered: tuple[Renderings, ...] = ()
     strip: Strip = field(default_factory=Strip)
 
 

@@ -87,6 +87,9 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
         "clinc150": ("larson2019clinc150",),
         "navigation": ("finn2017maml",),
         "reach": (),
+        "transduction": (),
+        "compression": (),
+        "parallel-text": (),
     },
 }
 # In L1, AutoAttack and its members are those of a later paper.

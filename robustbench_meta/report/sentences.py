@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 
 SETS, QUERIES = 6, 4  # items that are shown, and queries of each
+CLASSES = ("labels", "clean_predictions", "adversarial_predictions")
+WRITTEN = ("targets", "written", "written_attacked")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One attacked sentence as pairs of words, clean and adversarial, and the classes it is taken for."""
+    """One attacked sentence as pairs of words, clean and adversarial, and the classes or texts it is taken for."""
 
     words: tuple[tuple[str, str], ...]
-    label: int
-    says: int
-    says_attacked: int
+    label: str
+    says: str
+    says_attacked: str
 
     @property
     def fooled(self) -> bool:
@@ -31,6 +33,7 @@ class Sheet:
 
     title: str
     readings: tuple[Reading, ...]
+    rendered: bool = False  # whether they are written anew, and not taken for a class
 
 
 def is_text(item: dict[str, Any]) -> bool:
@@ -48,11 +51,9 @@ def sheets(items: Sequence[dict[str, Any]]) -> tuple[Sheet, ...]:
 
 
 def _sheet(item: dict[str, Any]) -> Sheet:
-    made = []
+    made, rendered = [], WRITTEN[0] in item
     for i in range(len(item["labels"])):
         words = zip(str(item["clean"][i]).split(" "), str(item["adversarial"][i]).split(" "), strict=True)
-        label, says, says_attacked = (
-            int(item[name][i]) for name in ("labels", "clean_predictions", "adversarial_predictions")
-        )
+        label, says, says_attacked = (str(item[name][i]) for name in (WRITTEN if rendered else CLASSES))
         made.append(Reading(tuple(words), label, says, says_attacked))
-    return Sheet(str(item["title"]), tuple(sorted(made, key=lambda one: not one.fooled)[:QUERIES]))
+    return Sheet(str(item["title"]), tuple(sorted(made, key=lambda one: not one.fooled)[:QUERIES]), rendered)

@@ -370,6 +370,8 @@ def _title(board: Board) -> str:
 def _special(board: Board) -> str:
     if board.surface == "rollout":
         return ", success of rollouts"
+    if board.surface == "sequence":
+        return ", whole sequences" + (", transductive" if board.track == "transductive" else "")
     if board.surface == "support":
         part = "" if board.fraction == 1 else f" ({board.fraction:.4g} of each class)"
         return f", poisoned support{part}" + (", transductive" if board.track == "transductive" else "")
@@ -592,6 +594,8 @@ def _where(table: Table, row: Row, boards: int) -> str:
 def _section(board: Board) -> str:
     if board.surface == "rollout":
         return "Attacked rollouts"
+    if board.surface == "sequence":
+        return "Attacked sequences"
     if board.surface == "support":
         return "Poisoned support"
     what = "Corrupted queries" if board.corrupted else "Attacked queries"
@@ -600,7 +604,7 @@ def _section(board: Board) -> str:
 
 def _criterion(board: list[Standing]) -> str:
     about, eps = board[0].board, columns_of_eps(board)
-    what = {"query": "query", "support": "fresh query", "rollout": "rollout"}[about.surface]
+    what = {"support": "fresh query"}.get(about.surface, about.surface)
     met = {at: ", ".join(_required(board, at)) or "no white-box attack" for at in eps}
     acts = "under every corruption" if about.corrupted else "withstands every attack"
     each, budget = ("corruptions" if about.corrupted else "attacks"), about.budget
@@ -619,6 +623,8 @@ def _criterion(board: list[Standing]) -> str:
         text += f" The other columns are the same at their own {budget}, {own}, each on its own n tasks."
     if about.surface == "rollout":
         text = f"Success rates of rollouts, of which a constant predictor has 0: right means that one succeeds. {text}"
+    if about.surface == "sequence":
+        text = f"Exact match, of which a constant predictor has 0: right means every token of the target. {text}"
     parts = (
         f"{text} {about.queries} queries a class, seed {about.seed}.",
         separation(board).text,
@@ -832,6 +838,13 @@ def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
             "succeeds is judged on a replay. A constant predictor does one thing all the time and never succeeds."
         )
         notes.append(("rollouts", text))
+    if any(one[0].board.surface == "sequence" for one in boards):
+        text = (
+            "Exact match: a sentence is right where every token that the learner writes is the target's, the end "
+            "included. The adversary attacks the source sentence to make one of them wrong. A constant predictor "
+            "writes one token all the time, which is no target."
+        )
+        notes.append(("sequences", text))
     return notes
 
 

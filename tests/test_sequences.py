@@ -1,0 +1,435 @@
+"""Learners that write: sequences judged as wholes, languages made by code, users' own pairs, and all of it attacked."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from robustbench_meta import catalog, evaluate, grid, losses, report, store, threats
+from robustbench_meta.attention import EncoderDecoder
+from robustbench_meta.engine import Learner, craft, start_params
+from robustbench_meta.outcomes import Board
+from robustbench_meta.sequences import chrf, judged, text, token_accuracy
+from robustbench_meta.tasks.parallel_text import ParallelText
+from robustbench_meta.tasks.transduction import ORDERS, PLACES, Transduction
+from robustbench_meta.types import SPLITS, Cell, Episodes, InputError, Record, Spec, Streams, Threat
+
+SPEC = Spec(ways=5, shots=3, queries=2, proxies=2)
+FAMILIES: dict[str, Transduction] = {
+    "transduction": Transduction(),
+    "compression": Transduction("compression", orders=("as it is",), fillers=4),
+}
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def family(request: pytest.FixtureRequest) -> Transduction:
+    return FAMILIES[request.param]
+
+
+class WordByWord:
+    """Writes for every place the token that the nearest word of the support had in the same place."""
+
+    def adapt(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        places = F.one_hot(torch.arange(PLACES), PLACES).to(x).expand(len(x), -1, -1)
+        return torch.cat([x, 2 * places], dim=2).flatten(0, 1), F.one_hot(y, SPEC.ways).to(x)
+
+    def predict(self, fitted: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
+        places = F.one_hot(torch.arange(PLACES), PLACES).to(x).expand(len(x), -1, -1)
+        near = -8 * torch.cdist(torch.cat([x, 2 * places], dim=2).flatten(0, 1), fitted[0]).square()
+        return near.softmax(dim=1) @ fitted[1]
+
+
+def learner(algorithm: str = "r2d2", **fields: Any) -> Learner:
+    made, network, space = catalog.algorithm(algorithm), EncoderDecoder(16, 2), FAMILIES["transduction"].space
+    params = start_params(made, network, space, SPEC.ways, torch.Generator().manual_seed(0))
+    return Learner(made, network, {name: value.double() for name, value in params.items()}, space, SPEC.ways, **fields)
+
+
+def episodes(tasks: int = 2, spec: Spec = SPEC) -> Episodes:
+    return FAMILIES["transduction"].sample("test", spec, range(tasks)).to("cpu", torch.float64)
+
+
+def test_a_sequence_is_right_where_every_token_is_and_its_scores_say_by_how_much_each_is_wrong() -> None:
+    scores = torch.tensor([[3.0, 1.0, 0.0], [0.0, 2.0, 0.5], [1.0, 0.0, 0.0], [0.0, 0.0, 4.0]])
+    y = torch.tensor([0, 1, 0, 1])
+    found, label = judged(scores, y, 2)
+    assert found.tolist() == [[0.0, -2.0, -1.5], [0.0, -1.0, 4.0]]
+    assert label.tolist() == [0, 0]
+    assert losses.correct(found, label).tolist() == [True, False]
+    assert judged(scores, y, 1)[0] is scores
+
+
+def test_a_tied_token_makes_a_sequence_wrong() -> None:
+    assert not losses.correct(*judged(torch.tensor([[1.0, 1.0], [0.0, 5.0]]), torch.tensor([0, 1]), 2)).any()
+
+
+def test_token_accuracy_counts_the_targets_tokens_in_their_places() -> None:
+    target = torch.tensor([[1, 2, 3, 0], [4, 0, 0, 0]])
+    written = torch.tensor([[1, 3, 3, 1], [4, 4, 0, 0]])
+    assert token_accuracy(written, target).tolist() == [2 / 3, 1.0]
+
+
+def test_a_text_ends_with_its_end_and_chrf_is_sacrebleus() -> None:
+    words = ("", "ba", "du", "ki")
+    assert [text(row, words) for row in ([1, 2, 0, 3], [3, 3], [0, 1])] == ["ba du", "ki ki", ""]
+    assert chrf("ba du", "ba du") == pytest.approx(1.0)
+    assert chrf("", "ba du") == 0.0
+    # Of character n-grams up to the 4 of "badu", by hand: 2 of 4, 1 of 3, 0 of 2 and 0 of 1; recall alike.
+    assert chrf("ba ki", "ba du") == pytest.approx((2 / 4 + 1 / 3) / 4, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("as it is", [1, 2, 3, 4, 5]),
+        ("reversed", [5, 4, 3, 2, 1]),
+        ("first word last", [2, 3, 4, 5, 1]),
+        ("last word first", [5, 1, 2, 3, 4]),
+        ("neighbours swapped", [2, 1, 4, 3, 5]),
+        ("odd places first", [1, 3, 5, 2, 4]),
+    ],
+)
+def test_orders_of_words(order: str, expected: list[int]) -> None:
+    assert ORDERS[order]([1, 2, 3, 4, 5]) == expected
+
+
+def test_every_order_is_another_for_the_longest_and_the_shortest_sentence_but_where_three_words_have_too_few() -> None:
+    assert len({tuple(order([1, 2, 3, 4, 5])) for order in ORDERS.values()}) == len(ORDERS)
+    assert len({tuple(order([1, 2, 3])) for order in ORDERS.values()}) == len(ORDERS)
+
+
+def test_a_target_is_a_lexicon_and_an_order_of_what_a_source_means(family: Transduction) -> None:
+    spec, space = Spec(ways=9, shots=5, queries=15), family.space
+    meaning = {word: row for row, word in enumerate(space.words)}
+    of = lambda word: (meaning[word] - 1) // 3  # noqa: E731 - words of one meaning have neighbouring numbers
+    made = family.sample("test", spec, range(6))
+    for task in range(6):
+        sources = [[of(word) for word in line.split(" ")] for line in space.text(made.query_x[task])]
+        targets = [[t for t in row if t] for row in made.query_y[task].view(-1, PLACES).tolist()]
+        pairs = list(zip(sources, targets, strict=True))
+        # Which meanings have a token: those of sentences that are not shorter in the target, or all that occur.
+        fitting = []
+        for order in family.orders:
+            lexicon: dict[int, set[int]] = {}
+            dropped = {m for source, target in pairs for m in source if not family.fillers or m % 3 == drop_of(pairs)}
+            dropped = dropped if family.fillers else set()
+            for source, target in pairs:
+                kept = ORDERS[order]([m for m in source if m not in dropped])
+                if len(kept) == len(target):
+                    for m, token in zip(kept, target, strict=True):
+                        lexicon.setdefault(m, set()).add(token)
+                else:
+                    lexicon.setdefault(-1, set()).update((1, 2))
+            fitting += [order] if all(len(tokens) == 1 for tokens in lexicon.values()) else []
+        assert len(fitting) == 1
+
+
+def drop_of(pairs: list[tuple[list[int], list[int]]]) -> int:
+    """Find the class of meanings without which sources are as long as their targets."""
+    fits = [
+        drop
+        for drop in range(3)
+        if all(sum(meaning % 3 != drop for meaning in source) == len(target) for source, target in pairs)
+    ]
+    assert len(fits) == 1
+    return fits[0]
+
+
+def test_words_that_may_stand_for_one_another_are_near_and_mean_the_same(family: Transduction) -> None:
+    space = family.space
+    table, swaps = space.table, space.swaps
+    near = (table[1:].unsqueeze(1) * table[swaps[1:]]).sum(dim=2)
+    assert near.mean() > 0.7
+    # What may stand for a word has the same words that may: a meaning is closed.
+    for word in (1, 2, 50):
+        assert all({word, *swaps[word].tolist()} == {other, *swaps[other].tolist()} for other in swaps[word].tolist())
+    others = table[1:] @ table[1:].T
+    for word, row in enumerate(swaps[1:].tolist()):
+        others[word, [word, *(other - 1 for other in row)]] = 0
+    assert others.flatten().sort().values[int(0.99 * others.numel())] < near.min()
+    assert torch.allclose(table[1:].norm(dim=1), torch.ones(len(table) - 1), atol=1e-6)
+
+
+def test_splits_share_no_source_word(family: Transduction) -> None:
+    used = [set(" ".join(family.space.text(family.sample(split, SPEC, range(30)).query_x.flatten(0, 1))).split())
+            for split in SPLITS]  # fmt: skip
+    assert all(not one & other for one, other in itertools.combinations(used, 2))
+
+
+def test_support_and_queries_share_no_sentence_even_by_what_it_means(family: Transduction) -> None:
+    made = family.sample("test", SPEC, range(5))
+    numbers = [(family.space.numbers(x) + 2).div(3, rounding_mode="floor") for x in (made.support_x, made.query_x)]
+    for support, query in zip(*(part.tolist() for part in numbers), strict=True):
+        assert not {tuple(row) for row in support} & {tuple(row) for row in query}
+
+
+def test_words_of_targets_are_told_apart_and_the_end_is_none(family: Transduction) -> None:
+    words = family.written("test", SPEC, 3)
+    assert words == family.written("test", replace(SPEC, shots=1), 3) != family.written("test", SPEC, 4)
+    assert words[0] == ""
+    assert len(set(words)) == SPEC.ways
+
+
+def test_languages_refuse_options_they_cannot_have() -> None:
+    with pytest.raises(InputError, match=r"^orders: 'sorted' is unknown; legal: as it is, "):
+        catalog.family("transduction", orders=["sorted"])
+    with pytest.raises(InputError, match=r"^fillers: 9 is not between 0 and 8$"):
+        Transduction(fillers=9)
+    with pytest.raises(InputError, match=r"^ways=42: must be from 5 to 41, the tokens of a task$"):
+        Transduction().sample("test", Spec(ways=42), [0])
+
+
+def test_the_network_is_attention_as_torch_writes_it() -> None:
+    network = EncoderDecoder(width=8, heads=2)
+    weights = network.parameters((4, 3), torch.Generator().manual_seed(0))
+    x = F.normalize(torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
+    x[1, 2:] = 0  # a sentence of two words
+    word = x.norm(dim=-1) > 0
+    behind = (word.sum(1, keepdim=True) - 1 - torch.arange(4)).clamp_min(0)
+
+    def scaled(h: Tensor) -> Tensor:
+        return F.rms_norm(h, (8,), eps=1e-6)
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, seen: Tensor) -> Tensor:
+        q, k, v = (part.view(5, -1, 2, 4).transpose(1, 2) for part in (q, k, v))
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=seen[:, None, None, :])
+        return found.transpose(1, 2).reshape(5, -1, 8)
+
+    h = x @ weights["embed"] + weights["from_start"] + weights["from_end"][behind]
+    of = {name.removeprefix("layer0."): value for name, value in weights.items()}
+    q, k, v = (scaled(h) @ of[name] for name in ("query", "key", "value"))
+    h = h + attention(q, k, v, word) @ of["out"]
+    h = scaled(h + (scaled(h) @ of["widen"]).relu() @ of["narrow"])
+    keys, values = (
+        torch.cat([h @ weights[f"decoder.{name}"], weights[f"nothing.{name}"].expand(5, 1, 8)], dim=1)
+        for name in ("key", "value")
+    )
+    seen = torch.cat([word, torch.ones(5, 1, dtype=torch.bool)], dim=1)
+    expected = attention(weights["tokens"][word.sum(1)], keys, values, seen).flatten(0, 1)
+    assert torch.allclose(network(weights, x, {}), expected, atol=1e-5)
+    assert torch.allclose(network.freeze(weights, {})(x), expected, atol=1e-5)
+    assert (network.features((4, 3)), network.labels((4, 3))) == (8, 4)
+    short = x.clone()
+    short[1, 2:] = 0.28  # of length 0.485: no word
+    assert network(weights, short, {}).equal(network(weights, x, {}))
+    assert network(weights, torch.zeros(1, 4, 3), {}).isfinite().all()
+
+
+def test_a_network_and_a_family_must_agree_on_the_labels_of_an_input() -> None:
+    made, space = catalog.algorithm("protonet"), Transduction().space
+    with pytest.raises(InputError, match=r"^network: gives 1 labels for an input, and these inputs have 6$"):
+        start_params(made, catalog.network("words-conv"), space, 5, torch.Generator())
+    plain = replace(space, labels=1)
+    with pytest.raises(InputError, match=r"^network: gives 6 labels for an input, and these inputs have 1$"):
+        start_params(made, catalog.network("encoder-decoder"), plain, 5, torch.Generator())
+    for bad, said in (({"heads": 3}, "heads: 3 do not share a width of 64"), ({"depth": 0}, "depth: 0 is not between")):
+        with pytest.raises(InputError, match=said):
+            catalog.network("encoder-decoder", **bad)
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "anil", "meta-sgd", "protonet", "r2d2", "metaopt-ridge"])
+def test_every_algorithm_writes_and_all_backends_are_equal(algorithm: str) -> None:
+    made, threat = episodes(), Threat("linf", 0.02)
+    found = {}
+    for backend in ("loop", "vmap", "flat"):
+        subject = learner(algorithm, backend=backend)
+        fitted = subject.adapt(made.support_x, made.support_y, steps=None if subject.steps is None else 2)
+        scores = subject.predict(fitted, made.query_x)
+        assert scores.shape == (2, 10 * PLACES, 5)
+        victim = subject.query_victim(fitted, made.query_x, made.query_y)
+        some = torch.tensor([13, 2, 3])
+        seen = victim.forward(victim.x[some], some)
+        assert torch.allclose(seen.squeeze(1), judged(scores, made.query_y, PLACES)[0].flatten(0, 1)[some])
+        found[backend] = (scores, seen)
+        attack = catalog.attack("pgd-3-at")
+        x_adv = craft(subject, fitted, made.query_x, made.query_y, attack=attack, threat=threat, rng=Streams([0, 1]))
+        assert x_adv.shape == made.query_x.shape
+    for backend in ("vmap", "flat"):
+        assert all(torch.allclose(a, b, atol=1e-9) for a, b in zip(found["loop"], found[backend], strict=True))
+
+
+@pytest.mark.parametrize("algorithm", ["anil", "r2d2"])
+def test_the_gradient_from_a_sequence_to_the_support_equals_finite_differences(algorithm: str) -> None:
+    subject, made = learner(algorithm), episodes(1, Spec(ways=5, shots=1, queries=1))
+
+    def loss(support_x: Tensor) -> Tensor:
+        fitted = subject.adapt(support_x, made.support_y, steps=None if subject.steps is None else 2)
+        return losses.cross_entropy(*judged(subject.predict(fitted, made.query_x), made.query_y, PLACES)).sum()
+
+    x = made.support_x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(x), x)
+    # Along a direction that leaves padding as it is, whose length decides what is a word.
+    along = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0)) * (x != 0)
+    step = 1e-6
+    with torch.no_grad():
+        slope = (loss(x + step * along) - loss(x - step * along)) / (2 * step)
+    assert (gradient * along).sum().item() == pytest.approx(slope.item(), rel=1e-4)
+
+
+def test_writing_is_attacked_by_whole_sequences_and_kept_with_its_likeness(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"learner": WordByWord(), "name": "words", "family": EASY, "ways": 5, "shots": 20}
+    common |= {"queries": 2, "tasks": 3, "out": tmp_path}
+    table = evaluate(**common, attacks=["noise-1", "pgd-10"], eps=[0.0, 0.2])
+    assert set(table["surface"]) == {"sequence"}
+    rows = {(row["attack"], row["eps"]): row for row in table.to_dict("records")}
+    clean = rows["pgd-10", 0.0]["clean"]
+    assert clean > 0.5
+    assert rows["pgd-10", 0.0]["robust"] == clean
+    assert rows["pgd-10", 0.2]["robust"] < rows["noise-1", 0.2]["robust"] - 0.2
+    trained: dict[str, Any] = {"queries": 2, "tasks": 3, "out": tmp_path}
+    words = evaluate("zoo:transduction-r2d2-standard", attacks="words-greedy", norm="words", eps=2, **trained).iloc[0]
+    assert words["robust"] < words["clean"] - 0.1
+    kept = store.read(tmp_path)
+    assert kept.audits.empty
+    tasks = kept.tasks
+    exact = tasks["clean"].map(lambda bits: bits.count("1") / len(bits))
+    assert (tasks["clean_tokens"] >= exact).all()
+    assert tasks["clean_chrf"].between(0, 1).all()
+    attacked = tasks[tasks["attacked_tokens"] < tasks["clean_tokens"]]
+    assert len(attacked)
+    assert (attacked["attacked_chrf"] < attacked["clean_chrf"]).mean() > 0.9
+    report.write(kept, store.read_gallery(tmp_path), tmp_path / "report")
+    page = (tmp_path / "report" / "leaderboard.md").read_text(encoding="utf-8")
+    assert "## Attacked sequences" in page
+    assert "## Exact match, tokens and chrF" in page
+    assert "| Target | Sentence | Read as | After the attack |" in page
+    assert "Exact match, tokens and chrF" in (tmp_path / "report" / "leaderboard.html").read_text(encoding="utf-8")
+
+
+EASY = Transduction(orders=("as it is",))
+
+
+@pytest.mark.parametrize("attack", ["apgd-ce", "square", "autoattack"])
+def test_attacks_of_single_points_serve_sequences(attack: str) -> None:
+    common: dict[str, Any] = {"learner": WordByWord(), "family": EASY, "ways": 5, "shots": 20, "queries": 1, "tasks": 1}
+    row = evaluate(**common, attacks=[attack], eps=[0.08]).iloc[0]
+    assert row["status"] == "ok"
+    assert row["robust"] <= row["clean"]
+
+
+def test_the_support_of_sequences_is_poisoned_through_its_inputs_and_not_its_labels() -> None:
+    common: dict[str, Any] = {"learner": WordByWord(), "family": EASY, "ways": 5, "shots": 10, "queries": 2, "tasks": 2}
+    row = evaluate(**common, surface="support", attacks=["pgd-5"], eps=[0.08]).iloc[0]
+    assert row["robust"] < row["clean"]
+    with pytest.raises(InputError, match="norm: 'labels' flips one label an item; these have sequences"):
+        evaluate(**common, surface="support", norm="labels", attacks=["flips-greedy"], eps=[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "surface", "said"),
+    [
+        ("transduction", "query", "surface: 'query' does not fit: transduction answers by sequences; legal: sequence"),
+        ("strokes", "sequence", "surface: 'sequence' does not fit: strokes writes none; legal: query, support"),
+    ],
+)
+def test_surfaces_that_do_not_fit_are_refused_in_one_line(name: str, surface: str, said: str) -> None:
+    with pytest.raises(InputError, match=said) as refusal:
+        evaluate(learner=WordByWord(), family=name, ways=5, surface=surface, attacks=["pgd-5"], eps=[0.1], tasks=1)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_constant_predictor_writes_no_target() -> None:
+    assert Board("sequence", "inductive", "transduction", "e", "test", 9, 5, 15, "linf", 0).constant == 0
+
+
+CELL = Cell(
+    *("c", "0" * 64, "r2d2", "aq", "support", "transduction", "1" * 64, "test"),
+    *(Spec(), None, "pgd-20", "PGD()", Threat("linf", 0.02, "sequence"), 0),
+)
+
+
+def test_a_record_keeps_its_likeness_and_one_without_is_written_as_it_always_was() -> None:
+    plain = Record(0, (True, False), (True, False), 0.1, 3, 2)
+    assert set(store._line(plain)) == {"task", "clean", "survived", "distance", "forwards", "backwards"}
+    full = replace(plain, clean_tokens=0.5, attacked_tokens=0.25, clean_chrf=0.5, attacked_chrf=0.125)
+    assert store._record(store._line(full)) == full
+    with pytest.raises(ValueError, match="likeness is not a number"):
+        store._record({**store._line(full), "clean_chrf": "high"})
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """A file a split: a language in which every sentence says what its target says, in reverse."""
+    rng = np.random.default_rng(0)
+    for split in SPLITS:
+        (tmp_path / split).mkdir()
+        lines = []
+        for row in (rng.integers(0, 4, rng.integers(2, 6)) for _ in range(800)):
+            lines.append(" ".join(f"{split}{n}" for n in row) + "\t" + " ".join(f"out{n}" for n in row[::-1]))
+        (tmp_path / split / f"{split}-reversed.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_parallel_files_of_a_users_own_are_tasks(pairs: Path) -> None:
+    family: Any = catalog.family("parallel-text", root=pairs)
+    made = family.sample("test", SPEC, [0, 1])
+    words = family.written("test", SPEC, 0)
+    assert sorted(words) == ["", "out0", "out1", "out2", "out3"]
+    sources = family.space.text(made.support_x[0])
+    for source, row in zip(sources, made.support_y[0].view(-1, 6).tolist(), strict=True):
+        assert text(row, words).replace("out", "test").split(" ") == source.split(" ")[::-1]
+    assert family.left_out("test", 5) == {"test-reversed": 0}
+    assert family.left_out("test", 4)["test-reversed"] > 0
+
+
+def test_words_are_vectors_by_their_spelling_and_stand_for_one_another_where_a_file_says_so(pairs: Path) -> None:
+    (pairs / "test" / "more.tsv").write_text("Die Häuser!\tthe houses\r\ndas Haus\tthe house\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"^norm: 'words' replaces words, and the family names none"):
+        threats.check(Threat("words", 1), ParallelText(root=pairs).space)
+    (pairs / "synonyms.tsv").write_text("haus\tgebäude heim\n", encoding="utf-8")
+    space = ParallelText(places=8, root=pairs).space
+    assert space.shape == (8, 32)
+    row = {word: space.table[at] for at, word in enumerate(space.words)}
+    assert row["häuser"] @ row["haus"] > max(row["die"] @ row["haus"], row["test0"] @ row["haus"])
+    at = space.words.index("haus")
+    assert [space.words[other] for other in space.swaps[at].tolist()] == ["gebäude", "heim"]
+    assert (space.swaps[space.words.index("die")] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a b\n", "line 1: 0 tabs, must be one: source<TAB>target"),
+        (b"a\tb\n\nc\td\te\n", "line 3: 2 tabs, must be one: source<TAB>target"),
+        (b"a\t...\n", "line 1: a target without a word"),
+        (b"a\t\xff\n", "is not UTF-8: byte 2 does not fit"),
+        (b"a\tb\n", "ways=5: .* has 1 words in targets that fit; legal: up to 2"),
+        (b"a b\tb c d e\n", "shots=3: .* has too few pairs with 'b', "),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_in_one_line(pairs: Path, content: bytes, said: str) -> None:
+    (pairs / "test" / "test-reversed.tsv").write_bytes(content)
+    with pytest.raises(InputError, match=said) as refusal:
+        ParallelText(root=pairs).sample("test", SPEC, [0])
+    assert "\n" not in str(refusal.value)
+
+
+def test_folders_that_lack_or_share_a_file_are_refused(pairs: Path) -> None:
+    (pairs / "val" / "test-reversed.tsv").write_text("a\tb\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"^parallel-text: test-reversed is in both test and val; give it to one$"):
+        ParallelText(root=pairs).classes("test")
+    for path in (pairs / "val").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match=r"val holds no \.tsv file of lines|val holds no \.tsv file"):
+        ParallelText(root=pairs).classes("test")
+    (pairs / "val").rmdir()
+    with pytest.raises(InputError, match=r"val is not a folder; it must hold \.tsv files of source<TAB>target$"):
+        ParallelText(root=pairs).classes("test")
+
+
+def test_a_learner_of_made_languages_reads_a_users_files_and_its_words_are_replaced(pairs: Path) -> None:
+    (pairs / "synonyms.tsv").write_text("\n".join(f"test{n}\ttest{(n + 1) % 4}" for n in range(4)), encoding="utf-8")
+    family = ParallelText(root=pairs)
+    subject = grid.Subject("t", "0" * 64, "r2d2", "standard", learner(), family, "parallel-text", 3, None)
+    assert grid.with_ways(subject, 5).space is family.space
+    axes = grid.Grid(grid.named_attacks(["words-greedy"]), norms=("words",), eps=(2.0,), queries=1)
+    plan = grid.make_plan(axes, [subject], pairs / "out")
+    assert [job.cell.threat.surface for job in plan.jobs] == ["sequence"]
