@@ -542,7 +542,7 @@ def _record(line: dict[str, Any]) -> Record:
     if not all(isinstance(line[name], int) for name in ("task", "forwards", "backwards")):
         raise ValueError("task, forwards and backwards are not whole numbers")
     if not all(isinstance(line.get(name, 0.0), (int, float)) for name in ("distance", *RETURNS, *LIKENESS)):
-        raise ValueError("distance, a return or a likeness is not a number")
+        raise ValueError("distance, a likeness or a return is not a number")
     bits = {"clean": tuple(bit == "1" for bit in clean), "survived": tuple(bit == "1" for bit in survived)}
     return Record(**{**line, **bits})
 

@@ -351,7 +351,7 @@ def test_a_record_keeps_its_likeness_and_one_without_is_written_as_it_always_was
     assert set(store._line(plain)) == {"task", "clean", "survived", "distance", "forwards", "backwards"}
     full = replace(plain, clean_tokens=0.5, attacked_tokens=0.25, clean_chrf=0.5, attacked_chrf=0.125)
     assert store._record(store._line(full)) == full
-    with pytest.raises(ValueError, match="likeness is not a number"):
+    with pytest.raises(ValueError, match="likeness or a return is not a number"):
         store._record({**store._line(full), "clean_chrf": "high"})
 
 
