@@ -402,6 +402,8 @@ _OURS = "its code draws tasks of its own; ours are fixed and hashed, the same fo
 _START = "its random start may leave [0, 1] until the first step; ours is clamped at once"
 # What a learner that acts does: eight actions, and five rollouts each.
 _ACTS: tuple[tuple[str, Any], ...] = (("surface", "rollout"), ("ways", 8), ("queries", 5))
+# What a learner that writes does: of eight words and the end of a target.
+_WRITES: tuple[tuple[str, Any], ...] = (("surface", "sequence"), ("ways", 9))
 
 
 def _moved(*eps: float) -> tuple[tuple[str, Any], ...]:
@@ -537,6 +539,8 @@ PRESETS: dict[str, Protocol] = {
             ("clinc150", _moved(0.005, 0.01)),
             ("navigation", (*_moved(0.02, 0.05), *_ACTS)),
             ("reach", (*_moved(0.01, 0.02), *_ACTS)),
+            ("transduction", (*_moved(0.01, 0.02), *_WRITES)),
+            ("compression", (*_moved(0.01, 0.02), *_WRITES)),
         ),
     ),
 }
