@@ -21,6 +21,7 @@ ROOMS = [
     "losses",
     "kernels",
     "rollouts",
+    "environments",
     "networks",
     "modules",
     "heads",
