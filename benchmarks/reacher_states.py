@@ -17,13 +17,13 @@ import torch
 from robustbench_meta.demonstrations import uniform
 from robustbench_meta.environments import SHARED
 from robustbench_meta.tasks import reacher
-from robustbench_meta.tasks.reacher import FULL, NEAR, Reacher
+from robustbench_meta.tasks.reacher import FULL, Reacher
 from robustbench_meta.types import SPLITS, Split
 
 FILE = Path(reacher.__file__).with_name(reacher.STATES)
 ARMS, EACH, WAYS = 80, 4, 8  # motors of a split, rollouts of each, and commands
 STRAYS = 0.2  # the share of steps in which something is done at random, so that what leads back is shown, too
-STILL = 0.5  # radians a second, below which an arm on its target is at rest, where one step is like the other
+AWAY, STILL = 0.01, 0.5  # metres and radians a second: below both an arm rests, and one step is like the other
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def record(split: Split, arms: int) -> np.ndarray:
             for step in range(family.horizon):
                 states = stage.states
                 away, speeds = (states[:, part].norm(dim=1) for part in (slice(8, 10), slice(6, 8)))
-                moves = (away > NEAR / 3) | (speeds > STILL)
+                moves = (away > AWAY) | (speeds > STILL)
                 parts.append(family.observe(states[moves]))
                 stray = torch.from_numpy((strays[step] + 1) / 2)
                 drawn = (stray[:, 1] * WAYS).long()

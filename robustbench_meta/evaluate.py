@@ -2,8 +2,8 @@
 
 T tasks, S support, Q queries, P points, M items in a point, N classes, X the shape of one input. Of rollouts a query
 is the noise [H,*X] on what one of them observes in H steps; class 0, success, is all their label, the others are the
-ways to fail. Where no gradient passes the world, the adversary is greedy: it attacks one observation after another, so
-that the policy does something else than it would (arXiv 1702.02284; the maximal action difference of 2003.08938).
+ways to fail. Where no gradient passes the world, the adversary is greedy: it attacks one observation after another
+(arXiv 1702.02284), so that the policy does what it would do last (1712.03632).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from robustbench_meta import losses, poisoning, store, threats
-from robustbench_meta.engine import Fitted, Learner, ObjectLearner, rollout_victim
+from robustbench_meta.engine import Fitted, Learner, ObjectLearner, policy_victim, rollout_victim
 from robustbench_meta.environments import SHARED, Adversary, Environment, Played, Pool, play, recorded
 from robustbench_meta.episodes import drawn
 from robustbench_meta.rollouts import Flight, noise_space, roll
@@ -301,7 +301,7 @@ def _attacked_by(attack: Attack, victim: Victim, threat: Threat, rng: Streams) -
 def _greedy(
     cell: Cell, learner: AnyLearner, family: Environment, attack: Attack, adapted: _Adapted, rng: Streams
 ) -> _Crafted:
-    """Roll out the policies of T tasks while each observation is attacked as it comes, its label what would be done.
+    """Roll out the policies of T tasks while each observation is attacked as it comes.
 
     Budget and box are checked in every step. The noise that was added is what counts: by it the policy acts.
     """
@@ -310,9 +310,7 @@ def _greedy(
 
     def adversary(observed: Tensor) -> Tensor:
         x = observed.unflatten(0, shape)
-        victim = learner.query_victim(
-            adapted.fitted, x, scores_of(learner, adapted.fitted, x, ways).argmax(-1), cost=cost
-        )
+        victim = policy_victim(learner, adapted.fitted, x, scores_of(learner, adapted.fitted, x, ways), cost)
         return (_attacked_by(attack, victim, cell.threat, rng) - victim.x).view(observed.shape)
 
     with grad_mode(learner), full_precision():

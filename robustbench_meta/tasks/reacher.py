@@ -38,7 +38,7 @@ WEAKEST, STRONGEST = 0.14, 0.2  # the torque of a command, as a share of what th
 GAIN = 4.0  # by how many radians a second a full torque changes a speed in one step, without friction
 STIFFNESS, FASTEST = 8.0, 6.0  # of the expert: speed by distance, in 1/s, and the most of it, in radians a second
 FOLDED = 2.9  # the largest angle of the elbow that the expert aims at; the joint stops at 3
-NEAR, LAST = 0.03, 5  # metres from the target, within which a rollout succeeds that spends its last steps there
+NEAR, LAST = 0.04, 5  # metres from the target, within which a rollout succeeds that spends its last steps there
 STATES, FULL = "reacher_states.npz", 2**15 - 1  # what was observed, and what 1 is there
 RANGES = (1.0, 1.0, 1.0, 1.0, 0.2, 0.2, 8.0, 8.0, 0.4, 0.4)  # of a state; beyond them nothing is observed
 MARGIN = 100.0  # what scores are in, so that a centimetre is 1
@@ -50,7 +50,7 @@ class Reacher:
 
     An observation [10] is what Reacher-v5 shows, over 1 for cosines and sines, 0.2 m for the target, 8 radians a second
     for speeds and 0.4 m for the way from the target, at most 1, in steps of 2**-20. A rollout succeeds if in its last 5
-    steps the fingertip stays within 3 cm of the target; its return is the sum of the rewards of Reacher-v5. Angle and
+    steps the fingertip stays within 4 cm of the target; its return is the sum of the rewards of Reacher-v5. Angle and
     strength of different splits lie in different cells of a chequered square, and so do those of the arms that were
     recorded for it.
     """
@@ -113,7 +113,7 @@ class Reacher:
         return rounded(states / torch.tensor(RANGES, dtype=states.dtype), self.space)
 
     def judge(self, world: Params, states: Tensor, returns: Tensor) -> Tensor:
-        """Return of states [R,H+1,10] by how many centimetres the last ones lie within 3 cm of the target: [R,1]."""
+        """Return of states [R,H+1,10] by how many centimetres the last ones lie within 4 cm of the target: [R,1]."""
         return MARGIN * (NEAR - states[:, -LAST:, 8:].norm(dim=-1).amax(dim=1, keepdim=True))
 
     def scene(self, world: Params, states: Tensor) -> Scene:
