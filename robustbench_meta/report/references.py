@@ -87,6 +87,8 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
         "clinc150": ("larson2019clinc150",),
         "navigation": ("finn2017maml",),
         "reach": (),
+        "reacher": ("towers2024gymnasium", "huang2017policies", "pattanaik2018robust"),
+        "gym:*": ("towers2024gymnasium", "huang2017policies", "pattanaik2018robust"),
     },
 }
 # In L1, AutoAttack and its members are those of a later paper.
