@@ -205,7 +205,8 @@ def known(name: str) -> Known:
 
 def make(name: str) -> Any:
     """Make an environment of Gymnasium by its name; refuse in one line what is not there."""
-    require(name)
+    if find_spec("gymnasium") is None:
+        raise InputError(f"family: {name} needs gymnasium: pip install 'robustbench_meta[control]'")
     import gymnasium
 
     try:
@@ -214,10 +215,10 @@ def make(name: str) -> Any:
         raise InputError(f"family: {name} cannot be made: {' '.join(str(error).split())}") from None
 
 
-def require(name: str) -> None:
-    """Refuse to go on without Gymnasium."""
-    if find_spec("gymnasium") is None:
-        raise InputError(f"family: {name} needs Gymnasium and MuJoCo: pip install 'robustbench_meta[control]'")
+def missing(family: object) -> str:
+    """Say in one line what a family's rollouts need that is not installed; empty if it is all there."""
+    absent = [package for package in getattr(family, "needs_packages", ()) if find_spec(package) is None]
+    return f"needs {' and '.join(absent)}: pip install 'robustbench_meta[control]'" if absent else ""
 
 
 def rounded(observed: Tensor, box: Box) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 
-from robustbench_meta import catalog, checkpoint, poisoning, store, threats, untrusted, zoo
+from robustbench_meta import catalog, checkpoint, environments, poisoning, store, threats, untrusted, zoo
 from robustbench_meta.attacks.from_file import FromFile
 from robustbench_meta.engine import Learner, ObjectLearner, has_gradient
 from robustbench_meta.environments import Environment, acts
@@ -699,6 +699,8 @@ def _refusal(cell: Cell, learner: AnyLearner, attack: Attack, family: TaskFamily
         return f"{name}: a policy meets one observation at a time, and batch statistics (transductive) need many"
     if threat.surface == "rollout" and isinstance(attack, FromFile):
         return f"{name}: holds attacked queries, and no rollouts"
+    if threat.surface == "rollout" and (reason := environments.missing(family)):
+        return f"{name}: {cell.family} {reason}"
     if threat.surface == "rollout" and isinstance(family, Environment) and threat.norm != "linf":
         return f"{name}: each step of {cell.family} has a budget of its own, which only in linf is that of the rollout"
     if served_as(threat.surface) not in attack.surfaces:

@@ -48,6 +48,7 @@ class Gym:
     default_network: ClassVar[str] = "mlp"
     default_network_options: ClassVar[Mapping[str, Any]] = {"width": 64, "depth": 3}
     sources: ClassVar[tuple[Source, ...]] = ()
+    needs_packages: ClassVar[tuple[str, ...]] = ("gymnasium",)  # of rollouts
 
     def __post_init__(self) -> None:
         # No module:NAME, which Gymnasium would import: a checkpoint's recipe runs nobody's code.

@@ -64,6 +64,7 @@ class Reacher:
     default_network: ClassVar[str] = "mlp"
     default_network_options: ClassVar[Mapping[str, Any]] = {"width": 64, "depth": 3}
     sources: ClassVar[tuple[Source, ...]] = ()
+    needs_packages: ClassVar[tuple[str, ...]] = ("gymnasium", "mujoco")  # of rollouts
 
     def sample(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
         """Return the tasks numbered `indices`, as steps of demonstrations: observations with the expert's commands."""
