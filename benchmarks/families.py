@@ -24,10 +24,11 @@ import torch
 
 import robustbench_meta
 from robustbench_meta import catalog, store
+from robustbench_meta.environments import acts
 from robustbench_meta.intervals import interval, paired_p
 from robustbench_meta.report.markdown import grid
 from robustbench_meta.report.tables import threat_text
-from robustbench_meta.types import Box, Episodes, Norm, Simulator, Spec, Split, TaskFamily
+from robustbench_meta.types import Box, Episodes, Norm, Spec, Split, TaskFamily
 
 TASKS, WAYS = 30, 5
 PAGE = Path(__file__).resolve().parents[1] / "reports" / "families.md"
@@ -45,10 +46,11 @@ class Case:
     eps: float
     norm: Norm = "linf"
     attack: str = "pgd-20"
+    queries: int = 15
 
     @property
     def acts(self) -> bool:
-        return isinstance(catalog.shelf("tasks").presets[self.family], Simulator)
+        return acts(catalog.shelf("tasks").presets[self.family])
 
     @property
     def writes(self) -> bool:
@@ -75,6 +77,7 @@ CASES = (
     Case("reach", "protonet", 0.02),
     Case("transduction", "r2d2", 0.02),
     Case("transduction", "r2d2", 2.0, "words", "words-greedy"),
+    Case("reacher", "protonet", 0.05, queries=1),
 )
 
 
@@ -147,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(case: Case, data_root: Path | None, out: Path, tasks: int) -> None:
     """Measure what a case's table says: attacks on the family, and clean accuracy where the support is of no use."""
     family = catalog.family(case.family, root=data_root)
-    common: dict[str, Any] = {"norm": case.norm, "tasks": tasks, "audit": False, "out": out}
+    common: dict[str, Any] = {"norm": case.norm, "tasks": tasks, "audit": False, "out": out, "queries": case.queries}
     robustbench_meta.evaluate(case.learners, family=family, attacks=[NOISE, case.attack], eps=[case.eps], **common)
     if case.norm == "linf":
         for how in ("foreign", "shuffled"):
@@ -178,10 +181,10 @@ def page(results: Path) -> str:
     told = [
         "Made by `python benchmarks/families.py run --out RESULTS` and `write RESULTS`: test tasks of "
         f"{WAYS} ways and 5 shots, seed 0, one training seed each; accuracy in %, ± the half-width of the 95 % "
-        f"interval over n tasks. Chance is {100 / WAYS:.0f} %. Of `navigation` and `reach`, with 8 actions, success "
-        "rates of rollouts in %, 120 a task; who does one thing all the time has 0. Of `transduction`, "
-        "with 9 tokens, sentences in %, 135 a task, of which every token is right; who writes one token all the time "
-        "has 0.",
+        f"interval over n tasks. Chance is {100 / WAYS:.0f} %. Of `navigation`, `reach` and `reacher`, with 8 actions, "
+        "success rates of rollouts in %, 120 a task, of `reacher` 8; who does one thing all the time has 0. Of "
+        "`transduction`, with 9 tokens, sentences in %, 135 a task, of which every token is right; who writes one "
+        "token all the time has 0.",
         "- **Another's support**: the learner adapts to other classes than it is asked about. **Labels shuffled**: to "
         "the right inputs, with labels dealt anew. What it knows then it knows without learning the task.\n"
         "- **Noise**: one random draw of the budget. **Attack**: `pgd-20`, or `words-greedy` where words are replaced.",

@@ -89,7 +89,8 @@ def family(name: str, *, root: Path | None = None, **options: Any) -> TaskFamily
     """Return the task family, reading its data under `root` (None: the environment variable RBM_DATA)."""
     found = _find("tasks", name)
     wanted = ("name", "space", "default_network", "default_network_options", "sample", "classes")
-    if missing := [member for member in wanted if not hasattr(found, member)]:
+    # Of its class, too, for a property may need the data whose root is still to come.
+    if missing := [member for member in wanted if not (hasattr(type(found), member) or hasattr(found, member))]:
         raise InputError(f"family: {name!r} lacks {', '.join(missing)}, which types.TaskFamily describes")
     if root is not None and any(f.name == "root" for f in fields(found)):
         found = replace(found, root=Path(root))
@@ -223,7 +224,8 @@ def _find(kind: Kind, name: str) -> Any:
             return make(match)
     near = difflib.get_close_matches(name.lower(), offered.presets, n=1, cutoff=0.3)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    legal = [*names(kind), *(pattern.replace(r"(\d+)", "N") for pattern in sorted(offered.patterns))]
+    told = (pattern.replace(r"(\d+)", "N").replace("(.+)", "NAME") for pattern in sorted(offered.patterns))
+    legal = [*names(kind), *told]
     raise InputError(f"{_SINGULAR[kind]}: {name!r} is unknown; {hint}legal: {', '.join(legal)}")
 
 

@@ -72,7 +72,7 @@ class Demonstrations:
 
 def sample(family: Demonstrator, split: Split, spec: Spec, indices: Sequence[int], *, seed: int) -> Episodes:
     """Return tasks as steps of successful demonstrations: observations with the expert's actions, as many of each."""
-    _check(spec)
+    check(spec)
     each = {"query": spec.queries, "support": spec.shots, "proxy": spec.proxies}
     streams = [_stream(family, split, spec, index, seed) for index in indices]
     worlds = [family.world(split, stream) for stream in streams]
@@ -87,7 +87,7 @@ def sample(family: Demonstrator, split: Split, spec: Spec, indices: Sequence[int
 
 def trials(family: Demonstrator, split: Split, spec: Spec, indices: Sequence[int], *, seed: int) -> Params:
     """Return the worlds of ways * queries rollouts of each task, which the expert all masters: each [T,R,...]."""
-    _check(spec)
+    check(spec)
     made: list[Params] = []
     for index in indices:
         stream, count = _stream(family, split, spec, index, seed), spec.ways * spec.queries
@@ -113,6 +113,37 @@ def demonstrated(family: Demonstrator, world: Params, ways: int) -> Demonstratio
     return Demonstrations(
         (family.judge(world, flown)[0] > 0).all(dim=1), flown[:, :-1], observed, torch.stack(actions, dim=1)
     )
+
+
+def chosen(actions: np.ndarray, spec: Spec, stream: str) -> dict[str, np.ndarray]:
+    """Choose steps of recorded demonstrations with actions [n]: rows [W,k] of queries, support and proxies of one task.
+
+    Queries come first in a drawn order, the support after them, proxies from the end, so that fewer are the first of
+    more. Raise InputError where an action was not done often enough.
+    """
+    order = np.argsort(uniform(f"{stream}/order", actions.shape), kind="stable")
+    rows = [order[actions[order] == way] for way in range(spec.ways)]
+    asked = spec.queries + spec.shots + spec.proxies
+    if asked > (most := min(map(len, rows))):
+        told = f"shots={spec.shots} queries={spec.queries}" + (f" proxies={spec.proxies}" if spec.proxies else "")
+        raise InputError(f"{told}: together at most {most}, the demonstrated steps with one action")
+    ahead = spec.queries + spec.shots
+    return {
+        "query": np.stack([one[: spec.queries] for one in rows]),
+        "support": np.stack([one[spec.queries : ahead] for one in rows]),
+        "proxy": np.stack([one[::-1][: spec.proxies] for one in rows]),
+    }
+
+
+def episodes_of(observed: Tensor, rows: Sequence[dict[str, np.ndarray]]) -> Episodes:
+    """Gather the steps that were chosen for every task from what was observed in all [n,*X]."""
+    x, y = {}, {}
+    for part in rows[0]:
+        taken = torch.from_numpy(np.stack([one[part] for one in rows]))  # [T,W,k]
+        x[part] = observed[taken.flatten(1)].float()
+        y[part] = torch.arange(taken.shape[1]).repeat_interleave(taken.shape[2]).expand(len(rows), -1).contiguous()
+    proxies = (x["proxy"], y["proxy"]) if rows[0]["proxy"].size else (None, None)
+    return Episodes(x["support"], y["support"], x["query"], y["query"], *proxies)
 
 
 def dealt(split: Split, place: np.ndarray) -> tuple[float, float]:
@@ -170,7 +201,8 @@ def _stream(family: Demonstrator, split: Split, spec: Spec, index: int, seed: in
     return f"{family.name}/{split}/{seed}/{spec.ways}/{int(index)}"
 
 
-def _check(spec: Spec) -> None:
+def check(spec: Spec) -> None:
+    """Refuse numbers of actions and of steps that no task has."""
     if not FEWEST <= spec.ways <= MOST:
         raise InputError(f"ways={spec.ways}: must be from {FEWEST} to {MOST}, the actions of a task")
     for name, least in (("shots", 1), ("queries", 1), ("proxies", 0)):

@@ -26,6 +26,7 @@ LEAST_TORCH, LEAST_PYTHON = (2, 10), (3, 11)
 REQUIRED = ("torch", "numpy", "foolbox", "pyautoattack", "safetensors", "pandas", "matplotlib", "pydantic")
 OPTIONAL = {
     "ray": "runs on a cluster: pip install 'robustbench_meta[ray]'",
+    "gymnasium": "environments of others, such as MuJoCo's Reacher: pip install 'robustbench_meta[control]'",
     "torchattacks": "its attacks, beside ours: make agreement",
     "cleverhans": "its attacks, beside ours: make agreement",
 }

@@ -422,6 +422,25 @@ def rollout_victim(learner: Learner | ObjectLearner, fitted: Any, simulator: Sim
     return _victim(forward, still, success, space, tasks=tasks, differentiable=learner.differentiable)
 
 
+def policy_victim(
+    learner: Learner | ObjectLearner, fitted: Any, x: Tensor, scores: Tensor, cost: Cost | None = None
+) -> Victim:
+    """Expose adapted, frozen policies to an attack on what they observe now, x [T,R,*X]; scores [T,R,N] are clean ones.
+
+    Class 1 is the action that the policy likes least of all (arXiv 1712.03632), class 0 every other: to be led to the
+    next best one, as by an attack on the label alone, costs a policy little. A score of class 0 is the log of the sum.
+    """
+    victim = learner.query_victim(fitted, x, scores.argmax(dim=-1), cost=cost)
+    worst = scores.argmin(dim=-1).flatten()
+
+    def forward(x_adv: Tensor, points: Tensor) -> Tensor:
+        found, last = victim.forward(x_adv, points), worst[points].view(-1, 1, 1)
+        others = found.scatter(2, last, -torch.inf).logsumexp(dim=2, keepdim=True)
+        return torch.cat([others, found.gather(2, last)], dim=2)
+
+    return replace(victim, forward=forward, y=torch.zeros_like(victim.y))
+
+
 def has_gradient(learner: ObjectLearner, episodes: Episodes) -> bool:
     """Say whether the object's scores carry a gradient to the queries, by trying one task."""
     query = episodes.query_x[:1].clone().requires_grad_()

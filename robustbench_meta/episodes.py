@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_meta.environments import Environment
 from robustbench_meta.types import Episodes, InputError, Simulator, Spec, Split, TaskFamily
 
 REFERENCE_TASKS = 20
@@ -136,7 +137,7 @@ def fingerprint(family: TaskFamily, split: Split) -> str:
         steps = (x.double() - family.space.low) * (255 / family.space.width)
         digest.update(steps.round().to(torch.uint8).numpy().tobytes())
         digest.update(y.numpy().astype("<i8").tobytes())
-    if isinstance(family, Simulator):
+    if isinstance(family, (Simulator, Environment)):
         digest.update(f"{family.horizon} steps".encode())
         for _, value in sorted(family.trials(split, spec, range(REFERENCE_TASKS), seed=0).items()):
             digest.update((value.double() * 2**12).round().numpy().astype("<i8").tobytes())

@@ -3,6 +3,8 @@
 T tasks, S support, Q queries, P points, M items in a point, N classes, X the shape of one input. Of rollouts a query
 is the noise [H,*X] on what one of them observes in H steps; class 0, success, is all their label, the others are the
 ways to fail. Of sequences a query has L labels, its tokens; class 0, all of them right, is what they are judged by.
+Where no gradient passes the world, the adversary is greedy: it attacks one observation after another (arXiv
+1702.02284), so that the policy does what it would do last (1712.03632).
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -19,7 +21,8 @@ import torch
 from torch import Tensor
 
 from robustbench_meta import losses, poisoning, store, threats
-from robustbench_meta.engine import Fitted, Learner, ObjectLearner, rollout_victim
+from robustbench_meta.engine import Fitted, Learner, ObjectLearner, policy_victim, rollout_victim
+from robustbench_meta.environments import SHARED, Adversary, Environment, Played, Pool, play, recorded
 from robustbench_meta.episodes import drawn
 from robustbench_meta.rollouts import Flight, noise_space, roll
 from robustbench_meta.sequences import chrf, judged, text, token_accuracy
@@ -27,6 +30,7 @@ from robustbench_meta.types import (
     SEVERITIES,
     Attack,
     Cell,
+    Cost,
     Episodes,
     InputError,
     Params,
@@ -70,6 +74,7 @@ class _Scored:
     y: Tensor
     flight: Flight | None = None
     written: Tensor | None = None
+    played: Played | None = None  # where they went through an environment
 
     @property
     def correct(self) -> Tensor:
@@ -85,7 +90,7 @@ class _Attacked:
     clean: _Scored
     attacked: _Scored
     distance: Tensor
-    victim: Victim
+    cost: Cost
     worlds: Params
     words: tuple[tuple[str, ...], ...] = ()  # of sequences, how the tokens of each task are written
 
@@ -215,16 +220,20 @@ def _sampled(cell: Cell, learner: AnyLearner, family: TaskFamily, tasks: Sequenc
         episodes = drawn(family, cell.split, cell.spec, tasks, seed=cell.seed).to(learner.device, learner.dtype)
         if cell.threat.surface != "rollout":
             return episodes, {}
-        worlds = _simulator(family).trials(cell.split, cell.spec, tasks, seed=cell.seed)
+        worlds = _acting(family).trials(cell.split, cell.spec, tasks, seed=cell.seed)
     except InputError as error:
         raise CellError(str(error)) from None
-    noise = episodes.query_x.new_zeros(*episodes.query_y.shape, *noise_space(_simulator(family)).shape)
+    noise = episodes.query_x.new_zeros(*episodes.query_y.shape, *noise_space(_acting(family)).shape)
     episodes = replace(episodes, query_x=noise, query_y=torch.zeros_like(episodes.query_y))
     return episodes, {name: value.to(learner.device, learner.dtype) for name, value in worlds.items()}
 
 
 def _simulator(family: TaskFamily) -> Simulator:
     return cast(Simulator, family)
+
+
+def _acting(family: TaskFamily) -> Simulator | Environment:
+    return cast(Simulator | Environment, family)
 
 
 def _adapted(learner: AnyLearner, episodes: Episodes, worlds: Params, counts: Sequence[int | None]) -> list[_Adapted]:
@@ -254,26 +263,87 @@ def _attack(
         clean = _scored(cell, learner, family, adapted, episodes.query_x)
         # Kept or made afresh, learners must leave an attack the same random numbers.
         torch.manual_seed(seed_of(f"attack {store.key(cell)}", tasks[0]))
-        if cell.threat.surface == "support":
-            victim = learner.support_victim(episodes, cell.threat, steps=cell.steps)
-        elif cell.threat.surface == "rollout":
-            victim = rollout_victim(learner, fitted, _simulator(family), adapted.worlds)
-        else:
-            victim = learner.query_victim(fitted, episodes.query_x, episodes.query_y)
         weights = [tensor.detach().clone() for tensor in _weights(learner, fitted)]
-        x, y = victim.x.clone(), victim.y.clone()
-        with torch.enable_grad(), full_precision():
-            x_adv = _checked(attack(victim, cell.threat, rng), x, cell.threat, victim)
-        if not (torch.equal(victim.x, x) and torch.equal(victim.y, y)):
-            raise CellError("the attack changed the inputs or labels it was given")
+        found = _crafted(cell, learner, family, attack, adapted, rng)
         if not all(map(torch.equal, weights, (tensor.detach() for tensor in _weights(learner, fitted)))):
             raise CellError("the attack changed the learner's weights")
-        moved = threats.distance(x_adv - x, cell.threat.norm, len(victim.space.shape))
-        if cell.threat.surface != "support":
-            x_adv = x_adv.view(episodes.query_x.shape)
+        x_adv = found.x_adv if cell.threat.surface == "support" else found.x_adv.view(episodes.query_x.shape)
         attacked = _rescored(cell, learner, family, adapted, x_adv)
-    far = moved.view(len(tasks), -1).amax(1)
-    return _Attacked(episodes, x_adv, clean, attacked, far, victim, adapted.worlds, _words(cell, family, tasks))
+        if found.played is not None and attacked.played is not None and not _alike(found.played, attacked.played):
+            raise CellError("a replay is not what the adversary met: the environment does not depend on its seed alone")
+    far = found.moved.view(len(tasks), -1).amax(1)
+    words = _words(cell, family, tasks)
+    return _Attacked(episodes, x_adv, clean, attacked, far, found.cost, adapted.worlds, words)
+
+
+@dataclass(frozen=True)
+class _Crafted:
+    """What an attack found, inside budget and box: x_adv [P,M,*X], by how much each item was moved, and at what cost.
+
+    Of rollouts through an environment also how they went.
+    """
+
+    x_adv: Tensor
+    moved: Tensor
+    cost: Cost
+    played: Played | None = None
+
+
+def _crafted(
+    cell: Cell, learner: AnyLearner, family: TaskFamily, attack: Attack, adapted: _Adapted, rng: Streams
+) -> _Crafted:
+    episodes, fitted = adapted.episodes, adapted.fitted
+    if cell.threat.surface == "support":
+        victim = learner.support_victim(episodes, cell.threat, steps=cell.steps)
+    elif cell.threat.surface != "rollout":
+        victim = learner.query_victim(fitted, episodes.query_x, episodes.query_y)
+    elif isinstance(family, Environment):
+        return _greedy(cell, learner, family, attack, adapted, rng)
+    else:
+        victim = rollout_victim(learner, fitted, _simulator(family), adapted.worlds)
+    x_adv = _attacked_by(attack, victim, cell.threat, rng)
+    return _Crafted(x_adv, threats.distance(x_adv - victim.x, cell.threat.norm, len(victim.space.shape)), victim.cost)
+
+
+def _attacked_by(attack: Attack, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
+    """Run an attack, and return x_adv [P,M,*X] if it is what the threat allows and the victim was left as it was."""
+    x, y = victim.x.clone(), victim.y.clone()
+    with torch.enable_grad(), full_precision():
+        x_adv = _checked(attack(victim, threat, rng), x, threat, victim)
+    if not (torch.equal(victim.x, x) and torch.equal(victim.y, y)):
+        raise CellError("the attack changed the inputs or labels it was given")
+    return x_adv
+
+
+def _greedy(
+    cell: Cell, learner: AnyLearner, family: Environment, attack: Attack, adapted: _Adapted, rng: Streams
+) -> _Crafted:
+    """Roll out the policies of T tasks while each observation is attacked as it comes.
+
+    Budget and box are checked in every step. The noise that was added is what counts: by it the policy acts.
+    """
+    shape, ways = adapted.episodes.query_y.shape, cell.spec.ways
+    cost = Cost(*(torch.zeros(shape[0], dtype=torch.int64, device=learner.device) for _ in range(2)))
+
+    def adversary(observed: Tensor) -> Tensor:
+        x = observed.unflatten(0, shape)
+        victim = policy_victim(learner, adapted.fitted, x, scores_of(learner, adapted.fitted, x, ways), cost)
+        return (_attacked_by(attack, victim, cell.threat, rng) - victim.x).view(observed.shape)
+
+    with grad_mode(learner), full_precision():
+        played = act(learner, adapted.fitted, family, adapted.worlds, adversary, ways=ways, pool=SHARED)
+    moved = threats.distance(played.noise, cell.threat.norm, played.noise.dim() - 1)
+    if moved.max() > cell.threat.eps * (1 + threats.RELATIVE_SLACK) + threats.ABSOLUTE_SLACK:
+        raise CellError(
+            f"the noise of a rollout left its budget: distance {moved.max():.6g}, eps {cell.threat.eps:.6g}"
+        )
+    return _Crafted(played.noise, moved, cost, played)
+
+
+def _alike(one: Played, other: Played) -> bool:
+    pairs = [(one.actions, other.actions), (one.noise, other.noise)]
+    pairs += [(getattr(one.flight, part), getattr(other.flight, part)) for part in ("states", "scores", "returns")]
+    return all(a.equal(b) for a, b in pairs)
 
 
 def _stream(cell: Cell) -> str:
@@ -307,7 +377,8 @@ def _rescored(cell: Cell, learner: AnyLearner, family: TaskFamily, adapted: _Ada
     """Score what the attack found through `adapt` and `predict`, not through the victim it saw."""
     episodes = adapted.episodes
     if cell.threat.surface != "support":
-        return _scored(cell, learner, family, adapted, x_adv)
+        with closing(Pool()) as own:  # environments that nobody has been in
+            return _scored(cell, learner, family, adapted, x_adv, pool=own)
     with grad_mode(learner), full_precision():
         items = poisoning.reached(episodes, cell.threat.fraction, cell.spec.ways)
         support = poisoning.poisoned((episodes.support_x, episodes.support_y), x_adv, items, cell.threat)
@@ -315,7 +386,9 @@ def _rescored(cell: Cell, learner: AnyLearner, family: TaskFamily, adapted: _Ada
     return _scored(cell, learner, family, replace(adapted, fitted=poisoned), episodes.query_x)
 
 
-def _scored(cell: Cell, learner: AnyLearner, family: TaskFamily, adapted: _Adapted, x: Tensor) -> _Scored:
+def _scored(
+    cell: Cell, learner: AnyLearner, family: TaskFamily, adapted: _Adapted, x: Tensor, *, pool: Pool = SHARED
+) -> _Scored:
     """Score queries x [T,Q,*X] by `predict`, or replay the rollouts that observe the noise x [T,Q,H,*X]."""
     with grad_mode(learner), full_precision():
         if cell.threat.surface != "rollout":
@@ -323,10 +396,16 @@ def _scored(cell: Cell, learner: AnyLearner, family: TaskFamily, adapted: _Adapt
             if (labels := learner.space.labels) == 1:
                 return _Scored(scores, y)
             return _Scored(*judged(scores, y, labels), written=scores.argmax(-1).unflatten(1, (-1, labels)))
-        flight = replay(learner, adapted.fitted, _simulator(family), adapted.worlds, x, ways=cell.spec.ways)
+        played = None
+        if isinstance(family, Environment):
+            noise = recorded(x.flatten(0, 1))
+            played = act(learner, adapted.fitted, family, adapted.worlds, noise, ways=cell.spec.ways, pool=pool)
+            flight = played.flight
+        else:
+            flight = replay(learner, adapted.fitted, _simulator(family), adapted.worlds, x, ways=cell.spec.ways)
     if not (flight.scores.isfinite().all() and flight.returns.isfinite().all()):
         raise CellError("a rollout's margin or return is NaN or infinite")
-    return _Scored(flight.scores.unflatten(0, x.shape[:2]), adapted.episodes.query_y, flight)
+    return _Scored(flight.scores.unflatten(0, x.shape[:2]), adapted.episodes.query_y, flight, played=played)
 
 
 def replay(
@@ -340,6 +419,26 @@ def replay(
         return scores_of(learner, fitted, seen.unflatten(0, shape), ways).flatten(0, 1)
 
     return roll(simulator, policy, flat, noise.flatten(0, 1))
+
+
+def act(
+    learner: AnyLearner,
+    fitted: Any,
+    environment: Environment,
+    worlds: Params,
+    adversary: Adversary,
+    *,
+    ways: int,
+    pool: Pool,
+) -> Played:
+    """Let the policies of T tasks act by `predict` in an environment: worlds [T,R,...]; the adversary sees [T*R,*X]."""
+    shape = next(iter(worlds.values())).shape[:2]
+    flat = {name: value.flatten(0, 1) for name, value in worlds.items()}
+
+    def policy(seen: Tensor) -> Tensor:
+        return scores_of(learner, fitted, seen.unflatten(0, shape), ways).flatten(0, 1)
+
+    return play(environment, flat, policy, adversary, ways=ways, pool=pool)
 
 
 def scores_of(learner: AnyLearner, fitted: Any, x: Tensor, ways: int) -> Tensor:
@@ -359,7 +458,7 @@ def _records(found: _Attacked, tasks: Sequence[int], threat: Threat) -> list[Rec
     clean, survived = (one.correct for one in both)
     if threat.norm != "corruption":  # whose accuracy counts what is right by chance too, as clean accuracy does
         survived &= clean
-    columns = [clean, survived, found.distance, found.victim.cost.forwards, found.victim.cost.backwards]
+    columns = [clean, survived, found.distance, found.cost.forwards, found.cost.backwards]
     columns += [one.flight.returns.view(clean.shape).mean(1) for one in both if one.flight]
     rows = zip(tasks, *(column.tolist() for column in columns), strict=True)
     records = [Record(task, tuple(before), tuple(after), *rest) for task, before, after, *rest in rows]
@@ -402,7 +501,7 @@ def _pictures(found: _Attacked, threat: Threat, family: TaskFamily) -> dict[str,
 
     They are images, sounds or sentences; of rollouts the ways are kept, and what they led past.
     """
-    x, y, space = found.episodes.query_x[0], found.clean.y[0], found.victim.space
+    x, y, space = found.episodes.query_x[0], found.clean.y[0], family.space
     clean, attacked, rate = found.clean.scores[0], found.attacked.scores[0], getattr(family, "rate", None)
     images, told = x.dim() == 4, threat.norm == "words"
     if not (images or told or rate or found.clean.flight):
@@ -422,7 +521,10 @@ def _pictures(found: _Attacked, threat: Threat, family: TaskFamily) -> dict[str,
         "adversarial_predictions": attacked[chosen].argmax(-1),
     }
     if found.clean.flight and found.attacked.flight:
-        pictures |= _scenes(_simulator(family), found.worlds, (found.clean.flight, found.attacked.flight), chosen)
+        scenes = _scenes(family, found.worlds, (found.clean.flight, found.attacked.flight), chosen)
+        if scenes is None:
+            return None
+        pictures |= scenes
     made = {name: value.cpu().numpy() for name, value in pictures.items()}
     if isinstance(space, Sentences):
         texts = {name: np.array(space.text(pictures[name]), dtype=np.str_) for name in store.IMAGES}
@@ -437,10 +539,12 @@ def _renderings(found: _Attacked, chosen: list[int]) -> dict[str, np.ndarray]:
     return {name: np.array(line, dtype=np.str_) for name, line in zip(store.WRITTEN, lines, strict=True)}
 
 
-def _scenes(simulator: Simulator, worlds: Params, flights: tuple[Flight, Flight], chosen: list[int]) -> Params:
-    """Return what is drawn of some rollouts of the first task, clean and attacked."""
+def _scenes(family: TaskFamily, worlds: Params, flights: tuple[Flight, Flight], chosen: list[int]) -> Params | None:
+    """Return what is drawn of some rollouts of the first task, clean and attacked; None if there is nothing."""
     world = {name: value[0, chosen] for name, value in worlds.items()}
-    clean, attacked = (simulator.scene(world, flight.states[chosen]) for flight in flights)
+    clean, attacked = (_acting(family).scene(world, flight.states[chosen]) for flight in flights)
+    if clean is None or attacked is None:
+        return None
     bodies = torch.stack([clean.body, attacked.body], dim=1)
     ways = {"clean": clean.path, "adversarial": attacked.path}
     return ways | {"goal": clean.goal, "obstacles": clean.obstacles, "bodies": bodies}

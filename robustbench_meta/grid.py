@@ -15,9 +15,10 @@ from typing import Any, cast
 
 import torch
 
-from robustbench_meta import catalog, checkpoint, poisoning, store, threats, untrusted, zoo
+from robustbench_meta import catalog, checkpoint, environments, poisoning, store, threats, untrusted, zoo
 from robustbench_meta.attacks.from_file import FromFile
 from robustbench_meta.engine import Learner, ObjectLearner, has_gradient
+from robustbench_meta.environments import Environment, acts
 from robustbench_meta.episodes import drawn, fingerprint
 from robustbench_meta.evaluate import Adaptations, AnyLearner, Block, CellError, check_learner, run
 from robustbench_meta.executors import Executor, InProcess, Outcome
@@ -33,7 +34,6 @@ from robustbench_meta.types import (
     InputError,
     Norm,
     Record,
-    Simulator,
     Spec,
     Split,
     Surface,
@@ -685,10 +685,10 @@ def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:
                 )
                 examples = grid.save_adversarial and surface == "query" and not isinstance(attack, FromFile)
                 job = Job(cell, store.key(cell), learner, family, attack, examples)
-                yield job, _refusal(cell, learner, attack)
+                yield job, _refusal(cell, learner, attack, family)
 
 
-def _refusal(cell: Cell, learner: AnyLearner, attack: Attack) -> str:
+def _refusal(cell: Cell, learner: AnyLearner, attack: Attack, family: TaskFamily) -> str:
     """Say why an attack cannot serve a cell, in one line; empty if it can."""
     name, threat = untrusted.printable(f"{cell.attack} on {cell.checkpoint}"), cell.threat
     if (package := getattr(attack, "needs_package", "")) and (reason := missing(package)):
@@ -699,6 +699,10 @@ def _refusal(cell: Cell, learner: AnyLearner, attack: Attack) -> str:
         return f"{name}: a policy meets one observation at a time, and batch statistics (transductive) need many"
     if threat.surface in ("rollout", "sequence") and isinstance(attack, FromFile):
         return f"{name}: holds attacked queries, and no {threat.surface}s"
+    if threat.surface == "rollout" and (reason := environments.missing(family)):
+        return f"{name}: {cell.family} {reason}"
+    if threat.surface == "rollout" and isinstance(family, Environment) and threat.norm != "linf":
+        return f"{name}: each step of {cell.family} has a budget of its own, which only in linf is that of the rollout"
     if served_as(threat.surface) not in attack.surfaces:
         return f"{name}: attacks the {' or '.join(attack.surfaces)}, not the {threat.surface}"
     if (needed := getattr(attack, "needs_inputs", "")) and needed != (given := learner.space.inputs):
@@ -731,8 +735,8 @@ def with_ways(subject: Subject, ways: int) -> AnyLearner:
 
 
 def _surfaces(grid: Grid, subject: Subject) -> tuple[Surface, ...]:
-    acts = isinstance(subject.family, Simulator)
-    if grid.surfaces and "rollout" in grid.surfaces and not acts:
+    acting = acts(subject.family)
+    if grid.surfaces and "rollout" in grid.surfaces and not acting:
         raise InputError(
             f"surface: 'rollout' needs learners that act, which {subject.family_name} has not; legal: query, support"
         )
@@ -741,7 +745,7 @@ def _surfaces(grid: Grid, subject: Subject) -> tuple[Surface, ...]:
     if grid.surfaces and (given := odd.intersection(grid.surfaces)):
         what, legal = ("answers by sequences", "sequence, support") if writes else ("writes none", "query, support")
         raise InputError(f"surface: {given.pop()!r} does not fit: {subject.family_name} {what}; legal: {legal}")
-    surfaces = grid.surfaces or (("rollout",) if acts else ("sequence",) if writes else ("query",))
+    surfaces = grid.surfaces or (("rollout",) if acting else ("sequence",) if writes else ("query",))
     if grid.save_adversarial and "query" not in surfaces:
         raise InputError(f"save_adversarial: keeps attacked queries, of which the surface {surfaces[0]} has none")
     return surfaces

@@ -539,6 +539,7 @@ PRESETS: dict[str, Protocol] = {
             ("clinc150", _moved(0.005, 0.01)),
             ("navigation", (*_moved(0.02, 0.05), *_ACTS)),
             ("reach", (*_moved(0.01, 0.02), *_ACTS)),
+            ("reacher", (*_moved(0.02, 0.05), *_ACTS)),
             ("transduction", (*_moved(0.01, 0.02), *_WRITES)),
             ("compression", (*_moved(0.01, 0.02), *_WRITES)),
         ),

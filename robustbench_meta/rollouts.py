@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -68,7 +68,17 @@ def still(simulator: Simulator, tasks: int, each: int) -> Tensor:
     return torch.zeros(tasks, each, *noise_space(simulator).shape)
 
 
-def noise_space(simulator: Simulator) -> Box:
+class Acting(Protocol):
+    """What can be acted in, for some steps, by what is observed."""
+
+    @property
+    def space(self) -> Box: ...
+
+    @property
+    def horizon(self) -> int: ...
+
+
+def noise_space(simulator: Acting) -> Box:
     """Return what an adversary of rollouts moves: zeros [H,O], by as much as two observations can lie apart."""
     box = simulator.space
     return Box((simulator.horizon, *box.shape), -box.width, box.width)

@@ -1,16 +1,21 @@
-"""What nobody vouches for: files read up to a limit, JSON as RFC 8259 has it, text that shows as what it is.
+"""What nobody vouches for: files read up to a limit, JSON as RFC 8259 has it, arrays, text that shows as what it is.
 
 Every refusal is a ValueError of one line that goes on from the file's name, as "has 9 bytes, more than 5".
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
-from collections.abc import Iterator
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+import numpy as np
 
 LONGEST_LINE = 2**24  # bytes; a task of 1000 ways and 1000 queries takes two million
 LARGEST_TEXT = 2**30
@@ -42,6 +47,23 @@ def lines(path: Path, *, longest: int = LONGEST_LINE, limit: int = LARGEST_TEXT)
                 what, most = ("a line of", longest) if len(line) > longest else ("", limit)
                 raise ValueError(f"{what} more than {most} bytes".strip())
             yield line.decode("utf-8").rstrip("\r\n")
+
+
+def arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = (), *, limit: int) -> dict[str, np.ndarray]:
+    """Read numbers by their names from an .npz file of at most `limit` bytes, packed and unpacked."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content(path, limit))) as packed:
+            if (size := sum(member.file_size for member in packed.infolist())) > limit:
+                raise ValueError(f"holds {size} bytes, more than {limit}")
+            there = {name for name in (*needed, *optional) if f"{name}.npy" in packed.namelist()}
+            if lacking := [name for name in needed if name not in there]:
+                raise ValueError(f"lacks {', '.join(lacking)}")
+            read = {name: np.load(io.BytesIO(packed.read(f"{name}.npy")), allow_pickle=False) for name in sorted(there)}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as broken:
+        raise ValueError(f"is not a readable .npz file ({broken})") from None
+    if odd := [name for name, value in read.items() if value.dtype.kind not in "fiu"]:
+        raise ValueError(f"{odd[0]} holds {read[odd[0]].dtype}, no numbers")
+    return read
 
 
 def parse(text: str | bytes) -> Any:

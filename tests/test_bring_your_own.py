@@ -129,3 +129,12 @@ def test_a_scikit_learn_learner_is_a_black_box_with_its_own_accuracy(walk: Walk)
     assert table["clean"].tolist() == pytest.approx([float(torch.stack(right).mean())] * 2)
     assert (table["robust"] <= table["clean"]).all()
     assert table["robust"].iloc[1] < table["clean"].iloc[1]
+
+
+def test_an_environment_by_its_name_is_attacked_with_recorded_demonstrations(walk: Walk) -> None:
+    pytest.importorskip("gymnasium")
+    table = walk("An environment of Gymnasium's")["table"]
+    assert Path("data/gym/CartPole-v1.npz").is_file()
+    assert set(table["surface"]) == {"rollout"}
+    robust = dict(zip(table["attack"], table["robust"], strict=True))
+    assert robust["fgsm"] <= robust["noise-1"] <= table["clean"].min()

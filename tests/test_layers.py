@@ -23,6 +23,7 @@ ROOMS = [
     "rollouts",
     "sequences",
     "attention",
+    "environments",
     "networks",
     "modules",
     "heads",

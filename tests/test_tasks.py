@@ -40,6 +40,9 @@ from robustbench_meta.types import SPLITS, InputError, Spec, Split
         ("reach", "train", "e59fca9d95957bf3c4a52bb87d9d18e768c5a527c3a24c4cd5c6452b1468e744"),
         ("reach", "val", "d41c3cb1ef9d8315fe1a89b4e6dc1e648a4ee9c8037fb3cd2a19b223b18a95b6"),
         ("reach", "test", "7198446645743ff1873cc87256e548ac866674490a5889e8ba758d1254615b86"),
+        ("reacher", "train", "64c15f054412b0257ad74fe00bc1662140ea3d767233ba4c3c476e0f90fce57d"),
+        ("reacher", "val", "000a6a9323f7e13802464d2442dac82849827fc1b980d6c07275e4cc43a8c6f4"),
+        ("reacher", "test", "6136a0e447aca5b5d4c62197cb95077b24accb24782764ad44d814f3e3f8db0f"),
     ],
 )
 def test_the_episodes_and_worlds_of_control_never_change(name: str, split: Split, known: str) -> None:

@@ -90,6 +90,8 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
         "transduction": (),
         "compression": (),
         "parallel-text": (),
+        "reacher": ("towers2024gymnasium", "huang2017policies", "pattanaik2018robust"),
+        "gym:*": ("towers2024gymnasium", "huang2017policies", "pattanaik2018robust"),
     },
 }
 # In L1, AutoAttack and its members are those of a later paper.

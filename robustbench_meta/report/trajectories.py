@@ -112,7 +112,8 @@ def about(shown: Sequence[Map]) -> About:
     caption = (
         "Rollouts from the dot to the ring: solid the way without an attack, dashed the way under attack. Discs are "
         "obstacles; lines from the origin are the arm at the end. ✓: the rollout succeeded, ✗: it did not. An attack "
-        "ends where a rollout fails; where it fails to, it gives back what led nearest to failure."
+        "ends where a rollout fails; where it fails to, it gives back what led nearest to failure. In environments of "
+        "others it goes on from step to step, whatever comes of it."
     )
     return About(caption, f"Clean and attacked trajectories of {len(shown)} sets of rollouts")
 
