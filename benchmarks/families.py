@@ -77,7 +77,7 @@ CASES = (
     Case("reach", "protonet", 0.02),
     Case("transduction", "r2d2", 0.02),
     Case("transduction", "r2d2", 2.0, "words", "words-greedy"),
-    Case("reacher", "protonet", 0.05, queries=1),
+    Case("reacher", "protonet", 0.02, queries=1),
 )
 
 

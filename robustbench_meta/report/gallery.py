@@ -105,16 +105,13 @@ def _block(part: Any, item: dict[str, Any], columns: int) -> None:
         for axes, (image, says) in zip(grid[:, i], rows, strict=True):
             show(axes, image, says, label)
     for axes, text in zip(grid[:, 0], ("clean", seen.told.replace(" ", "\n", 1), "adversarial"), strict=True):
-        axes.annotate(
-            text,
-            (0, 0.5),
-            (-12, 0),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            fontsize=9,
-        )
+        beside(axes, text)
+
+
+def beside(axes: Axes, text: str) -> None:
+    """Write what a row shows to its left."""
+    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    axes.annotate(text, (0, 0.5), (-12, 0), ha="right", va="center", fontsize=9, **place)
 
 
 def show(axes: Axes, image: np.ndarray, says: int | None, label: int) -> None:

@@ -58,16 +58,7 @@ def draw(items: Sequence[dict[str, Any]]) -> Figure:
     for line, row in zip(axes, rows(items), strict=True):
         for i, one in enumerate(line):
             gallery.show(one, row.pictures[i], row.says[i], row.labels[i])
-        line[0].annotate(
-            short(row.name, 20),
-            (0, 0.5),
-            (-10, 0),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            fontsize=9,
-        )
+        gallery.beside(line[0], short(row.name, 20))
     return figure
 
 
