@@ -127,7 +127,7 @@ def fingerprint(family: TaskFamily, split: Split) -> str:
 
     A split of fewer classes or smaller ones is hashed at the largest spec of REFERENCE_SHAPES that it allows.
     Hashed are the spec, then pixels in steps of 1/255 of the box, then labels: the same on every machine. Of learners
-    that act also the worlds of their rollouts, in steps of 2**-12.
+    that act also the worlds of their rollouts, in steps of 2**-12; and what a family `tells` beside its episodes.
     """
     ways = min(5, len(family.classes(split)))
     spec, episodes = _reference(family, split, ways)
@@ -141,6 +141,7 @@ def fingerprint(family: TaskFamily, split: Split) -> str:
         digest.update(f"{family.horizon} steps".encode())
         for _, value in sorted(family.trials(split, spec, range(REFERENCE_TASKS), seed=0).items()):
             digest.update((value.double() * 2**12).round().numpy().astype("<i8").tobytes())
+    digest.update(getattr(family, "tells", "").encode())
     return digest.hexdigest()
 
 

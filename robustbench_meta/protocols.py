@@ -400,6 +400,7 @@ _AUTOATTACK = f"AutoAttack(ce={_CE}, dlr={_DLR}, targeted={_TARGETED}, fab={_FAB
 
 _OURS = "its code draws tasks of its own; ours are fixed and hashed, the same for every learner"
 _START = "its random start may leave [0, 1] until the first step; ours is clamped at once"
+_STRONG = Part("pgd-mt-50", "MultiTargetedPGD(steps=50, step=0.05, restarts=2)", 1000, 1000)
 # What a learner that acts does: eight actions, and five rollouts each.
 _ACTS: tuple[tuple[str, Any], ...] = (("surface", "rollout"), ("ways", 8), ("queries", 5))
 # What a learner that writes does: of eight words and the end of a target.
@@ -530,7 +531,7 @@ PRESETS: dict[str, Protocol] = {
         grey_eps=(0.05, 0.1),
         norm_modes=("support", "running", "own"),
         parts=(
-            Part("pgd-mt-50", "MultiTargetedPGD(steps=50, step=0.05, restarts=2)", 1000, 1000),
+            _STRONG,
             Part("autoattack", _AUTOATTACK, 100, 1000),
         ),
         variants=(
@@ -539,7 +540,7 @@ PRESETS: dict[str, Protocol] = {
             ("clinc150", _moved(0.005, 0.01)),
             ("navigation", (*_moved(0.02, 0.05), *_ACTS)),
             ("reach", (*_moved(0.01, 0.02), *_ACTS)),
-            ("reacher", (*_moved(0.02, 0.05), *_ACTS)),
+            ("reacher", (*_moved(0.02, 0.05), *_ACTS, ("parts", (_STRONG,)))),
             ("transduction", (*_moved(0.01, 0.02), *_WRITES)),
             ("compression", (*_moved(0.01, 0.02), *_WRITES)),
         ),

@@ -367,6 +367,7 @@ class TaskFamily(Protocol):
     that name none. Where an input has several labels, as `space` says, it is a `Transducer`, too. Optional: a field
     `root` (a Path or None) that takes `--data-root`; `sources` for `rbm data get`; `pool(split)`, the images by class,
     on which `transfer` trains;
+    `tells`, a text of what decides results besides episodes, such as the user's own list of synonyms;
     `duplicates = True` where the source itself holds some images twice, so that support and query may share one.
     """
 

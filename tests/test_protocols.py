@@ -143,7 +143,7 @@ LABELS = {
     "rmaml": "rmaml v1 (5070df47)",
     "dfsl": "dfsl v1 (68a6d108)",
     "maml-2017": "maml-2017 v1 (d8117895)",
-    "strict": "strict v2 (ac97447a)",
+    "strict": "strict v2 (83afde4a)",
 }
 
 

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustbench_meta import catalog, evaluate, grid, losses, report, store, threats
+from robustbench_meta import catalog, episodes, evaluate, grid, losses, report, store, threats
 from robustbench_meta.attention import EncoderDecoder
 from robustbench_meta.engine import Learner, craft, start_params
 from robustbench_meta.outcomes import Board
 from robustbench_meta.sequences import chrf, judged, text, token_accuracy
+from robustbench_meta.tasks import parallel_text
 from robustbench_meta.tasks.parallel_text import ParallelText
 from robustbench_meta.tasks.transduction import ORDERS, PLACES, Transduction
 from robustbench_meta.types import SPLITS, Cell, Episodes, InputError, Record, Spec, Streams, Threat
@@ -423,6 +424,15 @@ def test_folders_that_lack_or_share_a_file_are_refused(pairs: Path) -> None:
     (pairs / "val").rmdir()
     with pytest.raises(InputError, match=r"val is not a folder; it must hold \.tsv files of source<TAB>target$"):
         ParallelText(root=pairs).classes("test")
+
+
+def test_other_synonyms_are_another_family(pairs: Path) -> None:
+    found = []
+    for other in ("test1", "test2"):
+        (pairs / "synonyms.tsv").write_text(f"test0\t{other}", encoding="utf-8")
+        parallel_text._space.cache_clear()
+        found.append(episodes.fingerprint(ParallelText(root=pairs), "test"))
+    assert found[0] != found[1]
 
 
 def test_a_learner_of_made_languages_reads_a_users_files_and_its_words_are_replaced(pairs: Path) -> None:

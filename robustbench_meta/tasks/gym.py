@@ -112,10 +112,7 @@ class Gym:
 
     def judge(self, world: Params, states: Tensor, returns: Tensor) -> Tensor:
         """Return by how much returns [R] exceed the threshold: [R,1]."""
-        threshold = known(self.environment).reward_threshold if self.threshold is None else self.threshold
-        if threshold is None:
-            raise InputError(f"family_options: {self.name} has no threshold of its own; give one, a return")
-        return returns.unsqueeze(1) - threshold + SLACK
+        return returns.unsqueeze(1) - self._least + SLACK
 
     def scene(self, world: Params, states: Tensor) -> Scene | None:
         return None
@@ -129,6 +126,17 @@ class Gym:
                 raise InputError(f"{name}={value}: must be at least {least}")
         stream = f"{self.name}/{split}/{seed}/{spec.ways}/{int(index)}"
         return np.argsort(uniform(f"{stream}/actions", (actions,)), kind="stable"), stream
+
+    @property
+    def tells(self) -> str:
+        return f"a return of {self._least}"
+
+    @property
+    def _least(self) -> float:
+        threshold = known(self.environment).reward_threshold if self.threshold is None else self.threshold
+        if threshold is None:
+            raise InputError(f"family_options: {self.name} has no threshold of its own; give one, a return")
+        return threshold
 
     @property
     def _shown(self) -> Shown:
@@ -219,7 +227,12 @@ def _read(path: Path) -> Shown:
             raise ValueError("observations must be finite numbers [n,s]")
         if actions.shape != observations.shape[:1] or actions.dtype.kind not in "iu" or not len(actions):
             raise ValueError("actions must be whole numbers [n]")
-        if low.shape != high.shape or low.shape != observations.shape[1:] or not (low < high).all():
+        if (
+            low.shape != high.shape
+            or low.shape != observations.shape[1:]
+            or not (low < high).all()
+            or not np.isfinite(high - low).all()
+        ):
             raise ValueError("low and high must be numbers [s], low below high")
         if commands is not None and (commands.ndim != 2 or not np.isfinite(commands).all()):
             raise ValueError("commands must be finite numbers [W,A]")
@@ -229,6 +242,10 @@ def _read(path: Path) -> Shown:
     except ValueError as error:
         raise InputError(f"gym: {path} {error}") from None
     return made
+
+
+def _apart(low: np.ndarray, high: np.ndarray) -> bool:
+    return bool((np.isfinite(low) & np.isfinite(high) & (low < high)).all())
 
 
 PRESETS: dict[str, Gym] = {}

@@ -61,6 +61,11 @@ class ParallelText:
             raise InputError(f"places: {self.places} is not between 2 and 64")
 
     @property
+    def tells(self) -> str:
+        space = self.space
+        return f"{space.words} {space.swaps.tolist()}"
+
+    @property
     def space(self) -> Sentences:
         """Return the space of all words of the files; without these, of none, for a checkpoint needs no data."""
         named = self.root or os.environ.get(DATA_VARIABLE)
