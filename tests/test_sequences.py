@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from robustbench_meta import catalog, episodes, evaluate, grid, losses, report, store, threats
+from robustbench_meta import catalog, evaluate, grid, losses, report, store, threats
 from robustbench_meta.attention import EncoderDecoder
 from robustbench_meta.engine import Learner, craft, start_params
+from robustbench_meta.episodes import fingerprint
 from robustbench_meta.outcomes import Board
 from robustbench_meta.sequences import chrf, judged, text, token_accuracy
 from robustbench_meta.tasks import parallel_text
@@ -431,7 +432,7 @@ def test_other_synonyms_are_another_family(pairs: Path) -> None:
     for other in ("test1", "test2"):
         (pairs / "synonyms.tsv").write_text(f"test0\t{other}", encoding="utf-8")
         parallel_text._space.cache_clear()
-        found.append(episodes.fingerprint(ParallelText(root=pairs), "test"))
+        found.append(fingerprint(ParallelText(root=pairs), "test"))
     assert found[0] != found[1]
 
 
