@@ -77,6 +77,8 @@ CASES = (
     Case("reach", "protonet", 0.02),
     Case("transduction", "r2d2", 0.02),
     Case("transduction", "r2d2", 2.0, "words", "words-greedy"),
+    Case("compression", "r2d2", 0.02),
+    Case("compression", "r2d2", 2.0, "words", "words-greedy"),
     Case("reacher", "protonet", 0.02, queries=1),
 )
 
@@ -183,8 +185,8 @@ def page(results: Path) -> str:
         f"{WAYS} ways and 5 shots, seed 0, one training seed each; accuracy in %, ± the half-width of the 95 % "
         f"interval over n tasks. Chance is {100 / WAYS:.0f} %. Of `navigation`, `reach` and `reacher`, with 8 actions, "
         "success rates of rollouts in %, 120 a task, of `reacher` 8; who does one thing all the time has 0. Of "
-        "`transduction`, with 9 tokens, sentences in %, 135 a task, of which every token is right; who writes one "
-        "token all the time has 0.",
+        "`transduction` and `compression`, with 9 tokens, sentences in %, 135 a task, of which every token is right; "
+        "who writes one token all the time has 0.",
         "- **Another's support**: the learner adapts to other classes than it is asked about. **Labels shuffled**: to "
         "the right inputs, with labels dealt anew. What it knows then it knows without learning the task.\n"
         "- **Noise**: one random draw of the budget. **Attack**: `pgd-20`, or `words-greedy` where words are replaced.",

@@ -13,9 +13,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 LONGEST_LINE = 2**24  # bytes; a task of 1000 ways and 1000 queries takes two million
 LARGEST_TEXT = 2**30
@@ -51,6 +52,8 @@ def lines(path: Path, *, longest: int = LONGEST_LINE, limit: int = LARGEST_TEXT)
 
 def arrays(path: Path, needed: Sequence[str], optional: Sequence[str] = (), *, limit: int) -> dict[str, np.ndarray]:
     """Read numbers by their names from an .npz file of at most `limit` bytes, packed and unpacked."""
+    import numpy as np  # which `rbm --help` does without
+
     try:
         with zipfile.ZipFile(io.BytesIO(content(path, limit))) as packed:
             if (size := sum(member.file_size for member in packed.infolist())) > limit:
