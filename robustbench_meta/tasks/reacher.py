@@ -134,7 +134,10 @@ class Reacher:
 @cache
 def recorded(split: Split) -> tuple[Tensor, Tensor]:
     """Return what the arms of a split observed, and the torques that the expert wants there: float64 [n,10], [n,2]."""
-    with resources.files("robustbench_meta.tasks").joinpath(STATES).open("rb") as file, np.load(file) as found:
+    with (
+        resources.files("robustbench_meta.tasks").joinpath(STATES).open("rb") as file,
+        np.load(file, allow_pickle=False) as found,
+    ):
         observed = torch.from_numpy(found[split].astype(np.float64)) / FULL
     return observed, _torques(observed * torch.tensor(RANGES, dtype=observed.dtype))
 
