@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from robustbench_meta.demonstrations import uniform
+from robustbench_meta.draws import uniform
 from robustbench_meta.environments import SHARED
 from robustbench_meta.tasks import reacher
 from robustbench_meta.tasks.reacher import FULL, Reacher

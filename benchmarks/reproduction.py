@@ -226,17 +226,15 @@ def _test(claims: Claims, claim: Claim, given: Measured) -> Test:
     needed = {*(claims.attacks if eps else ()), *([claim.attack] if claim.attack else [])}
     lacking = [why for one in arms if (why := _lacks(one, claims.seeds, needed))]
     if not all(one.seeds for one in arms):
-        return Test(claim, sides, None, None, None, (math.nan, math.nan), f"not tested yet: {'; '.join(lacking)}")
+        return _untested(claim, sides, "; ".join(lacking))
     # Under what both sides met alone, or who met more would come out weaker.
     met = set.intersection(*({*one.runs} for side in arms for one in side.seeds)) - {*claim.without}
     if not met:
-        return Test(
-            claim, sides, None, None, None, (math.nan, math.nan), "not tested yet: no attack that both sides met"
-        )
+        return _untested(claim, sides, "no attack that both sides met")
     shared = _under(met, {one.entry.weights for side in arms for one in side.seeds}, given)
     arms = [_arm(claims, name, eps, shared) for name in names]
     tasks = reduce(np.intersect1d, [one.tasks for side in arms for one in side.seeds])
-    if claim.attack and claim.attack in met:
+    if claim.attack in met:
         a, b = arms[0].sample(tasks, claim.attack), arms[0].sample(tasks)
         # The same seeds on both sides: what one adds to both is no part of their difference.
         difference, ends = crossed(a - b), crossed_bootstrap(a - b, seed=0)
@@ -249,11 +247,15 @@ def _test(claims: Claims, claim: Claim, given: Measured) -> Test:
     return Test(claim, sides, a, b, difference, ends, verdict, tuple(sorted(met)))
 
 
+def _untested(claim: Claim, sides: tuple[str, ...], why: str) -> Test:
+    return Test(claim, sides, None, None, None, (math.nan, math.nan), f"not tested yet: {why}")
+
+
 def _under(attacks: set[str], weights: set[str], given: Measured) -> Measured:
     """Return what some learners left of these attacks alone."""
     cells = given.results.cells
     mine = cells["weights"].isin(weights) & cells["attack"].isin(attacks)
-    results = submissions.tables_of([]) if not mine.any() else replace(cast(Any, given.results), cells=cells[mine])
+    results = replace(cast(Any, given.results), cells=cells[mine])
     return replace(given, results=results, found=outcomes(results))
 
 

@@ -6,7 +6,6 @@ world is named tensors, of one task without an axis, of rollouts [R,...].
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_meta.draws import uniform
 from robustbench_meta.types import Box, Episodes, InputError, Params, Spec, Split
 
 DRAWN = 64  # places to start from, at a time
@@ -157,14 +157,6 @@ def dealt(split: Split, place: np.ndarray) -> tuple[float, float]:
 def classes(split: Split, what: str) -> list[str]:
     """Name the most actions that a task may have; those of each split act in worlds of its own."""
     return [f"{split}-{what}-{n:02d}" for n in range(MOST)]
-
-
-def uniform(stream: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Draw from [-1, 1): float64 of `shape`, from raw words, which numpy promises never to change."""
-    bits = np.random.PCG64(int.from_bytes(hashlib.sha256(stream.encode()).digest(), "big"))
-    words: np.ndarray = bits.random_raw(int(np.prod(shape)))
-    drawn: np.ndarray = ((words >> np.uint64(11)) * 2.0**-52 - 1).reshape(shape)
-    return drawn
 
 
 def _taken(family: Demonstrator, worlds: list[Params], streams: list[str], ways: int, count: int) -> Tensor:

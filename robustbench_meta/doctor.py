@@ -67,7 +67,7 @@ def examine(results: Path, root: Path | None = None) -> list[Check]:
 def readiness(family: TaskFamily, splits: Sequence[Split] = SPLITS) -> str:
     """Draw one task of each split, and say how many classes there are; raise InputError where data are missing."""
     for split in splits:
-        drawn(family, split, Spec(2, 1, 1), [0])
+        drawn(family, split, Spec(min(5, len(family.classes(split))), 1, 1), [0])
     return f"ready, {', '.join(f'{len(family.classes(split))} {split}' for split in SPLITS)} classes"
 
 
@@ -136,16 +136,22 @@ def _data(root: Path | None) -> Iterator[Check]:
         yield Check("data root", "warning", f"{named} is not a folder; rbm data get NAME makes it")
     else:
         yield Check("data root", "ok", str(named))
+    made: list[str] = []
     for name in catalog.names("tasks"):
-        family = catalog.family(name, root=root)
+        family: Any = catalog.family(name, root=root)
         if hasattr(family, "folder"):
             yield Check(f"data {name}", "optional", "pictures of one's own: rbm data check reads them all")
             continue
         try:
             # One split tells whether the data are there; rbm data check reads every one.
-            yield Check(f"data {name}", "ok", readiness(family, ("test",)))
+            ready = readiness(family, ("test",))
+            if family.sources:
+                yield Check(f"data {name}", "ok", ready)
+            else:
+                made.append(name)
         except InputError as error:
             yield Check(f"data {name}", "optional", f"not ready: {str(error).removeprefix(f'{name}: ')}")
+    yield Check("no download", "ok", f"ready as they are: {', '.join(made)}")
 
 
 def _checkpoints() -> Iterator[Check]:

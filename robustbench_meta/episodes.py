@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustbench_meta import draws
 from robustbench_meta.environments import Environment
 from robustbench_meta.types import Episodes, InputError, Simulator, Spec, Split, TaskFamily
 
@@ -64,7 +65,7 @@ def sample(pool: Pool, spec: Spec, indices: Sequence[int], *, stream: str) -> Ep
 
 def batch(pool: Pool, count: int, *, stream: str) -> tuple[Tensor, Tensor]:
     """Draw `count` different images, or all that there are, fixed by `stream`: x [n,*X], class numbers [n]."""
-    bits = np.random.PCG64(int.from_bytes(hashlib.sha256(stream.encode()).digest(), "big"))
+    bits = draws.bits(stream)
     rows = torch.from_numpy(_permutation(bits, len(pool.images))[:count])
     return pool.images[rows].float() / pool.full, torch.bucketize(rows, torch.tensor(pool.starts[1:]), right=True)
 
@@ -172,9 +173,8 @@ def _check(pool: Pool, spec: Spec) -> None:
 
 def _draw(pool: Pool, spec: Spec, stream: str) -> np.ndarray:
     """Choose the classes of one task and the rows of their items: int64 [W, queries + shots + proxies]."""
-    # Raw 64-bit words and a stable sort: numpy promises that the words of PCG64 never change, but lets the
-    # methods of Generator (permutation, choice) change between versions.
-    bits = np.random.PCG64(int.from_bytes(hashlib.sha256(stream.encode()).digest(), "big"))
+    # Raw words and a stable sort: the methods of Generator (permutation, choice) may change between versions of numpy.
+    bits = draws.bits(stream)
     chosen = _permutation(bits, len(pool.names))[: spec.ways]
     ahead = spec.queries + spec.shots
     rows = np.empty((spec.ways, ahead + spec.proxies), dtype=np.int64)

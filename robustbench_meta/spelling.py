@@ -6,13 +6,13 @@ By this rule `benchmarks/word_table.py` gives rare words their vectors, and atta
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 
+from robustbench_meta import draws
 from robustbench_meta.types import Sentences
 
 NEAREST, OWN = 5, 0.3  # known words that a new one is the mean of, and the share of a part of its own
@@ -63,8 +63,7 @@ def spelled(space: Sentences, word: str) -> np.ndarray:
 
 def hashed(name: str, entries: int) -> np.ndarray:
     """Return a direction of length one that belongs to a name: float64 [d], the same everywhere but for rounding."""
-    bits = np.random.PCG64(int.from_bytes(hashlib.sha256(name.encode()).digest(), "big"))
-    drawn = (bits.random_raw(entries) >> np.uint64(11)) * 2.0**-52 - 1
+    drawn = draws.uniform(name, (entries,))
     found: np.ndarray = drawn / np.sqrt((drawn**2).sum())
     return found
 

@@ -132,7 +132,6 @@ def test_a_scikit_learn_learner_is_a_black_box_with_its_own_accuracy(walk: Walk)
 
 
 def test_an_environment_by_its_name_is_attacked_with_recorded_demonstrations(walk: Walk) -> None:
-    pytest.importorskip("gymnasium")
     table = walk("An environment of Gymnasium's")["table"]
     assert Path("data/gym/CartPole-v1.npz").is_file()
     assert set(table["surface"]) == {"rollout"}

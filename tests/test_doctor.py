@@ -28,13 +28,14 @@ def test_one_screen_tells_versions_machine_data_and_checkpoints(rbm: Run) -> Non
     assert time.process_time() - started < 10
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert 15 < len(lines) < 36
+    assert 15 < len(lines) < 30
+    assert any(line.split()[1:3] == ["no", "download"] and "navigation, reach" in line for line in lines)
     names = [line.split()[1] for line in lines if line.strip() and not line.startswith(" ")]
     assert {"versions", "ray", "processor", "memory", "threads", "gpu", "checkpoints", "disk", "browser"} <= {*names}
     assert f"torch {torch.__version__}" in out
     assert "pyautoattack" in out
     assert f"{len(checkpoint.shipped())} in " in out
-    assert "data strokes" in out
+    assert "data omniglot" in out
 
 
 def test_the_json_holds_the_same_checks(rbm: Run, tmp_path: Path) -> None:
@@ -121,7 +122,10 @@ def test_data_that_are_not_there_are_named_with_the_command_that_brings_them(
     assert checks["data root"] == Check("data root", "ok", str(tmp_path))
     assert checks["data cifar-fs"].state == "optional"
     assert "rbm data get cifar-fs" in checks["data cifar-fs"].text
-    assert checks["data strokes"].state == "ok"
+    assert checks["no download"].state == "ok"
+    assert {"strokes", "reach", "transduction"} <= {
+        *checks["no download"].text.removeprefix("ready as they are: ").split(", ")
+    }
 
 
 def test_a_gpu_that_torch_cannot_use_is_told_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

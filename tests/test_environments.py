@@ -42,7 +42,6 @@ from robustbench_meta.types import (
 
 SPEC = Spec(ways=8, shots=5, queries=1)
 reacher_states: Any = load("reacher_states")
-needs_mujoco = pytest.mark.skipif(not importlib.util.find_spec("mujoco"), reason="needs the extra control")
 
 
 class Walk:
@@ -336,7 +335,6 @@ def test_more_rollouts_of_reacher_begin_with_the_fewer() -> None:
     assert len(set(many["seed"].flatten().tolist())) == 64
 
 
-@needs_mujoco
 def test_reacher_is_the_same_from_the_same_seed_in_used_and_in_fresh_environments() -> None:
     family = Reacher()
     world = {name: value[0] for name, value in family.trials("test", SPEC, [0]).items()}
@@ -354,7 +352,6 @@ def test_reacher_is_the_same_from_the_same_seed_in_used_and_in_fresh_environment
     assert (used[0].flight.states[:, 0] - used[0].flight.states[:, -1]).abs().amax() > 0.1
 
 
-@needs_mujoco
 def test_the_expert_of_reacher_masters_its_trials_and_one_who_does_one_thing_does_not() -> None:
     family, successes = Reacher(), []
     for task in range(2):
@@ -373,7 +370,6 @@ def test_the_expert_of_reacher_masters_its_trials_and_one_who_does_one_thing_doe
     assert torch.cat(successes).all()
 
 
-@needs_mujoco
 def test_what_is_recorded_of_reacher_can_be_recorded_again() -> None:
     found = reacher_states.record("test", 1)
     kept = np.load(reacher_states.FILE)["test"][: len(found)]
@@ -382,7 +378,6 @@ def test_what_is_recorded_of_reacher_can_be_recorded_again() -> None:
     assert np.abs(found.astype(int) - kept).max() <= 2
 
 
-@needs_mujoco
 def test_reacher_is_attacked_step_by_step_and_drawn(tmp_path: Path) -> None:
     common: dict[str, Any] = {"queries": 1, "tasks": 1, "audit": False, "out": tmp_path}
     table = evaluate("zoo:reacher-protonet-standard", attacks=["noise-1", "fgsm"], eps=[0.1], **common)
@@ -515,7 +510,6 @@ def test_demonstrations_of_another_environment_are_refused(cartpole: Path) -> No
         other.sample("test", Spec(), [0])
 
 
-@needs_mujoco
 def test_commands_make_actions_of_numbers(tmp_path: Path) -> None:
     commands = [[0.5], [-0.5], [0.0]]
     with pytest.raises(InputError, match="commands: the actions of InvertedPendulum-v5 are Box"):

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "robustbench_meta"
 ROOMS = [
     "untrusted",
     "types",
+    "draws",
     "flags",
     "maskers",
     "threats",

@@ -144,6 +144,11 @@ def test_an_attack_that_one_side_alone_met_has_no_part_in_a_claim(reproduction: 
     whole, part = (reproduction.tests_of(claims, one)[0] for one in (given, less))
     assert (whole.attacks, part.attacks) == (("fgsm", "pgd-10"), ("fgsm",))
     assert part.a.mean() > whole.a.mean()  # two updates withstand little
+    apart = cells[(cells["attack"] == "fgsm") == cells["checkpoint"].str.startswith("arm-aq")]
+    nothing = replace(
+        given, results=replace(given.results, cells=apart), found=outcomes(replace(given.results, cells=apart))
+    )
+    assert reproduction.tests_of(claims, nothing)[0].verdict == "not tested yet: no attack that both sides met"
     asked = claims.model_copy(update={"attacks": ("fgsm", "pgd-10")})
     assert reproduction.tests_of(asked, less)[0].verdict == "not tested yet: arm-standard lacks pgd-10"
     assert reproduction.tests_of(asked, given)[0].verdict == whole.verdict

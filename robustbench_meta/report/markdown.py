@@ -49,8 +49,8 @@ FLAGS = (
     "Signs that an attack was hindered and a number not earned. A red flag takes the rank away, an amber one is shown. "
     "They are raised from the verdicts above and from an audit: raw runs of FGSM, PGD, Square and noise on 5 % of "
     "the tasks and at least 20, or all of a shorter run. Counts of queries need at least 3 of them. “not audited”: "
-    "only the verdicts above were looked at, as always where the support or rollouts are attacked, words are replaced "
-    "or queries are corrupted; “none”: nothing was found."
+    "only the verdicts above were looked at, as always where the support, rollouts or sequences are attacked, words "
+    "are replaced or queries are corrupted; “none”: nothing was found."
 )
 DIFFERENCES = (
     "Percentage points, paired task by task on the n tasks both ran; bold where the 95 % interval leaves out 0. A "

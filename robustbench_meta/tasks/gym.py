@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from robustbench_meta import demonstrations, untrusted
-from robustbench_meta.demonstrations import uniform
 from robustbench_meta.downloads import Source, data_root
+from robustbench_meta.draws import uniform
 from robustbench_meta.environments import SEEDS, SLACK, Pool, Stage, known, make, numbers, rounded
 from robustbench_meta.types import Box, Episodes, InputError, Params, Scene, Spec, Split
 

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from robustbench_meta import demonstrations
-from robustbench_meta.demonstrations import DRAWN, dealt, uniform
+from robustbench_meta.demonstrations import DRAWN, dealt
 from robustbench_meta.downloads import Source
+from robustbench_meta.draws import uniform
 from robustbench_meta.types import Box, Episodes, Params, Scene, Spec, Split
 
 SHORTEST, LONGEST = 0.4, 0.7  # a link

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor
 
 from robustbench_meta import demonstrations
-from robustbench_meta.demonstrations import dealt, uniform
+from robustbench_meta.demonstrations import dealt
 from robustbench_meta.downloads import Source
+from robustbench_meta.draws import uniform
 from robustbench_meta.environments import SEEDS, Pool, Stage, rounded
 from robustbench_meta.types import Box, Episodes, Params, Scene, Spec, Split
 

@@ -9,7 +9,6 @@ Shapes: C classes, N samples a class, K strokes a character, 4 control points, 2
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +21,7 @@ import torch
 
 from robustbench_meta import episodes
 from robustbench_meta.downloads import Source
+from robustbench_meta.draws import uniform
 from robustbench_meta.episodes import Pool
 from robustbench_meta.types import Box, Episodes, InputError, Spec, Split
 
@@ -83,16 +83,16 @@ def _drawn(split: Split, numbers: range, samples: int) -> np.ndarray:
     """Draw the classes `numbers`: uint8 [C·N, 28, 28]."""
     alphabets = {number // ALPHABET: _alphabet(split, number // ALPHABET) for number in numbers}
     characters = np.stack([alphabets[number // ALPHABET][number % ALPHABET] for number in numbers])
-    draws = np.stack([_uniform(f"strokes/{split}/class/{number}", (samples, DRAWS)) for number in numbers])
+    draws = np.stack([uniform(f"strokes/{split}/class/{number}", (samples, DRAWS)) for number in numbers])
     curves, radius, ink = _written(characters[:, None], draws)
     return _rastered(curves.reshape(-1, USED, 4, 2), radius.reshape(-1, 1), ink.reshape(-1, 1, 1))
 
 
 def _alphabet(split: Split, alphabet: int) -> np.ndarray:
     """Make the characters of one alphabet: control points [ALPHABET, K, 4, 2] around the origin."""
-    owned = 11 * _uniform(f"strokes/{split}/alphabet/{alphabet}", (OWNED, 4, 2))
-    order = np.argsort(_uniform(f"strokes/{split}/order/{alphabet}", (len(CHARACTERS),)), kind="stable")
-    moved = 3 * _uniform(f"strokes/{split}/place/{alphabet}", (ALPHABET, USED, 1, 2))
+    owned = 11 * uniform(f"strokes/{split}/alphabet/{alphabet}", (OWNED, 4, 2))
+    order = np.argsort(uniform(f"strokes/{split}/order/{alphabet}", (len(CHARACTERS),)), kind="stable")
+    moved = 3 * uniform(f"strokes/{split}/place/{alphabet}", (ALPHABET, USED, 1, 2))
     made: np.ndarray = owned[CHARACTERS[order[:ALPHABET]]] + moved
     return made
 
@@ -132,14 +132,6 @@ def _rastered(curves: np.ndarray, radius: np.ndarray, ink: np.ndarray) -> np.nda
             canvas[row, at] = np.maximum(canvas[row, at], np.clip(radius + 0.5 - off, 0, 1))
     inside = canvas.reshape(-1, wide, wide)[:, PAD:-PAD, PAD:-PAD]
     return np.rint(255 * ink * inside).astype(np.uint8)
-
-
-def _uniform(stream: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Draw from [-1, 1): float64 of `shape`, from raw words, which numpy promises never to change."""
-    bits = np.random.PCG64(int.from_bytes(hashlib.sha256(stream.encode()).digest(), "big"))
-    words: np.ndarray = bits.random_raw(int(np.prod(shape)))
-    drawn: np.ndarray = ((words >> np.uint64(11)) * 2.0**-52 - 1).reshape(shape)
-    return drawn
 
 
 PRESETS = {"strokes": Strokes()}

@@ -14,7 +14,6 @@ Shapes: T tasks, S pairs of a support, L places of a sentence, d entries of a ve
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 
 from robustbench_meta.downloads import Source
+from robustbench_meta.draws import bits
 from robustbench_meta.spelling import hashed, steps_of, unit
 from robustbench_meta.types import SPLITS, Episodes, InputError, Sentences, Spec, Split
 
@@ -177,10 +177,10 @@ class _Language:
 
 
 class _Draws:
-    """Whole numbers from raw words, which numpy promises never to change."""
+    """Whole numbers that belong to a name."""
 
     def __init__(self, stream: str) -> None:
-        self.bits = np.random.PCG64(int.from_bytes(hashlib.sha256(stream.encode()).digest(), "big"))
+        self.bits = bits(stream)
 
     def raw(self) -> int:
         return int(self.bits.random_raw())
