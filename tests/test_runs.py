@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -37,7 +36,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     ["pytest", "pandas", "rich.progress", *(f"robustbench_meta.{name}" for name in ("cli", "train", "statistics"))]
 )
-LOG, TRAP, PAUSE = "RBM_TEST_LOG", "RBM_TEST_TRAP", "RBM_TEST_PAUSE"
+LOG, TRAP, PAUSE, MEET = "RBM_TEST_LOG", "RBM_TEST_TRAP", "RBM_TEST_PAUSE", "RBM_TEST_MEET"
 KILLS, KILLS_OF_WORKERS = 20, 2
 # 12 cells of 6 tasks, each in a block of 2 and one of 4, unless a kill comes between.
 GRID = ("--attacks", "logged,logged-2", "--eps", "0.02,0.04,0.06,0.08,0.1,0.12", "--tasks", "6")
@@ -46,7 +45,10 @@ FIXED = ("--queries", "2", "--device", "cpu", "--out", "r")
 
 @dataclass(frozen=True)
 class Logged:
-    """PGD that appends a line to the file RBM_TEST_LOG for every task it meets, and rests RBM_TEST_PAUSE seconds."""
+    """PGD that appends a line to the file RBM_TEST_LOG for every task it meets, and rests RBM_TEST_PAUSE seconds.
+
+    Then it waits, a minute at most, until as many processes as RBM_TEST_MEET says have written there.
+    """
 
     steps: int = 2
 
@@ -60,6 +62,9 @@ class Logged:
             task = sha256(victim.x.numpy().tobytes()).hexdigest()[:12]
             with open(path, "a") as log:
                 log.write(f"{os.getpid()} {self.steps}/{threat.eps} {task}\n")
+            until = time.monotonic() + 60
+            while len(processes(Path(path))) < int(os.environ.get(MEET, 1)) and time.monotonic() < until:
+                time.sleep(0.05)
         time.sleep(float(os.environ.get(PAUSE, 0)))
         return catalog.attack(f"pgd-{self.steps}")(victim, threat, rng)
 
@@ -132,6 +137,11 @@ def runs(pid: int) -> bool:
 
 def lines(log: Path) -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
+
+
+def processes(log: Path) -> set[str]:
+    """The processes that have written to the log."""
+    return {line.split()[0] for line in lines(log)}
 
 
 @pytest.fixture(scope="module")
@@ -583,6 +593,7 @@ def test_a_cluster_of_two_nodes_that_loses_a_worker_gives_the_bytes_of_this_proc
     assert run_at(executors.Here(), plan, tmp_path / "here", 6) == []
     monkeypatch.setenv(TRAP, str(tmp_path / "trap"))
     monkeypatch.setenv(LOG, str(tmp_path / "log"))
+    monkeypatch.setenv(MEET, "2")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
@@ -599,7 +610,6 @@ def test_a_cluster_of_two_nodes_that_loses_a_worker_gives_the_bytes_of_this_proc
         cluster.shutdown()
     assert (tmp_path / "trap").exists()
     assert (seen[-1].done, seen[-1].total) == (24, 24)
-    processes = Counter(line.split()[0] for line in lines(tmp_path / "log"))
-    assert len(processes) >= 2
-    assert str(os.getpid()) not in processes
+    assert len(processes(tmp_path / "log")) >= 2
+    assert str(os.getpid()) not in processes(tmp_path / "log")
     assert content(tmp_path / "here") == content(tmp_path / "ray")
