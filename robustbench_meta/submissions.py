@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
     field_serializer,
     model_serializer,
+    model_validator,
 )
 
 from robustbench_meta import checkpoint, store, untrusted
@@ -63,6 +64,9 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 Small = Annotated[int, Field(ge=1, le=1000)]
 Distance = Annotated[float, Field(ge=0)]
 TaskRow = tuple[Count, Hex, Hex, Distance, Count, Count]  # task, clean, survived, distance, forwards, backwards
+Beside = Literal[
+    "clean_return", "attacked_return", "clean_tokens", "attacked_tokens", "clean_chrf", "attacked_chrf"
+]  # as Record has them
 TimedRow = tuple[
     Annotated[str, Field(pattern=_TASKS, max_length=10_000)], Distance, Name, Small, Name, Small
 ]  # as Timing has them
@@ -166,6 +170,21 @@ class EntryCell(Strict):
     tasks: tuple[TaskRow, ...] = Field(
         (), max_length=100_000, description="task, clean, survived, distance, forwards, backwards"
     )
+    beside: dict[Beside, Annotated[tuple[float | None, ...], Field(max_length=100_000)]] = Field(
+        {}, description="of rollouts and sequences, what else was measured of each task"
+    )
+
+    @model_validator(mode="after")
+    def _of_each_task(self) -> EntryCell:
+        for name, values in self.beside.items():
+            if len(values) != len(self.tasks):
+                raise ValueError(f"beside: {name} has {len(values)} numbers for {len(self.tasks)} tasks")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _told(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was not measured, so that entries from before it was stay as they are."""
+        return {name: value for name, value in written(self).items() if name != "beside" or value}
 
 
 class MeasuresFields(Strict):
@@ -486,6 +505,9 @@ def _run(one: EntryCell) -> Run:
         Record(task, from_hex(clean, count), from_hex(survived, count), distance, forwards, backwards)
         for task, clean, survived, distance, forwards, backwards in one.tasks
     ]
+    for at, record in enumerate(records):
+        measured: dict[str, Any] = {part: values[at] for part, values in one.beside.items()}
+        records[at] = replace(record, **measured)
     external = "" if one.external is None else one.external.text
     return Run(cell, tuple(records), one.error, tuple(map(_timing, one.ran)), external)
 
@@ -496,7 +518,9 @@ def _entry_cell(run: Run, name: str) -> EntryCell:
         for one in run.records
     )
     fields = CellFields.model_validate({**asdict(run.cell), "checkpoint": name})
-    return EntryCell(cell=fields, error=_said(run.reason), ran=tuple(map(_timed, run.ran)), tasks=rows)
+    measured = {part: tuple(getattr(one, part) for one in run.records) for part in get_args(Beside)}
+    beside = {part: values for part, values in measured.items() if set(values) - {None}}
+    return EntryCell(cell=fields, error=_said(run.reason), ran=tuple(map(_timed, run.ran)), tasks=rows, beside=beside)
 
 
 def _examination(one: EntryAudit) -> Examination:

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import jsonschema
 import pandas as pd
@@ -162,6 +162,21 @@ def test_the_fields_of_cells_and_audits_are_all_there() -> None:
     assert set(CellFields.model_fields) == set(Cell.__dataclass_fields__)
     assert set(submissions.AuditFields.model_fields) == set(Audit.__dataclass_fields__)
     assert len(submissions.TimedRow.__args__) == len(Timing.__dataclass_fields__)  # type: ignore[attr-defined]
+
+
+def test_returns_and_likeness_come_back_and_what_was_not_measured_is_not_told(measured: Path) -> None:
+    assert set(get_args(submissions.Beside)) == {*store.RETURNS, *store.LIKENESS}
+    run = next(one for one in store.runs(measured) if one.records)
+    first, second, *_ = run.records
+    told = replace(second, clean_return=-1.5, attacked_return=0.25)
+    entry = submissions.entry_of([replace(run, records=(first, told))], [], card=None, about=ABOUT, rbm="1")
+    text = submissions.text(entry)
+    assert b'"beside":{"attacked_return":[null,0.25],"clean_return":[null,-1.5]}' in text.replace(b": ", b":")
+    assert submissions.parse(text).runs[0].records == (first, told)
+    plain = submissions.entry_of([run], [], card=None, about=ABOUT, rbm="1")
+    assert b"beside" not in submissions.text(plain)
+    with pytest.raises(ValueError, match="beside: clean_return has 1 numbers for 2 tasks"):
+        submissions.parse(text.replace(b"[null,-1.5]", b"[-1.5]"))
 
 
 def test_an_entry_is_the_same_bytes_each_time_one_line_for_each_task(measured: Path) -> None:
