@@ -22,7 +22,8 @@ from robustbench_meta.environments import Environment, acts
 from robustbench_meta.episodes import drawn, fingerprint
 from robustbench_meta.evaluate import Adaptations, AnyLearner, Block, CellError, check_learner, run
 from robustbench_meta.executors import Executor, InProcess, Outcome
-from robustbench_meta.libraries import missing
+from robustbench_meta.libraries import fits_square, missing, painted
+from robustbench_meta.rollouts import Acting, noise_space
 from robustbench_meta.types import (
     SEVERITIES,
     SPLITS,
@@ -30,6 +31,7 @@ from robustbench_meta.types import (
     THREATS,
     Attack,
     Backend,
+    Box,
     Cell,
     InputError,
     Norm,
@@ -707,6 +709,11 @@ def _refusal(cell: Cell, learner: AnyLearner, attack: Attack, family: TaskFamily
         return f"{name}: attacks the {' or '.join(attack.surfaces)}, not the {threat.surface}"
     if (needed := getattr(attack, "needs_inputs", "")) and needed != (given := learner.space.inputs):
         return f"{name}: corrupts {needed}; {cell.family} has {given if given != 'other' else 'other inputs'}"
+    classes, space = _attacked(cell, learner, family)
+    if classes is not None and classes < (least := getattr(attack, "least_classes", 2)):
+        return f"{name}: needs scores of {least} classes or more, and here it meets {classes}"
+    if getattr(attack, "paints", False) and not fits_square(space, threat.norm):
+        return f"{name}: {painted(space, threat.norm)}"
     if attack.needs_gradient and not learner.differentiable:
         return f"{name}: needs gradients, and the learner's scores carry none to its inputs (try noise or square)"
     if attack.needs_single_points and learner.norm_mode == "batch":
@@ -714,6 +721,15 @@ def _refusal(cell: Cell, learner: AnyLearner, attack: Attack, family: TaskFamily
     if isinstance(attack, FromFile) and (reason := attack.refusal(cell)):
         return f"{name}: {reason}"
     return ""
+
+
+def _attacked(cell: Cell, learner: AnyLearner, family: TaskFamily) -> tuple[int | None, Box]:
+    """Say how many classes an attack on a cell tells apart, None where a rollout says it, and what box it moves in."""
+    if cell.threat.surface != "rollout":
+        return cell.spec.ways if learner.space.labels == 1 else 1 + learner.space.labels, learner.space
+    if isinstance(family, Environment):
+        return 2, learner.space  # the action that the policy likes least, and all others
+    return None, noise_space(cast(Acting, family))
 
 
 def with_ways(subject: Subject, ways: int) -> AnyLearner:

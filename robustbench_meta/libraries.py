@@ -142,10 +142,14 @@ def fits_square(space: Box, norm: Norm) -> bool:
 def check_square(space: Box, norm: Norm) -> None:
     """Refuse what our Square, the last member of AutoAttack, cannot attack, even where no point is left for it."""
     if not fits_square(space, norm):
-        raise InputError(
-            f"inputs: shape {space.shape} in {norm}; AutoAttack and Square take images (C, H, W) and, in linf, sounds"
-            " (C, samples)"
-        )
+        raise InputError(f"inputs: {painted(space, norm)}")
+
+
+def painted(space: Box, norm: Norm) -> str:
+    """Say which inputs are painted on, and what is here."""
+    return (
+        f"shape {space.shape} in {norm}; AutoAttack and Square take images (C, H, W) and, in linf, sounds (C, samples)"
+    )
 
 
 def check_images(space: Box) -> None:

@@ -258,8 +258,9 @@ class Victim:
 class Attack(Protocol):
     """A frozen dataclass of hyper-parameters that finds x_adv within a threat.
 
-    Optional: `needs_package`, a library that is no dependency of ours, and `needs_inputs`, the only `Inputs` that it
-    serves; without them the attack is refused at planning.
+    Optional: `needs_package`, a library that is no dependency of ours; `needs_inputs`, the only `Inputs` that it
+    serves; `least_classes`, fewer than which it cannot tell apart; `paints`, where it serves images and sounds alone.
+    Where these do not hold the attack is refused at planning.
     """
 
     @property

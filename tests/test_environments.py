@@ -241,6 +241,19 @@ def test_in_other_norms_steps_are_no_rollout_and_are_refused_in_one_line() -> No
     assert str(refusal.value).count("each step of") == 1
 
 
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        ("apgd-dlr", "needs scores of 3 classes or more, and here it meets 2"),
+        ("square", "take images"),
+        ("autoattack", "take images"),
+    ],
+)
+def test_what_cannot_attack_a_step_is_refused_at_planning(attack: str, said: str) -> None:
+    with pytest.raises(NothingLeft, match=f"{attack} on .*{said}"):
+        evaluate(**COMMON, attacks=[attack], eps=[0.05])
+
+
 def test_a_policy_is_led_to_the_action_that_it_likes_least() -> None:
     class Table:
         def adapt(self, x: Tensor, y: Tensor) -> None:

@@ -204,6 +204,7 @@ def test_an_attack_out_of_memory_goes_on_with_smaller_blocks(subject: Subject, t
     [
         ("foolbox:LinfPGD", {"norms": ("l2",)}, "works in linf, not in l2"),
         ("autoattack", {"surfaces": ("support",)}, "attacks the query, not the support"),
+        ("apgd-t", {}, "needs scores of 4 classes or more, and here it meets 3"),
     ],
 )
 def test_what_an_attack_cannot_serve_is_listed_and_not_run(

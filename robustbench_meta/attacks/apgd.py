@@ -60,6 +60,11 @@ class APGD:
         if not self.l1_radii or self.l1_radii[-1] != 1 or min(self.l1_radii) < 1:
             raise InputError(f"l1_radii: {self.l1_radii} must each be at least 1 and end with 1")
 
+    @property
+    def least_classes(self) -> int:
+        """Below these many its loss is not defined."""
+        return {"cross-entropy": 2, "dlr": 3, "targeted-dlr": 4}[self.loss]
+
     def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
         return from_clean(self, victim, threat, rng)
 

@@ -32,6 +32,7 @@ class AutoAttack:
     surfaces: ClassVar[tuple[Surface, ...]] = ("query",)
     needs_gradient: ClassVar[bool] = True
     needs_single_points: ClassVar[bool] = True
+    paints: ClassVar[bool] = True
 
     def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
         """Return x_adv [P,1,C,H,W], or [P,1,C,samples]; raise InputError where attacks would fail, or fail silently."""

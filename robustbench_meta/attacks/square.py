@@ -45,6 +45,7 @@ class Square:
     surfaces: ClassVar[tuple[Surface, ...]] = ("query",)
     needs_gradient: ClassVar[bool] = False
     needs_single_points: ClassVar[bool] = True
+    paints: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name in ("queries", "schedule"):
