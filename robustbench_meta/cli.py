@@ -18,7 +18,7 @@ import typer
 
 from robustbench_meta.cli_import import bring
 from robustbench_meta.cli_leaderboard import leaderboard, submit_check
-from robustbench_meta.cli_zoo import zoo_commands, zoo_table
+from robustbench_meta.cli_zoo import list_zoo, zoo_commands
 from robustbench_meta.terminal import ENVIRONMENT, INPUT, NEGATIVE, NOTHING, STOPPED
 from robustbench_meta.terminal import complain as _complain
 from robustbench_meta.terminal import console as _console
@@ -414,7 +414,7 @@ def list_names(
     from rich.text import Text
 
     if kind == "zoo":
-        _print_table(*zoo_table())
+        list_zoo()
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)

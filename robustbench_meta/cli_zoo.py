@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from robustbench_meta.terminal import console, print_table
+
 if TYPE_CHECKING:
     from robustbench_meta.checkpoint import Card, Recipe
     from robustbench_meta.zoo import Entry
@@ -56,11 +58,15 @@ def add(
     write_page(place, page)
 
 
-def zoo_table() -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Return the columns and rows of `rbm list zoo`."""
+def list_zoo() -> None:
+    """Print what `rbm list zoo` shows, and after it, whole, why what is damaged cannot be used."""
     from robustbench_meta import zoo
 
-    return COLUMNS, [_row(entry) for entry in zoo.entries(zoo.home())]
+    found = zoo.entries(zoo.home())
+    print_table(COLUMNS, [_row(entry) for entry in found])
+    for entry in found:
+        if entry.problem:
+            console().print(f"{entry.name}: {entry.problem}", soft_wrap=True)
 
 
 def render(text: str, entries: Sequence[Entry]) -> str:

@@ -25,6 +25,7 @@ from robustbench_meta.executors import Executor, InProcess, Outcome
 from robustbench_meta.libraries import fits_square, missing, painted
 from robustbench_meta.rollouts import Acting, noise_space
 from robustbench_meta.types import (
+    NORMS,
     SEVERITIES,
     SPLITS,
     SURFACES,
@@ -669,6 +670,8 @@ def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:
             for threat, (name, attack) in product(met, grid.attacks.items()):
                 if own and norm in attack.norms and threat.eps != cast(FromFile, attack).eps:
                     continue
+                if _of_another(attack, norm, grid.norms):
+                    continue
                 cell = Cell(
                     checkpoint=subject.name,
                     weights=subject.weights,
@@ -688,6 +691,15 @@ def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:
                 examples = grid.save_adversarial and surface == "query" and not isinstance(attack, FromFile)
                 job = Job(cell, store.key(cell), learner, family, attack, examples)
                 yield job, _refusal(cell, learner, attack, family)
+
+
+def _of_another(attack: Attack, norm: Norm, asked: Collection[Norm]) -> bool:
+    """Say whether an attack belongs to another kind of threat that was asked for, too, so that no one misses it here.
+
+    The kinds are balls, words, labels and corruptions.
+    """
+    served = set(attack.norms) & set(asked)
+    return bool(served) and norm not in attack.norms and (norm not in NORMS or served.isdisjoint(NORMS))
 
 
 def _refusal(cell: Cell, learner: AnyLearner, attack: Attack, family: TaskFamily) -> str:

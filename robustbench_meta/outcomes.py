@@ -62,6 +62,11 @@ class Board:
         return 0.0 if self.surface in ("rollout", "sequence") else 1 / self.ways
 
     @property
+    def constant_text(self) -> str:
+        """How that accuracy is written where it is drawn."""
+        return "1/K" if self.constant else "0"
+
+    @property
     def corrupted(self) -> bool:
         """Whether no adversary acts on it, but corruptions of five severities."""
         return is_corruption(self.norm)

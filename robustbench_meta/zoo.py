@@ -64,7 +64,7 @@ class Entry:
 
     @property
     def state(self) -> str:
-        return self.problem or ("shipped" if self.card else "recipe only")
+        return "damaged" if self.problem else "shipped" if self.card else "recipe only"
 
 
 def folder(given: Path | str) -> Path:

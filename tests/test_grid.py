@@ -217,6 +217,15 @@ def test_what_an_attack_cannot_serve_is_listed_and_not_run(
         grid.make_plan(axes(attack, **fields), [subject], tmp_path)
 
 
+def test_threats_of_several_kinds_have_attacks_of_their_own_and_none_is_said_to_lack(
+    subject: Subject, tmp_path: Path
+) -> None:
+    plan = grid.make_plan(axes("fgsm", "brightness", eps=None, norms=("linf", "corruption")), [subject], tmp_path)
+    met = {(job.cell.threat.norm, job.cell.attack) for job in plan.jobs}
+    assert met == {("linf", "fgsm"), ("corruption", "brightness")}
+    assert plan.refused == ()
+
+
 def test_an_attack_whose_library_is_not_installed_is_refused_at_planning(subject: Subject, tmp_path: Path) -> None:
     @dataclass(frozen=True)
     class Elsewhere(Failing):

@@ -78,8 +78,8 @@ def look(place: int) -> str:
 
 
 def _curves(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str, str], str]) -> Chart:
-    labels = _labels(board, names)
-    right = WIDTH - 16 - LETTER * max(len(label) for label in [*labels[:COLOURS], "1/K: a constant"])
+    labels, constant = _labels(board, names), f"{board[0].board.constant_text}: a constant"
+    right = WIDTH - 16 - LETTER * max(len(label) for label in [*labels[:COLOURS], constant])
     budgets = sorted({0.0, *columns_of_eps(board)})
     x = Scale(0, max(budgets) or 1.0, LEFT + 8, right)
     y = Scale(0, _top(board), FLOOR, TOP)
@@ -97,7 +97,7 @@ def _curves(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str,
             ends.append((x(last), y(values[last].mean), labels[place], look(place)))
     parts += reversed(drawn)  # the best on top
     parts.append(_chance(y(board[0].board.constant), LEFT, right))
-    ends.append((right, y(board[0].board.constant), "1/K: a constant", "chance"))
+    ends.append((right, y(board[0].board.constant), constant, "chance"))
     parts += _beside(ends, right)
     about = board[0].board
     threat, budget = f"{about.budget} ({norm_text(about)})", about.budget
@@ -111,7 +111,8 @@ def _curves(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str,
     caption = (
         f"Worst case over all {'corruptions' if about.corrupted else 'attacks'} against {budget}; at 0 clean accuracy. "
         "Bars: 95 % intervals over tasks. Dashed: standard "
-        f"training. Hollow: an attack that others met is missing. Dotted: 1/K, a constant predictor.{more}"
+        "training. Hollow: an attack that others met is missing. "
+        f"Dotted: {about.constant_text}, a constant predictor.{more}"
     )
     return Chart(title, _svg(title, said, parts), caption)
 
@@ -159,7 +160,11 @@ def _scatter(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str
     shade = Markup('<rect class="useless" x="{}" y="{}" width="{}" height="{}"/>')
     floor = y(constant)
     parts.append(shade.format(LEFT, _p(floor), WIDTH - 12 - LEFT, _p(FLOOR - floor)))
-    parts.append(Markup('<text class="note" x="{}" y="{}">no better than 1/K</text>').format(LEFT + 8, FLOOR - 7))
+    parts.append(
+        Markup('<text class="note" x="{}" y="{}">no better than {}</text>').format(
+            LEFT + 8, FLOOR - 7, board[0].board.constant_text
+        )
+    )
     parts += _diagonal(x, y)
     front = _pareto([(clean.mean, robust.mean) for *_, clean, robust in points])
     if len(front) > 1:

@@ -17,11 +17,10 @@ from robustbench_meta.report.placing import labels_right, width
 from robustbench_meta.report.tables import LACKING, Value, norm_text
 from robustbench_meta.statistics import WORST_CASE
 
-CONSTANT = "1/K: constant predictor"
 READING = (
     "Bands and bars: 95 % intervals over tasks; none where n is too small for one. Dashed "
     "lines: standard training. Hollow: an attack that others met is missing. Dotted: 1/K, a predictor that always "
-    "gives the same class."
+    "gives the same class; 0 where learners act or write."
 )
 GREY = " Grey: the entries with a lower worst case in the ranking, without intervals."
 
@@ -51,7 +50,7 @@ def draw(rows: pd.DataFrame, title: str) -> Figure:
     board = frames.board_of(rows)
     axes.set_xlabel(f"{board.budget} ({norm_text(board)}), n tasks")
     axes.set_ylabel("worst-case accuracy, %")
-    ends.append((axes.get_xlim()[1], 100 * board.constant, CONSTANT, MUTED))
+    ends.append((axes.get_xlim()[1], 100 * board.constant, _constant(rows), MUTED))
     if rest:
         middle = sorted(rest, key=lambda end: end[1])[len(rest) // 2]
         ends.append((*middle, f"{rest_text(found)}, grey", REST))
@@ -79,7 +78,8 @@ def draw_attacks(rows: pd.DataFrame, title: str) -> Figure:
         axes.set_axis_off()
     shown = {names[entry]: drawn[names[entry]] for entry in frames.best(worst, len(found)) if names[entry] in drawn}
     shown |= {rest: drawn[rest] for rest in [rest_text(found)] if rest in drawn}
-    _legend(figure, grid.flat[-1] if len(attacks) < grid.size else None, shown | {CONSTANT: grid[0, 0].lines[-1]})
+    shown |= {_constant(rows): grid[0, 0].lines[-1]}
+    _legend(figure, grid.flat[-1] if len(attacks) < grid.size else None, shown)
     return figure
 
 
@@ -161,6 +161,10 @@ def frame(axes: Axes, rows: pd.DataFrame, ticks: dict[float, str]) -> None:
     axes.tick_params(length=0, labelsize=8.5)
     axes.spines["left"].set_visible(False)
     axes.axhline(100 * constant, color=MUTED, linewidth=1.1, linestyle=DOTTED, zorder=1.5)
+
+
+def _constant(rows: pd.DataFrame) -> str:
+    return f"{frames.board_of(rows).constant_text}: constant predictor"
 
 
 def _points(mine: pd.DataFrame, eps: float, constant: float) -> dict[float, Value]:

@@ -64,6 +64,7 @@ def _board(board: list[Standing], table: Table, lines: list[Line], weights: list
             "shots": about.shots,
         },
         "chance": about.constant,
+        "chanceText": about.constant_text,
         "episodes": about.episodes,
         "budget": about.budget,
         "budgets": keys.budgets,

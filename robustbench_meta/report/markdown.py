@@ -41,7 +41,8 @@ RENDERINGS = (
 )
 INTRODUCTION = (
     "Accuracy in %, ± the half-width of the 95 % interval over tasks; n tasks. Higher is better. A constant "
-    "predictor has 1/K, K the number of ways, clean and at every ε: it is the line below which a number means nothing."
+    "predictor has 1/K, K the number of ways, or 0 where learners act or write, clean and at every ε: it is the line "
+    "below which a number means nothing."
 )
 
 BY_ATTACK = "Each attack on all tasks that it ran on (n); clean accuracy on those, at the ε with the most of them."
@@ -64,7 +65,7 @@ PROTOCOLS = (
 
 TRANSFER = (
     "Accuracy in % of each learner (columns) on adversarial examples that an attack made on another (rows): how far "
-    "they transfer. Bold: the learner that they were made on, under that attack. A constant predictor keeps 1/K. "
+    "they transfer. Bold: the learner that they were made on, under that attack. A constant predictor keeps all. "
     "What transferred examples leave is an upper bound on robust accuracy: an attack of one's own may find more."
 )
 
@@ -79,7 +80,8 @@ SAME = "nothing: as the protocol says"
 
 INLINE = ("eps-", "scatter-")  # the figures of a board that need no click
 MARKS = (
-    f"{LACKING}: an attack that others met is missing. {CONSTANT_MARK}: the interval does not lie above 1/K. "
+    f"{LACKING}: an attack that others met is missing. "
+    f"{CONSTANT_MARK}: the interval does not lie above what a constant predictor has. "
     "=: a shared rank. "
     "The notes at the end say what each column means."
 )

@@ -84,13 +84,14 @@ def beaten(one: Place, found: list[Place]) -> bool:
 def draw(rows: pd.DataFrame, title: str) -> Figure:
     """Draw one board, from rows of `leaderboard`."""
     found, all_looks, names = places(rows), looks(rows), frames.labels(rows)
-    figure, constant = Figure(figsize=(7.0, 4.8)), 100 * frames.board_of(rows).constant
+    board, figure = frames.board_of(rows), Figure(figsize=(7.0, 4.8))
+    constant, constant_text = 100 * board.constant, board.constant_text
     axes = figure.add_subplot()
     _field(axes, found, constant)
     floor = axes.text(axes.get_xlim()[1], constant - 0.8, "no better than a constant ", ha="right", va="top")
     floor.set(color=MUTED, fontsize=8.5)
     axes.plot([constant], [constant], marker="*", markersize=12, color=INK, linestyle="none", zorder=4)
-    points = [(constant, constant, "constant predictor (1/K, 1/K)", INK)]
+    points = [(constant, constant, f"constant predictor ({constant_text}, {constant_text})", INK)]
     best = front(found)
     boxes = _line(axes, best)
     for one in found:
@@ -103,7 +104,7 @@ def draw(rows: pd.DataFrame, title: str) -> Figure:
         if one in best or len(found) <= len([each for each in all_looks.values() if each.named]):
             points.append((one.x, one.y, names[one.entry], colour))
     axes.set_xlabel("clean accuracy, %")
-    axes.set_ylabel(f"worst-case accuracy at {frames.board_of(rows).at(frames.ranking_eps(rows))}, %")
+    axes.set_ylabel(f"worst-case accuracy at {board.at(frames.ranking_eps(rows))}, %")
     axes.tick_params(length=0)
     axes.grid()
     rest = rest_text(all_looks)

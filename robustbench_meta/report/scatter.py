@@ -19,7 +19,7 @@ from robustbench_meta.statistics import WORST_CASE
 CAPTION = (
     "Each dot is a task that both met, the larger the more tasks lie there; above the diagonal the checkpoint of the "
     "vertical axis does better. Δ: by how much, the mean of the paired differences in percentage points, ± the "
-    "half-width of its 95 % interval. Dotted: 1/K."
+    "half-width of its 95 % interval. Dotted: a constant predictor."
 )
 
 

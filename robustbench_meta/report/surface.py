@@ -102,7 +102,7 @@ def caption(rows: pd.DataFrame) -> str:
     if rows["steps"].isna().any():
         parts.append(f"An algorithm without steps has one row, {NOTHING}.")
     if CONSTANT_MARK in marks:
-        parts.append("Hatched: the interval does not lie above 1/K, what a constant predictor has.")
+        parts.append("Hatched: the interval does not lie above what a constant predictor has.")
     if LACKING in marks:
         parts.append(f"{LACKING}: an attack that others met is missing, so the number may flatter.")
     known = {value.n for value in values if value.n}
@@ -140,7 +140,7 @@ def _columns(rows: pd.DataFrame) -> Columns:
 
 
 def _square(axes: Axes, at: tuple[float, float], value: Value | None, top: float) -> None:
-    """Fill one square: the darker the more accurate, hatched where the interval does not lie above 1/K."""
+    """Fill one square: the darker the more accurate, hatched where it is not shown to beat a constant."""
     (x, y), place = at, (at[0] - 0.48, at[1] - 0.46)
     centre: dict[str, Any] = {"ha": "center", "va": "center"}
     if value is None or not value.known:

@@ -773,8 +773,9 @@ def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
         (LACKING, "Not every required attack ran on this entry at this ε, so the number may flatter it; no rank."),
         (
             CONSTANT_MARK,
-            "Not shown to be better than a constant: the 95 % interval does not lie above 1/K. A model that always "
-            "gives the same class has that accuracy at every ε, so such a number is worth nothing.",
+            "Not shown to be better than a constant: the 95 % interval does not lie above what it has, 1/K, or 0 where "
+            "learners act or write. A model that always gives the same class has that accuracy at every ε, so such a "
+            "number is worth nothing.",
         ),
         (
             "±",

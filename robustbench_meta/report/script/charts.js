@@ -44,10 +44,10 @@ function attackCurves(board, entry) {
   });
 }
 
-// Lines {name, look, points, thin} against eps; a band where there is an interval; 1/K dotted.
+// Lines {name, look, points, thin} against eps; a band where there is an interval; a constant predictor dotted.
 function curves(board, lines, room, title) {
   const width = Math.max(260, Math.round(room)), height = 270, left = 36, top = 20, floor = height - 36;
-  const texts = [...lines.map((line) => short(line.name, Math.min(26, Math.floor(width / 22)))), "1/K"];
+  const texts = [...lines.map((line) => short(line.name, Math.min(26, Math.floor(width / 22)))), board.chanceText];
   const right = width - 16 - LETTER * Math.max(...texts.map((text) => text.length));
   const values = lines.flatMap((line) => line.points);
   const high = Math.min(1, Math.max(board.chance, ...values.map((one) => one.mean + (one.half <= WIDEST ? one.half : 0))) + 0.04);
@@ -69,7 +69,7 @@ function curves(board, lines, room, title) {
     drawn("path", { class: "chance", d: `M${left} ${place(y(board.chance))}H${place(right)}` }));
   for (const line of lines) parts.push(curve(line, x, y));
   const ends = lines.filter((line) => line.points.length).map((line, i) => ({ at: y(line.points.at(-1).mean), x: x(line.points.at(-1).x), text: texts[i], look: line.look }));
-  ends.push({ at: y(board.chance), x: right, text: "1/K", look: "chance" });
+  ends.push({ at: y(board.chance), x: right, text: board.chanceText, look: "chance" });
   ends.sort((a, b) => a.at - b.at);
   spread(ends.map((end) => end.at), top, floor).forEach((at, i) => {
     const { x: from, at: own, text, look } = ends[i];
@@ -96,7 +96,7 @@ function curve({ points, look, thin, dashed }, x, y) {
   return drawn("g", { class: look }, ...parts);
 }
 
-// A bar for each attack at each eps, with its interval and number; 1/K dotted.
+// A bar for each attack at each eps, with its interval and number; a constant predictor dotted.
 function attackBars(board, entry, room) {
   const width = Math.max(260, Math.round(room)), step = 19, after = 8, parts = [];
   const attacks = [...new Set(entry.runs.map((run) => run.attack))].map((name) => [name, short(name, 22)]);
@@ -111,7 +111,7 @@ function attackBars(board, entry, room) {
     }
     y += after;
   }
-  parts.push(drawn("path", { class: "chance", d: `M${x(board.chance)} 8V${y - after}` }), label("1/K", x(board.chance), y + 5, "note mid"));
+  parts.push(drawn("path", { class: "chance", d: `M${x(board.chance)} 8V${y - after}` }), label(board.chanceText, x(board.chance), y + 5, "note mid"));
   const said = entry.runs.map((run) => `${run.attack} at ${board.budget} ${board.eps[run.eps]}: ${valueText(run)}`).join(", ");
   return picture(width, y + 12, "Accuracy under each attack", said, ...parts);
 }
