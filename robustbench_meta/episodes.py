@@ -52,6 +52,7 @@ def sample(pool: Pool, spec: Spec, indices: Sequence[int], *, stream: str) -> Ep
     rows = np.empty((len(indices), spec.ways, spec.queries + spec.shots + spec.proxies), dtype=np.int64)
     for task, index in enumerate(indices):
         rows[task] = _draw(pool, spec, f"{stream}/{spec.ways}/{int(index)}")
+    found = np.searchsorted(pool.starts, rows[:, :, 0], side="right") - 1
     query, support, proxy = np.split(rows, [spec.queries, spec.queries + spec.shots], axis=2)
     return Episodes(
         support_x=_inputs(pool, support),
@@ -60,6 +61,7 @@ def sample(pool: Pool, spec: Spec, indices: Sequence[int], *, stream: str) -> Ep
         query_y=_labels(query),
         proxy_x=_inputs(pool, proxy) if spec.proxies else None,
         proxy_y=_labels(proxy) if spec.proxies else None,
+        classes=tuple(tuple(pool.names[one] for one in task) for task in found.tolist()),
     )
 
 

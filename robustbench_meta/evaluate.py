@@ -106,8 +106,8 @@ class _Adapted:
     @property
     def size(self) -> int:
         """Bytes held, those of the episodes included, which step counts share."""
-        parts = [*vars(self.episodes).values(), *_tensors(self.fitted), *self.worlds.values()]
-        return sum(part.nbytes for part in parts if part is not None)
+        parts = [*self.episodes.tensors.values(), *_tensors(self.fitted), *self.worlds.values()]
+        return sum(part.nbytes for part in parts)
 
 
 class Adaptations:
@@ -526,6 +526,8 @@ def _pictures(found: _Attacked, threat: Threat, family: TaskFamily) -> dict[str,
             return None
         pictures |= scenes
     made = {name: value.cpu().numpy() for name, value in pictures.items()}
+    if found.episodes.classes:
+        made[store.CLASSES] = np.array(found.episodes.classes[0], dtype=np.str_)
     if isinstance(space, Sentences):
         texts = {name: np.array(space.text(pictures[name]), dtype=np.str_) for name in store.IMAGES}
         return made | texts | (_renderings(found, chosen) if found.words else {})

@@ -422,8 +422,7 @@ def attacks_leave_learners_as_they_were() -> Finding:
     trial = Trial(_convolutional("maml", dtype=torch.float32), COLOUR, Spec(3, 2, 2), 2)
     learner, tasks = cast(Learner, trial.learner), trial.episodes
     fitted = learner.adapt(tasks.support_x, tasks.support_y)
-    watched = [*vars(tasks).values(), *fitted.state.values(), *fitted.norm.values(), *learner.params.values()]
-    watched = [tensor for tensor in watched if tensor is not None]
+    watched = [*tasks.tensors.values(), *fitted.state.values(), *fitted.norm.values(), *learner.params.values()]
     before, state = [tensor.clone() for tensor in watched], torch.get_rng_state()
     for name in names:
         victim = learner.query_victim(fitted, tasks.query_x, tasks.query_y)

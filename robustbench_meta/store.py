@@ -42,9 +42,11 @@ _Row = TypeVar("_Row", Record, Measures)
 
 SCHEMA = 1
 IMAGES = ("clean", "adversarial")
-PICTURES = (*IMAGES, "labels", "clean_predictions", "adversarial_predictions")  # of a gallery file
+VERDICTS = ("labels", "clean_predictions", "adversarial_predictions")
+PICTURES = (*IMAGES, *VERDICTS)  # of a gallery file
 SCENE = ("goal", "obstacles", "bodies")  # what is drawn besides the ways, in the gallery file of rollouts
 WRITTEN = ("targets", "written", "written_attacked")  # texts, in the gallery file of sequences
+CLASSES = "classes"  # what the labels of a gallery file are called, where they have names
 RETURNS = ("clean_return", "attacked_return")  # of rollouts
 LIKENESS = ("clean_tokens", "attacked_tokens", "clean_chrf", "attacked_chrf")  # of sequences
 RATE, LARGEST_RATE = "rate", 2**20  # samples a second, in the gallery file of sounds
@@ -230,7 +232,10 @@ def clear_failure(results: Path, cell: Cell) -> None:
 
 
 def save_gallery(results: Path, cell: Cell, arrays: dict[str, np.ndarray]) -> None:
-    """Keep a few attacked queries of a cell: clean, adversarial, labels and the two predictions; of sounds the rate."""
+    """Keep a few attacked queries of a cell: clean, adversarial, labels and the two predictions.
+
+    Of sounds the rate, too, and where classes have names what they are called.
+    """
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     with _locked(results, cell):
@@ -683,7 +688,8 @@ def _pictures(path: Path) -> dict[str, np.ndarray]:
         if (size := sum(entry.file_size for entry in archive.infolist())) > LARGEST_UNPACKED:
             raise ValueError(f"it unpacks to {size} bytes, more than {LARGEST_UNPACKED}")
     with np.load(packed, allow_pickle=False) as opened:
-        arrays = {name: opened[name] for name in (*PICTURES, *({RATE, *SCENE, *WRITTEN} & set(opened.files)))}
+        arrays = {name: opened[name] for name in (*PICTURES, *({RATE, CLASSES, *SCENE, *WRITTEN} & set(opened.files)))}
+    classes = arrays.pop(CLASSES, None)
     clean, adversarial, rate = arrays["clean"], arrays["adversarial"], arrays.get(RATE)
     if SCENE[0] in arrays:
         shapes = [arrays[name].shape[1:] for name in ("clean", *SCENE)]
@@ -706,7 +712,12 @@ def _pictures(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"{name} is not what it must be: finite, one for each input")
         if name not in (*IMAGES, *SCENE) and array.ndim != 1:
             raise ValueError(f"{name} has {array.ndim} axes, must have 1")
-    return arrays
+    if classes is None:
+        return arrays
+    highest = max((int(arrays[name].max(initial=0)) for name in VERDICTS), default=0)
+    if classes.dtype.kind != "U" or classes.ndim != 1 or len(classes) <= highest:
+        raise ValueError(f"{CLASSES} does not name every class up to {highest}")
+    return arrays | {CLASSES: classes}
 
 
 def _ran(results: Path, name: str) -> tuple[Timing, ...]:

@@ -7,7 +7,7 @@ point, N classes, X the shape of one input.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -131,7 +131,8 @@ class Episodes:
     """T tasks as tensors, items ordered by class: support_x [T,S,*X], support_y [T,S] int64, and so on.
 
     Where an input has L labels, those of all items lie one after another: support_y [T,S*L]. So a token of a target is
-    an example to an algorithm, as an input of one label is.
+    an example to an algorithm, as an input of one label is. `classes` are what those of each task are called, T of N
+    names; empty where they have none.
     """
 
     support_x: Tensor
@@ -140,21 +141,24 @@ class Episodes:
     query_y: Tensor
     proxy_x: Tensor | None = None
     proxy_y: Tensor | None = None
+    classes: tuple[tuple[str, ...], ...] = field(default=(), kw_only=True)
 
     @property
     def tasks(self) -> int:
         return len(self.support_x)
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the inputs and labels that there are, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Episodes:
         """Move to `device`; inputs also to `dtype`, labels stay int64."""
-
-        def move(name: str) -> Tensor | None:
-            value: Tensor | None = getattr(self, name)
-            if value is None:
-                return None
-            return value.to(device) if name.endswith("_y") else value.to(device, dtype)
-
-        return Episodes(**{f.name: move(f.name) for f in fields(self)})  # type: ignore[arg-type]
+        moved: dict[str, Any] = {
+            name: value.to(device) if name.endswith("_y") else value.to(device, dtype)
+            for name, value in self.tensors.items()
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)

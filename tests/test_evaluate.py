@@ -311,6 +311,8 @@ def test_pictures_are_of_the_first_task_and_right_ones_come_first() -> None:
     right = (pictures["clean_predictions"] == pictures["labels"]).tolist()
     assert right == sorted(right, reverse=True)
     assert sum(right) == min(6, sum(block.records[0].clean))
+    assert len(set(pictures["classes"])) == cell().spec.ways
+    assert set(pictures["classes"]) <= set(STROKES.classes("test"))
     assert run(cell(), CENTROIDS, STROKES, catalog.attack("noise-1"), [0]).pictures is None
 
 

@@ -52,7 +52,7 @@ def test_the_loop_of_a_peer_has_our_meta_gradient_and_sends_the_same_rows_back(n
 @pytest.mark.parametrize("algorithm", timing.ALGORITHMS)
 def test_the_frozen_classifier_of_a_peer_scores_queries_as_ours(algorithm: str) -> None:
     setup = ready(f"adapt/{algorithm}")
-    x, y, queries, _ = (part[0] for part in vars(setup.episodes).values() if part is not None)
+    x, y, queries, _ = (part[0] for part in setup.episodes.tensors.values())
     classifier = PEERS.adapted(setup, x, y, steps=setup.steps)
     fitted = setup.learner.adapt(x[None], y[None], steps=setup.steps)
     expected = setup.learner.predict(fitted, queries[None])[0].detach()
@@ -85,7 +85,7 @@ def test_a_multi_targeted_peer_fools_the_same_queries_at_the_rows_of_an_attack_t
 @pytest.mark.parametrize("part", ["apgd-ce", "apgd-t", "fab-t", "square", None])
 def test_pyautoattack_and_its_parts_find_images_within_the_budget(part: str | None) -> None:
     setup = timing.set_up(CASES["attack/pgd-20"], TINY)
-    x, y, queries, labels = (part[0] for part in vars(setup.episodes).values() if part is not None)
+    x, y, queries, labels = (part[0] for part in setup.episodes.tensors.values())
     classifier = PEERS.adapted(setup, x, y, steps=setup.steps)
     x_adv = PEERS.autoattack(part, 10)(classifier, queries, labels, setup.threat)
     assert threats.within(x_adv, queries, setup.threat, setup.learner.space)
@@ -106,7 +106,7 @@ def test_pyautoattack_runs_its_standard_settings_against_all_other_classes(monke
 
     monkeypatch.setattr(pyautoattack.AutoAttack, "run_standard_evaluation", note)
     setup = timing.set_up(CASES["attack/pgd-20"], TINY)
-    x, y, queries, labels = (part[0] for part in vars(setup.episodes).values() if part is not None)
+    x, y, queries, labels = (part[0] for part in setup.episodes.tensors.values())
     PEERS.autoattack(None, None)(PEERS.adapted(setup, x, y, steps=None), queries, labels, setup.threat)
     (made,) = seen
     assert made.attacks_to_run == ["apgd-ce", "apgd-t", "fab-t", "square"]

@@ -131,7 +131,7 @@ def test_flips_keep_to_their_number_and_to_what_is_within_reach(name: str, flips
 def test_a_task_meets_the_same_flips_alone_and_beside_another() -> None:
     subject, episodes, threat = learner("protonet", network=Identity()), near(), Threat("labels", 2, "support")
     both = subject.support_victim(episodes, threat)
-    second = Episodes(**{name: value[1:] for name, value in vars(episodes).items()})
+    second = replace(episodes, **{name: value[1:] for name, value in episodes.tensors.items()})  # type: ignore[arg-type]
     for name in ("flips-greedy", "noise-3"):
         together = catalog.attack(name)(both, threat, Streams([4, 5]))
         assert together[1:].equal(catalog.attack(name)(subject.support_victim(second, threat), threat, Streams([5])))

@@ -391,6 +391,19 @@ def test_a_gallery_is_titled_by_its_cell_with_the_one_way_to_write_eps() -> None
     assert len(set(made)) == len(made)
 
 
+def test_classes_with_names_are_called_by_them_in_pictures_and_on_the_page(tmp_path: Path) -> None:
+    names = np.array(["fox", "a_class_with_a_long_name", "$bear", "<b>"])
+    item = gallery()[0] | {"classes": names}
+    axes = [axes for part in plots.gallery([item]).subfigs for axes in part.axes]
+    said = [one.get_xlabel() for one in axes if one.get_xlabel()]
+    assert said[:4] == ["✓ fox", "✓ a_class_with…", "✓ $bear", "✓ <b>"]
+    assert said[4:] == ["✓ fox", "✗ fox,\nis a_class_with…", "✓ $bear", "✗ a_class_with…,\nis <b>"]
+    report.write(results(), [item], tmp_path)
+    page = (tmp_path / "leaderboard.html").read_text()
+    assert "✗ fox, is a_class_with_a_long_name" in page
+    assert "is &lt;b&gt;" in page
+
+
 def test_an_attack_that_changed_nothing_is_labelled_in_the_gallery() -> None:
     item = gallery()[0] | {"adversarial_predictions": np.arange(4)}
     item["adversarial"] = np.concatenate([item["clean"][:2], item["adversarial"][2:]])

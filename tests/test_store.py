@@ -230,6 +230,29 @@ def test_pictures_come_back_with_the_key_of_their_cell(tmp_path: Path) -> None:
         store.read_gallery(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("classes", "legal"),
+    [
+        (np.array(["fox", "bear"]), True),
+        (np.array(["fox", "bear", "elm"]), True),
+        (np.array(["fox"]), False),
+        (np.array([["fox", "bear"]]), False),
+        (np.array([0, 1]), False),
+    ],
+)
+def test_names_of_classes_are_kept_where_each_has_one(tmp_path: Path, classes: np.ndarray, legal: bool) -> None:
+    arrays = {name: np.zeros((2, 1, 3, 3), np.float32) for name in store.IMAGES}
+    arrays |= {name: np.array([0, 1]) for name in store.PICTURES if name not in arrays}
+    store.append(tmp_path, CELL, [record(0)])
+    store.save_gallery(tmp_path, CELL, arrays | {store.CLASSES: classes})
+    if legal:
+        (found,) = store.read_gallery(tmp_path)
+        assert found[store.CLASSES].tolist() == classes.tolist()
+    else:
+        with pytest.raises(InputError, match="classes does not name every class up to 1"):
+            store.read_gallery(tmp_path)
+
+
 def test_a_store_that_cannot_be_written_says_so_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises((NotADirectoryError, FileExistsError)):

@@ -36,9 +36,10 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
 
     A gallery item holds title, clean and adversarial images [n,C,H,W] or [n,H,W] in [0, 1], or sounds [n,1,samples] in
     [-1, 1] with their rate [n] in samples a second, labels [n], clean_predictions [n], adversarial_predictions [n],
-    attack and eps; sounds are written as WAV files to sounds/, too. Of sentences clean and adversarial are texts [n] of
-    as many words, and where learners write, so are targets [n], written [n] and written_attacked [n]; of rollouts they
-    are ways [n,H+1,2], with a goal [n,3], obstacles [n,C,3] and bodies [n,2,J,2]. The cell named by its `key`, if it
+    attack and eps; where classes have names, classes [N] say them. Sounds are written as WAV files to sounds/, too. Of
+    sentences clean and adversarial are texts [n] of as many words, and where learners write, so are targets [n],
+    written [n] and written_attacked [n]; of rollouts they are ways [n,H+1,2], with a goal [n,3], obstacles [n,C,3] and
+    bodies [n,2,J,2]. The cell named by its `key`, if it
     has one, gives the title instead. The same input gives the same bytes.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -49,7 +50,7 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     met, unmet = protocols.tables(results, boards, trained)
     report = replace(report, transfers=transfer.tables(results, boards), protocols=met, unmet=unmet)
     report = corruptions.shown(report, corruptions.tables(results, boards))
-    titled = tables.titled(gallery, results.cells)
+    titled = [galleries.named(item) for item in tables.titled(gallery, results.cells)]
     read = sentences.sheets(titled)
     pictured = [item for item in titled if not (sentences.is_text(item) or trajectories.is_course(item))]
     attacked, corrupted = strips.apart(pictured)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from robustbench_meta.report import sounds, strips
 from robustbench_meta.report.gallery import views
+from robustbench_meta.report.sentences import CLASSES
 
 LARGEST = 250_000  # characters of all pictures and sounds together, and of all corrupted ones
 BLOCKS, QUERIES = 4, 5
@@ -30,9 +31,9 @@ class Shot:
     clean: str
     moved: str  # "" where nothing moved
     adversarial: str
-    label: int
-    says: int
-    says_attacked: int
+    label: str
+    says: str
+    says_attacked: str
     heard: tuple[str, str] | None = None  # clean and adversarial
     ratio: str = ""
 
@@ -59,8 +60,8 @@ class Seen:
     """One query under a corruption as a data address, and what the learner says of it."""
 
     picture: str
-    label: int
-    says: int
+    label: str
+    says: str
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,7 @@ def _block(item: dict[str, Any], room: int) -> Block:
     shots: list[Shot] = []
     for i in range(min(QUERIES, len(item["labels"]))):
         moved = "" if seen.still[i] else _png(seen.moved[i])
-        label, says, says_attacked = (
-            int(item[name][i]) for name in ("labels", "clean_predictions", "adversarial_predictions")
-        )
+        label, says, says_attacked = (str(item[name][i]) for name in CLASSES)
         shot = Shot(_png(seen.clean[i]), moved, _png(seen.adversarial[i]), label, says, says_attacked, *_sound(item, i))
         room -= _size(shot)
         if room < 0:

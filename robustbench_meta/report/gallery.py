@@ -16,8 +16,10 @@ from matplotlib.figure import Figure
 
 from robustbench_meta.report import sounds
 from robustbench_meta.report.drawing import INK, RIGHT, RULE, WRONG, About, short
+from robustbench_meta.report.sentences import CLASSES
 
 BLOCKS, QUERIES = 6, 6  # items that are drawn, and queries of each
+LONGEST_NAME = 13  # of a class, in letters
 STILL = 1e-6  # inputs that moved less did not move
 
 
@@ -53,7 +55,7 @@ def draw(items: Sequence[dict[str, Any]]) -> Figure:
     """Draw a block for each of the items that `chosen` returns."""
     shown = chosen(items)
     columns = max(min(QUERIES, len(item["labels"])) for item in shown)
-    figure = Figure(figsize=(1.15 * columns + 1.3, 3.95 * len(shown)))
+    figure = Figure(figsize=(1.15 * columns + 1.3, 4.2 * len(shown)))
     parts = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
     for part, item in zip(parts, shown, strict=True):
         _block(part, item, columns)
@@ -86,19 +88,19 @@ def about(items: Sequence[dict[str, Any]]) -> About:
 def _block(part: Any, item: dict[str, Any], columns: int) -> None:
     seen = views(item)
     grid = part.subplots(3, columns, squeeze=False)
-    part.subplots_adjust(left=1.15 / (1.15 * columns + 1.3), right=0.99, top=0.9, bottom=0.05, hspace=0.28, wspace=0.08)
+    part.subplots_adjust(left=1.15 / (1.15 * columns + 1.3), right=0.99, top=0.9, bottom=0.07, hspace=0.38, wspace=0.08)
     part.suptitle(short(str(item["title"]), 30 + 12 * columns), x=0.012, y=0.965, ha="left", fontsize=10.5)
     for axes in grid.flat:
         axes.set_axis_off()
     for i in range(min(columns, len(item["labels"]))):
-        label = int(item["labels"][i])
-        rows: list[tuple[np.ndarray, int | None]] = [
-            (seen.clean[i], int(item["clean_predictions"][i])),
-            (seen.moved[i], None),
-            (seen.adversarial[i], int(item["adversarial_predictions"][i])),
+        label, says, says_attacked = (str(item[part][i]) for part in CLASSES)
+        rows: list[tuple[np.ndarray, str]] = [
+            (seen.clean[i], says),
+            (seen.moved[i], ""),
+            (seen.adversarial[i], says_attacked),
         ]
         if seen.still[i]:
-            word = "withstood" if int(item["adversarial_predictions"][i]) == label else "wrong\nas it is"
+            word = "withstood" if says_attacked == label else "wrong\nas it is"
             place: dict[str, Any] = {"transform": grid[1, i].transAxes, "ha": "center", "va": "center"}
             ink = INK if sounds.is_sound(item) else "#ffffff"
             grid[1, i].text(0.5, 0.5, word, color=ink, fontsize=9, **place)
@@ -108,13 +110,21 @@ def _block(part: Any, item: dict[str, Any], columns: int) -> None:
         beside(axes, text)
 
 
+def named(item: dict[str, Any]) -> dict[str, Any]:
+    """Call the classes of an item by their names, if it has them: labels and predictions become texts."""
+    if "classes" not in item:
+        return item
+    names = np.asarray(item["classes"])
+    return item | {part: names[item[part]] for part in CLASSES}
+
+
 def beside(axes: Axes, text: str) -> None:
     """Write what a row shows to its left."""
     place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
     axes.annotate(text, (0, 0.5), (-12, 0), ha="right", va="center", fontsize=9, **place)
 
 
-def show(axes: Axes, image: np.ndarray, says: int | None, label: int) -> None:
+def show(axes: Axes, image: np.ndarray, says: str, label: str) -> None:
     """Draw one picture [H,W] or [H,W,3], framed by whether what the learner says of it, if anything, is right."""
     axes.set_axis_on()
     # "none" keeps the pixels as they are in the file; a viewer enlarges them.
@@ -125,11 +135,13 @@ def show(axes: Axes, image: np.ndarray, says: int | None, label: int) -> None:
     right = says == label
     for spine in axes.spines.values():
         spine.set_visible(True)
-        spine.set_color(RULE if says is None else RIGHT if right else WRONG)
-        spine.set_linewidth(0.6 if says is None else 1.8)
-        spine.set_linestyle("-" if says is None or right else (0, (3, 1.5)))
-    if says is not None:
-        axes.set_xlabel(f"✓ {says}" if right else f"✗ {says}, is {label}", fontsize=9, labelpad=3)
+        spine.set_color(RULE if not says else RIGHT if right else WRONG)
+        spine.set_linewidth(0.6 if not says else 1.8)
+        spine.set_linestyle("-" if not says or right else (0, (3, 1.5)))
+    if says:
+        gap = " " if max(len(says), len(label)) <= 3 else "\n"
+        says, label = short(says, LONGEST_NAME), short(label, LONGEST_NAME)
+        axes.set_xlabel(f"✓ {says}" if right else f"✗ {says},{gap}is {label}", fontsize=9, labelpad=3)
 
 
 def pixels(values: Any) -> np.ndarray:

@@ -124,9 +124,9 @@ def _sounds(heard: Sequence[Sound]) -> str:
     header = ["Of", "Class", "Signal to noise", "Clean", "Heard as", "Attacked", "Heard as"]
     rows = [
         [
-            *(escape(one.title), str(one.label), ratio_text(one.ratio)),
-            *(f"[WAV](sounds/{one.clean.name})", str(one.says)),
-            *(f"[WAV](sounds/{one.adversarial.name})", str(one.says_attacked)),
+            *(escape(one.title), escape(one.label), ratio_text(one.ratio)),
+            *(f"[WAV](sounds/{one.clean.name})", escape(one.says)),
+            *(f"[WAV](sounds/{one.adversarial.name})", escape(one.says_attacked)),
         ]
         for one in heard
     ]

@@ -107,6 +107,7 @@ def gallery(items: Sequence[dict[str, Any]]) -> Figure:
         lacking = [name for name in ITEM if name not in item]
         if lacking:
             frames.refuse(f"gallery: an item lacks {', '.join(lacking)}; legal: what store.read_gallery returns")
+    items = [galleries.named(item) for item in items]
     if not galleries.chosen(items):
         frames.refuse("gallery: no picture in it; legal: what store.read_gallery returns of an attacked run")
     with _style():

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from robustbench_meta.report.sentences import CLASSES
 from robustbench_meta.report.units import decibels
 
 SETS, QUERIES = 2, 3  # items that are written, and queries of each
@@ -28,9 +29,9 @@ class Sound:
     adversarial: Path
     title: str
     ratio: float  # signal to noise, in decibels; infinite where nothing was moved
-    label: int
-    says: int
-    says_attacked: int
+    label: str
+    says: str
+    says_attacked: str
 
 
 def is_sound(item: dict[str, Any]) -> bool:
@@ -84,9 +85,7 @@ def write(items: Sequence[dict[str, Any]], folder: Path, corrupted: Sequence[dic
             paths = [folder / f"{number + 1}-{plain}-{query + 1}-{kind}.wav" for kind in ("clean", word)]
             for path, kind in zip(paths, ("clean", "adversarial"), strict=True):
                 path.write_bytes(wav(item[kind][query], int(item["rate"][query])))
-            label, says, says_attacked = (
-                int(item[name][query]) for name in ("labels", "clean_predictions", "adversarial_predictions")
-            )
+            label, says, says_attacked = (str(item[name][query]) for name in CLASSES)
             heard = ratio(item["clean"][query], item["adversarial"][query])
             made.append(Sound(paths[0], paths[1], str(item["title"]), heard, label, says, says_attacked))
     return made

@@ -29,8 +29,8 @@ class Row:
 
     name: str
     pictures: np.ndarray
-    says: tuple[int, ...]
-    labels: tuple[int, ...]
+    says: tuple[str, ...]
+    labels: tuple[str, ...]
 
 
 def apart(items: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -52,9 +52,9 @@ def draw(items: Sequence[dict[str, Any]]) -> Figure:
     """Draw the items that `chosen` returns, clean inputs first."""
     shown = chosen(items)
     queries = min(QUERIES, len(shown[0]["labels"]))
-    figure = Figure(figsize=(1.15 * queries + 1.9, 1.35 * (len(shown) + 1)))
+    figure = Figure(figsize=(1.15 * queries + 1.9, 1.42 * (len(shown) + 1)))
     axes = figure.subplots(len(shown) + 1, queries, squeeze=False)
-    figure.subplots_adjust(left=1.75 / (1.15 * queries + 1.9), right=0.99, top=0.99, bottom=0.03, hspace=0.32)
+    figure.subplots_adjust(left=1.75 / (1.15 * queries + 1.9), right=0.99, top=0.99, bottom=0.03, hspace=0.4)
     for line, row in zip(axes, rows(items), strict=True):
         for i, one in enumerate(line):
             gallery.show(one, row.pictures[i], row.says[i], row.labels[i])
@@ -68,7 +68,7 @@ def rows(items: Sequence[dict[str, Any]]) -> list[Row]:
     named = [("clean", item, "clean") for item in shown[:1]]
     named += [(str(item["attack"]).replace("-", " "), item, "adversarial") for item in shown]
     return [
-        Row(name, _pictures(item, kind), *(tuple(map(int, item[part])) for part in (f"{kind}_predictions", "labels")))
+        Row(name, _pictures(item, kind), *(tuple(map(str, item[part])) for part in (f"{kind}_predictions", "labels")))
         for name, item, kind in named
     ]
 
