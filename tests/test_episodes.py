@@ -126,7 +126,7 @@ def test_each_class_of_a_task_is_called_what_its_items_are() -> None:
     pool = Pool(torch.arange(48, dtype=torch.uint8).view(-1, 1, 1, 1), tuple(range(0, 49, 8)), tuple("abcdef"))
     made = sample(pool, Spec(4, 2, 3), range(5), stream="s")
     rows = (255 * made.query_x).round().long().flatten(1)  # an item's number says its class: 8 of each
-    assert [["abcdef"[row // 8] for row in task[::3].tolist()] for task in rows] == [list(task) for task in made.classes]
+    assert made.classes == tuple(tuple("abcdef"[row // 8] for row in task[::3].tolist()) for task in rows)
     assert made.to("cpu").classes == made.classes
 
 
