@@ -311,6 +311,7 @@ class Subject:
     told: Callable[[Tensor], Tensor]
     victim: Callable[[], Victim]  # of the runs
     climbed: Callable[[Victim, Tensor], Victim]  # from that and the clean scores: whose gradients cells need
+    loss: Callable[[Tensor, Tensor], Tensor] = losses.margin  # what ascents climb
     classified: bool = True  # whether a row of scores has a class
     steps: Tensor | None = None  # [T,Q], of observations
 
@@ -330,7 +331,7 @@ def _examine(audit: Audit, learner: AnyLearner, family: TaskFamily, tasks: list[
         if learner.differentiable:
             with torch.enable_grad(), full_precision():
                 flat, origins = _gradients(audit, victim, subject.climbed(victim, clean), tasks)
-                attacked = _attacked(audit, victim, origins, tasks)
+                attacked = _attacked(audit, victim, Ascent(STEPS, origins, subject.loss), tasks)
             with grad_mode(learner), full_precision():
                 for name, x_adv in attacked.items():
                     survived[name] = subject.right(subject.score(x_adv.view(subject.x.shape), ALL))
@@ -409,6 +410,7 @@ def _rollouts(learner: AnyLearner, fitted: Any, simulator: Simulator, worlds: Pa
         told=told,
         victim=lambda: rollout_victim(learner, fitted, simulator, worlds),
         climbed=lambda victim, scores: victim,
+        loss=losses.cross_entropy,
         classified=False,
     )
 
@@ -434,37 +436,39 @@ def _observations(learner: AnyLearner, fitted: Any, family: Environment, worlds:
     def climbed(victim: Victim, scores: Tensor) -> Victim:
         return policy_victim(learner, fitted, x, scores, victim.cost)
 
-    return replace(queries, climbed=climbed, steps=steps)
+    return replace(queries, climbed=climbed, loss=losses.cross_entropy, steps=steps)
 
 
 @dataclass(frozen=True)
 class Ascent:
-    """Climb the margin from `origins` by `steps` steps of 2.5 eps / steps, and keep the best iterate.
+    """Climb a loss from `origins` by `steps` steps of 2.5 eps / steps, and keep the best iterate.
 
-    The margin, because it neither underflows with large scores nor asks for one run a class, as targets do.
+    The margin, because it neither underflows with large scores nor asks for one run a class, as targets do; but of
+    rollouts the cross entropy. They have several ways to fail, and the margin knows the nearest one alone, as an
+    obstacle that it cannot quite reach.
     """
 
     steps: int
     origins: Tensor  # [P,M,*X]
+    loss: Callable[[Tensor, Tensor], Tensor] = losses.margin
 
     def __call__(self, victim: Victim, threat: Threat) -> Search:
         search = Search(victim)
         length = 2.5 * threat.eps / self.steps
-        search.run(threat, self.origins, _margin(victim), steps=self.steps, length=length)
+        search.run(threat, self.origins, self._objective(victim), steps=self.steps, length=length)
         return search
 
+    def _objective(self, victim: Victim) -> Objective:
+        return lambda outputs, points: self.loss(outputs, victim.y[points]).mean(dim=1)
 
-def _margin(victim: Victim) -> Objective:
-    return lambda outputs, points: losses.margin(outputs, victim.y[points]).mean(dim=1)
 
-
-def _attacked(audit: Audit, victim: Victim, origins: Tensor, tasks: list[int]) -> dict[str, Tensor]:
+def _attacked(audit: Audit, victim: Victim, ascent: Ascent, tasks: list[int]) -> dict[str, Tensor]:
     """Run every attack of an audit: x_adv [P,M,*X] by name."""
-    full, ascent = Threat(audit.norm, audit.eps), Ascent(STEPS, origins)
+    full = Threat(audit.norm, audit.eps)
     searches = {
         "pgd-half": ascent(victim, replace(full, eps=audit.eps / 2)),
         "pgd": ascent(victim, full),
-        "pgd-twice": Ascent(2 * STEPS, origins)(victim, full),
+        "pgd-twice": replace(ascent, steps=2 * STEPS)(victim, full),
         flags.BOX: ascent(victim, Threat("linf", victim.space.width / 2)),
     }
     found = {name: search.x_adv for name, search in searches.items()}
