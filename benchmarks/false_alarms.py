@@ -75,7 +75,8 @@ def line(plan: grid.Plan, honest: bool, results: Path, tasks: int) -> Line:
     for failure in audits.run_audits(plan, results, tasks=range(tasks)):
         raise SystemExit(f"{job.audit.checkpoint}: {failure.reason}")
     found = [one for one in store.audited(results, job.audit) if one.task < tasks]
-    raised = flags.of_audit(found, ways=job.audit.spec.ways, transductive=job.audit.norm_mode == "batch")
+    about = job.audit
+    raised = flags.of_audit(found, ways=about.spec.ways, surface=about.surface, transductive=about.norm_mode == "batch")
     seconds = store.seconds_per_task(results)[job.key] * len(found)
     return Line(job.audit.checkpoint, honest, job.audit, raised, len(found), seconds)
 

@@ -3,14 +3,19 @@
 One attack, steepest ascent of the margin from the clean point (PGD, arXiv 1706.06083), is run again and again with one
 thing changed: its budget, or its iterations. It draws no random number, so whatever differs was changed by that. FGSM
 stands beside it, and Square (arXiv 1912.00049) and noise try what it and a multi-targeted PGD (1910.09338) left.
-Shapes: T tasks, Q queries, P points, M items in a point, N classes, X the shape of one input.
+
+Rollouts through a simulator are audited as they are attacked: what is moved is the noise on all that a policy observes,
+and a search by stretches of steps is blind in Square's place. In environments that no gradient passes whole rollouts
+would tell nothing: an adversary that does better in each step need not in the end. There the queries are observations
+of clean rollouts, one of each, and what the policy does is their class. Sequences are right as wholes, as in runs.
+Shapes: T tasks, Q queries, P points, M items in a point, N classes, X the shape of one input; H steps of a rollout.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,18 +25,45 @@ import torch
 from torch import Tensor
 from torch.autograd.variable import Variable
 
-from robustbench_meta import flags, grid, losses, store
+from robustbench_meta import flags, grid, losses, store, threats
 from robustbench_meta.ascent import Member, Objective, Search
 from robustbench_meta.attacks.noise import Noise
 from robustbench_meta.attacks.pgd import PGD, MultiTargetedPGD
 from robustbench_meta.attacks.square import Square
-from robustbench_meta.engine import ObjectLearner, has_gradient
+from robustbench_meta.attacks.stretches import Stretches
+from robustbench_meta.engine import ObjectLearner, has_gradient, policy_victim, rollout_victim
+from robustbench_meta.environments import SHARED, Environment
 from robustbench_meta.episodes import drawn
-from robustbench_meta.evaluate import AnyLearner, full_precision, grad_mode, own_randomness, scores_of, seed_of
+from robustbench_meta.evaluate import (
+    AnyLearner,
+    CellError,
+    act,
+    full_precision,
+    grad_mode,
+    own_randomness,
+    replay,
+    scores_of,
+    seed_of,
+)
 from robustbench_meta.executors import Executor, InProcess, Outcome
 from robustbench_meta.flags import Flag, Measures
 from robustbench_meta.libraries import fits_square
-from robustbench_meta.types import NORMS, Audit, Cell, Spec, Streams, TaskFamily, Threat, Victim
+from robustbench_meta.rollouts import still
+from robustbench_meta.sequences import judged
+from robustbench_meta.types import (
+    NORMS,
+    Audit,
+    Cell,
+    Episodes,
+    InputError,
+    Params,
+    Simulator,
+    Spec,
+    Streams,
+    TaskFamily,
+    Threat,
+    Victim,
+)
 
 VERSION = 2
 STEPS, DRAWS = 40, 1000
@@ -40,7 +72,9 @@ SEARCHED = 8  # queries of a task that Square and noise meet: those that gradien
 COPIES = 8  # of each of these that noise meets at once, with DRAWS / COPIES draws each
 FORWARDS = 5
 AUDIT_SHARE = 0.2  # of a budget
+ALL = slice(None)
 ALONE = 5  # queries of a task that are also scored without the others
+ASIDE = 0.1  # of the budget, by which an ascent begins beside a query where gradients are 0 by symmetry
 GPU_NOISE = 1e-5  # of the scores' range: what the order of sums on a GPU may change between two forwards
 BLOCK_SECONDS, FIRST_BLOCK, LARGEST_BLOCK = 15.0, 2, 20  # a kill loses one block of tasks
 
@@ -92,11 +126,14 @@ def execute(
 
 
 def audits(plan: grid.Plan) -> tuple[AuditJob, ...]:
-    """List the audits of a plan: one for each row of a board whose queries it moves in a ball, at the largest eps."""
+    """List the audits of a plan: one for each row of a board that is moved in a ball, at the largest eps.
+
+    Poisoned supports have none.
+    """
     together: dict[Audit, list[int]] = {}
     for index, job in enumerate(plan.jobs):
         threat = job.cell.threat
-        if threat.surface == "query" and threat.norm in NORMS and threat.eps > 0:
+        if threat.surface != "support" and threat.norm in NORMS and threat.eps > 0:
             together.setdefault(_audit(job.cell, 0.0), []).append(index)
     found = []
     for about, jobs in together.items():
@@ -215,6 +252,7 @@ def examine_object(
 ) -> tuple[Flag, ...]:
     """Return the flags of an object with adapt(x, y) and predict(fitted, x), on `tasks` tasks of the test split.
 
+    What is audited is the threat's surface: queries, rollouts or sequences.
     An object whose scores carry no gradient gets F6 too, unless its attribute `differentiable` is False.
     """
     learner = ObjectLearner(subject, family.space, spec.ways)
@@ -236,8 +274,9 @@ def examine_object(
         eps=threat.eps,
         seed=seed,
         version=VERSION,
+        surface=threat.surface,
     )
-    found = list(flags.of_audit(examine(audit, learner, family, range(tasks)), ways=spec.ways))
+    found = list(flags.of_audit(examine(audit, learner, family, range(tasks)), ways=spec.ways, surface=audit.surface))
     if not reached and getattr(subject, "differentiable", True):
         n = tasks * spec.ways * spec.queries
         found.append(Flag("F6", "red", 1.0, flags.FLAT, n, "no gradient reaches the queries"))
@@ -247,79 +286,190 @@ def examine_object(
 def label(audit: Audit) -> str:
     """Name an audit in one line."""
     steps = "" if audit.steps is None else f", {audit.steps} steps"
-    return f"{audit.checkpoint}, {audit.spec.shots}-shot{steps}: {audit.norm} {audit.eps:.4g}"
+    surface = "" if audit.surface == "query" else f" on {audit.surface}s"
+    return f"{audit.checkpoint}, {audit.spec.shots}-shot{steps}: {audit.norm} {audit.eps:.4g}{surface}"
 
 
 def _audit(cell: Cell, eps: float) -> Audit:
     shared = ("checkpoint", "weights", "algorithm", "defense", "norm_mode", "family", "episodes", "split", "spec")
     fields: dict[str, Any] = {name: getattr(cell, name) for name in (*shared, "steps", "seed")}
-    return Audit(**fields, norm=cell.threat.norm, eps=eps, version=VERSION)
+    return Audit(**fields, norm=cell.threat.norm, eps=eps, version=VERSION, surface=cell.threat.surface)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is audited of T tasks: Q queries each, sequences, rollouts, or observations of rollouts.
+
+    `score(x, some)` judges those `some` of the queries x [T,q,*X] by `predict`, not through a victim, in one row of
+    numbers each; `right` turns those of all queries [T,Q,N] into verdicts [T,Q]; `told` are the learner's own scores,
+    [T,n,W], worked out from the clean ones.
+    """
+
+    x: Tensor  # [T,Q,*X], clean
+    score: Callable[[Tensor, slice], Tensor]
+    right: Callable[[Tensor], Tensor]
+    told: Callable[[Tensor], Tensor]
+    victim: Callable[[], Victim]  # of the runs
+    climbed: Callable[[Victim, Tensor], Victim]  # from that and the clean scores: whose gradients cells need
+    loss: Callable[[Tensor, Tensor], Tensor] = losses.margin  # what ascents climb
+    classified: bool = True  # whether a row of scores has a class
+    steps: Tensor | None = None  # [T,Q], of observations
 
 
 def _examine(audit: Audit, learner: AnyLearner, family: TaskFamily, tasks: list[int]) -> list[Measures]:
-    key, ways = store.key(audit), audit.spec.ways
-    with own_randomness(seed_of(f"audit {key}", tasks[0])):
+    with own_randomness(seed_of(f"audit {store.key(audit)}", tasks[0])):
         episodes = drawn(family, audit.split, audit.spec, tasks, seed=audit.seed).to(learner.device, learner.dtype)
         with grad_mode(learner), full_precision():
             fitted: Any = learner.adapt(episodes.support_x, episodes.support_y, steps=audit.steps)
+            subject = _subject(audit, learner, family, tasks, (episodes, fitted))
             with _watched() as calls:
-                clean = scores_of(learner, fitted, episodes.query_x, ways)
-                repeat, alone = _differences(learner, fitted, episodes.query_x, clean)
-        victim = learner.query_victim(fitted, episodes.query_x, episodes.query_y)
+                clean = subject.score(subject.x, ALL)
+                repeat, alone = _differences(subject, clean)
+        victim = subject.victim()
         survived: dict[str, Tensor] = {}
         flat: dict[str, Tensor] = {}
         if learner.differentiable:
             with torch.enable_grad(), full_precision():
-                flat = _flat(victim, len(tasks))
-                attacked = _attacked(audit, victim, tasks)
+                flat, origins = _gradients(audit, victim, subject.climbed(victim, clean), tasks)
+                attacked = _attacked(audit, victim, Ascent(STEPS, origins, subject.loss), tasks)
             with grad_mode(learner), full_precision():
                 for name, x_adv in attacked.items():
-                    scores = scores_of(learner, fitted, x_adv.view(episodes.query_x.shape), ways)
-                    survived[name] = losses.correct(scores, episodes.query_y)
+                    survived[name] = subject.right(subject.score(x_adv.view(subject.x.shape), ALL))
+    right, told = subject.right(clean), subject.told(clean)
     return [
         Measures(
             task=task,
-            clean=_bits(losses.correct(clean[row], episodes.query_y[row])),
-            predictions=tuple(clean[row].argmax(-1).tolist()),
+            clean=_bits(right[row]),
+            predictions=tuple(clean[row].argmax(-1).tolist()) if subject.classified else (),
             survived={name: _bits(verdicts[row]) for name, verdicts in survived.items()},
             flat={name: _bits(zero[row]) for name, zero in flat.items()},
             repeat=float(repeat[row]),
             alone=float(alone[row]),
-            probabilities=_probabilities(clean[row]),
+            probabilities=_probabilities(told[row]),
             autograd=bool(calls),
+            steps=() if subject.steps is None else tuple(subject.steps[row].tolist()),
         )
         for row, task in enumerate(tasks)
     ]
 
 
+def _subject(
+    audit: Audit, learner: AnyLearner, family: TaskFamily, tasks: list[int], made: tuple[Episodes, Any]
+) -> Subject:
+    episodes, fitted = made
+    if audit.surface != "rollout":
+        return _queries(learner, fitted, episodes.query_x, episodes.query_y, ways=audit.spec.ways)
+    if not isinstance(family, (Simulator, Environment)):
+        raise InputError(f"surface: 'rollout' needs learners that act, which {audit.family} has not")
+    drawn_worlds = family.trials(audit.split, audit.spec, tasks, seed=audit.seed)
+    worlds = {name: value.to(learner.device, learner.dtype) for name, value in drawn_worlds.items()}
+    if isinstance(family, Simulator):
+        return _rollouts(learner, fitted, family, worlds, ways=audit.spec.ways)
+    return _observations(learner, fitted, family, worlds, ways=audit.spec.ways)
+
+
+def _queries(learner: AnyLearner, fitted: Any, x: Tensor, y: Tensor, *, ways: int) -> Subject:
+    """Audit queries x [T,Q,*X], y [T,Q], or sequences of L labels, y [T,Q*L], each right as a whole."""
+    labels = learner.space.labels
+
+    def score(x: Tensor, some: slice) -> Tensor:
+        return scores_of(learner, fitted, x, ways).unflatten(1, (-1, labels)).flatten(2)
+
+    def told(scores: Tensor) -> Tensor:
+        return scores.unflatten(2, (labels, -1)).flatten(1, 2)
+
+    def right(scores: Tensor) -> Tensor:
+        return losses.correct(*judged(told(scores), y, labels))
+
+    def victim() -> Victim:
+        return learner.query_victim(fitted, x, y)
+
+    return Subject(x, score, right, told, victim, lambda victim, scores: victim, classified=labels == 1)
+
+
+def _rollouts(learner: AnyLearner, fitted: Any, simulator: Simulator, worlds: Params, *, ways: int) -> Subject:
+    """Audit rollouts in worlds, each [T,R,...]: what is moved is the noise [T,R,H,*X] on all that is observed."""
+    tasks, each = next(iter(worlds.values())).shape[:2]
+
+    def score(noise: Tensor, some: slice) -> Tensor:
+        here = {name: value[:, some] for name, value in worlds.items()}
+        flight = replay(learner, fitted, simulator, here, noise, ways=ways)
+        if not flight.scores.isfinite().all():
+            raise CellError("a rollout's margin is NaN or infinite")
+        return flight.scores.unflatten(0, noise.shape[:2])
+
+    def told(scores: Tensor) -> Tensor:
+        flat = {name: value.flatten(0, 1) for name, value in worlds.items()}
+        seen = simulator.observe(flat, simulator.start(flat)).unflatten(0, (tasks, each))
+        return scores_of(learner, fitted, seen, ways)
+
+    return Subject(
+        x=still(simulator, tasks, each).to(learner.device, learner.dtype),
+        score=score,
+        right=lambda scores: losses.correct(scores, scores.new_zeros(scores.shape[:2], dtype=torch.int64)),
+        told=told,
+        victim=lambda: rollout_victim(learner, fitted, simulator, worlds),
+        climbed=lambda victim, scores: victim,
+        loss=losses.cross_entropy,
+        classified=False,
+    )
+
+
+def _observations(learner: AnyLearner, fitted: Any, family: Environment, worlds: Params, *, ways: int) -> Subject:
+    """Audit what policies observe in clean rollouts in worlds, each [T,R,...]: one observation of each, [T,R,*X].
+
+    They are spread over the steps before a rollout ended: early ones of the first, late ones of the last. A policy is
+    right where it does what it does without an attack. Cells climb towards what it likes least, so that is what has to
+    have a gradient.
+    """
+    shape = next(iter(worlds.values())).shape[:2]
+    played = act(learner, fitted, family, worlds, torch.zeros_like, ways=ways, pool=SHARED)
+    lengths = (played.actions >= 0).sum(dim=1).view(shape)
+    places = (torch.arange(shape[1]) + 0.5) / shape[1]
+    steps = (lengths * places).long()
+    states = played.flight.states[torch.arange(shape.numel()), steps.flatten()]
+    x = family.observe(states).to(learner.device, learner.dtype).unflatten(0, shape)
+    with torch.no_grad():
+        done = scores_of(learner, fitted, x, ways).argmax(dim=-1)
+    queries = _queries(learner, fitted, x, done, ways=ways)
+
+    def climbed(victim: Victim, scores: Tensor) -> Victim:
+        return policy_victim(learner, fitted, x, scores, victim.cost)
+
+    return replace(queries, climbed=climbed, loss=losses.cross_entropy, steps=steps)
+
+
 @dataclass(frozen=True)
 class Ascent:
-    """Climb the margin from the clean point by `steps` steps of 2.5 eps / steps, and keep the best iterate.
+    """Climb a loss from `origins` by `steps` steps of 2.5 eps / steps, and keep the best iterate.
 
-    The margin, because it neither underflows with large scores nor asks for one run a class, as targets do.
+    The margin, because it neither underflows with large scores nor asks for one run a class, as targets do; but of
+    rollouts the cross entropy. They have several ways to fail, and the margin knows the nearest one alone, as an
+    obstacle that it cannot quite reach.
     """
 
     steps: int
+    origins: Tensor  # [P,M,*X]
+    loss: Callable[[Tensor, Tensor], Tensor] = losses.margin
 
     def __call__(self, victim: Victim, threat: Threat) -> Search:
         search = Search(victim)
         length = 2.5 * threat.eps / self.steps
-        search.run(threat, victim.x, _margin(victim), steps=self.steps, length=length)
+        search.run(threat, self.origins, self._objective(victim), steps=self.steps, length=length)
         return search
 
+    def _objective(self, victim: Victim) -> Objective:
+        return lambda outputs, points: self.loss(outputs, victim.y[points]).mean(dim=1)
 
-def _margin(victim: Victim) -> Objective:
-    return lambda outputs, points: losses.margin(outputs, victim.y[points]).mean(dim=1)
 
-
-def _attacked(audit: Audit, victim: Victim, tasks: list[int]) -> dict[str, Tensor]:
+def _attacked(audit: Audit, victim: Victim, ascent: Ascent, tasks: list[int]) -> dict[str, Tensor]:
     """Run every attack of an audit: x_adv [P,M,*X] by name."""
     full = Threat(audit.norm, audit.eps)
     searches = {
-        "pgd-half": Ascent(STEPS)(victim, replace(full, eps=audit.eps / 2)),
-        "pgd": Ascent(STEPS)(victim, full),
-        "pgd-twice": Ascent(2 * STEPS)(victim, full),
-        flags.BOX: Ascent(STEPS)(victim, Threat("linf", victim.space.width / 2)),
+        "pgd-half": ascent(victim, replace(full, eps=audit.eps / 2)),
+        "pgd": ascent(victim, full),
+        "pgd-twice": replace(ascent, steps=2 * STEPS)(victim, full),
+        flags.BOX: ascent(victim, Threat("linf", victim.space.width / 2)),
     }
     found = {name: search.x_adv for name, search in searches.items()}
     fgsm = PGD(1, step=1.0, start="clean", keep="last")
@@ -333,7 +483,9 @@ def _attacked(audit: Audit, victim: Victim, tasks: list[int]) -> dict[str, Tenso
     strongest[chosen] = targeted(near, full, _streams(audit, "targeted", tasks))
     known.append(strongest)
     hunts: dict[str, tuple[Member, int]] = {"noise": (Noise(DRAWS // COPIES), COPIES)}
-    if victim.single and fits_square(victim.space, audit.norm):
+    if audit.surface == "rollout":
+        hunts[flags.STRETCHES] = (Stretches(DRAWS), 1)
+    elif victim.single and fits_square(victim.space, audit.norm):
         hunts["square"] = (Square(DRAWS, schedule=DRAWS), 1)
     for name, (attack, copies) in hunts.items():
         met = chosen.repeat_interleave(copies)
@@ -373,9 +525,32 @@ def _news(search: Search, attack: Member, threat: Threat, rng: Streams) -> tuple
     return where, search.x_adv[where]
 
 
-def _flat(victim: Victim, tasks: int) -> dict[str, Tensor]:
-    """Say where the gradients of margin and cross entropy by the query are 0, or no numbers: [T,Q] each."""
-    x = victim.x.detach().clone().requires_grad_()
+def _gradients(audit: Audit, victim: Victim, climbed: Victim, tasks: list[int]) -> tuple[dict[str, Tensor], Tensor]:
+    """Say where the gradients of `climbed` are 0, [T,Q] by loss, and where ascents of `victim` begin: [P,M,*X].
+
+    Ascents begin at the clean point. But power, like every even function, is stationary in silence, and so in any query
+    of equal numbers gradients may be 0 through no masking. There they are asked for again, and begin, a little aside.
+    """
+    zero, same = _flat(climbed, victim.x), _constant(victim.x)
+    stuck = torch.stack(list(zero.values())).any(dim=0) & same
+    if audit.surface != "query" or not stuck.any():  # without noise the queries of rollouts are all zeros
+        return {name: bits.view(len(tasks), -1) for name, bits in zero.items()}, victim.x
+    near = Threat(audit.norm, ASIDE * audit.eps)
+    aside = threats.random_start(victim.x, _streams(audit, "aside", tasks), near, victim.space)
+    origins = torch.where(stuck.view(*stuck.shape, *[1] * len(victim.space.shape)), aside, victim.x)
+    beside = _flat(climbed, origins)
+    return {name: (bits & beside[name]).view(len(tasks), -1) for name, bits in zero.items()}, origins
+
+
+def _constant(x: Tensor) -> Tensor:
+    """Say which items of x [P,M,*X] hold one number many times: [P,M]."""
+    rows = x.flatten(2)
+    return (rows == rows[..., :1]).all(dim=-1) & (rows.shape[-1] > 1)
+
+
+def _flat(victim: Victim, x: Tensor) -> dict[str, Tensor]:
+    """Say where the gradients of margin and cross entropy by x [P,M,*X] are 0, or no numbers: [P,M] each."""
+    x = x.detach().clone().requires_grad_()
     outputs = victim.forward(x, victim.points)
     each = {"margin": losses.margin, "cross entropy": losses.cross_entropy}
     found = {}
@@ -384,18 +559,20 @@ def _flat(victim: Victim, tasks: int) -> dict[str, Tensor]:
         if outputs.requires_grad:
             total = loss(outputs, victim.y).sum()
             (gradient,) = torch.autograd.grad(total, x, retain_graph=True, allow_unused=True)
-        largest = torch.zeros(x.shape[:2]) if gradient is None else gradient.flatten(2).abs().amax(-1)
-        found[name] = ~(largest.view(tasks, -1) > 0)
+        largest = x.new_zeros(x.shape[:2]) if gradient is None else gradient.flatten(2).abs().amax(-1)
+        found[name] = ~(largest > 0)
     return found
 
 
-def _differences(learner: AnyLearner, fitted: Any, x: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-    """Score x [T,Q,*X] again, whole and query by query: the largest differences over the scores' range, [T] each."""
+def _differences(subject: Subject, clean: Tensor) -> tuple[Tensor, Tensor]:
+    """Score again, whole and query by query: the largest differences over the scores' range, [T] each."""
+    x = subject.x
     span = (clean.amax((1, 2)) - clean.amin((1, 2))).clamp_min(torch.finfo(clean.dtype).tiny)
-    again = torch.stack([learner.predict(fitted, x).detach() for _ in range(FORWARDS - 1)])
+    again = torch.stack([subject.score(x, ALL) for _ in range(FORWARDS - 1)])
     repeat = (again - clean).abs().amax((0, 2, 3)) / span
     chosen = torch.linspace(0, x.shape[1] - 1, min(ALONE, x.shape[1])).round().long().unique().tolist()
-    single = torch.cat([learner.predict(fitted, x[:, query : query + 1]).detach() for query in chosen], dim=1)
+    parts = [slice(query, query + 1) for query in chosen]
+    single = torch.cat([subject.score(x[:, part], part) for part in parts], dim=1)
     alone = (single - clean[:, chosen]).abs().amax((1, 2)) / span
     if x.device.type != "cpu":
         repeat = torch.where(repeat > GPU_NOISE, repeat, 0.0)
@@ -404,7 +581,7 @@ def _differences(learner: AnyLearner, fitted: Any, x: Tensor, clean: Tensor) -> 
 
 
 def _probabilities(scores: Tensor) -> bool:
-    """Say whether scores [Q,N] are probabilities."""
+    """Say whether scores [n,W] are probabilities."""
     return bool(((scores >= 0) & (scores <= 1)).all() and ((scores.sum(-1) - 1).abs() < 1e-4).all())
 
 

@@ -28,7 +28,11 @@ WIDEST = 0.5  # A half-width above this says nothing, as two tasks soon have.
 ABOVE_CHANCE, REFERENCE, ALONE, MOVED, DISAGREE, ONE_CLASS = 0.02, 0.05, 1e-4, 0.002, 0.01, 0.6
 BOX = "box"  # the run in Linf of half the box's width
 
-_FGSM, _SQUARE = re.compile(r"fgsm\b(?!-)"), re.compile(r"square(-\d+)?( #\w+)?$")
+STRETCHES = "stretches"  # the blind search where there is nothing that Square could paint
+# From verdicts on rollouts in an environment nothing of these follows: who does better in a step need not in the end.
+GREEDY = frozenset({"F1", "F2", "F3", "F9"})
+
+_FGSM, _SQUARE = re.compile(r"fgsm\b(?!-)"), re.compile(r"(square|stretches)(-\d+)?( #\w+)?$")
 _PGD = re.compile(r"pgd-(mt-)?\d+( #\w+)?$")
 _WHITE = re.compile(r"(pgd-(mt-)?\d+|apgd[\w-]*|fab[\w-]*|autoattack(-reference)?)( #\w+)?$")
 _OWN, _AUTOATTACK = re.compile(r"pgd-mt-\d+( #\w+)?$"), re.compile(r"autoattack(-reference)?( #\w+)?$")
@@ -80,6 +84,10 @@ class Measures:
 
     `survived` holds right verdicts after each run, `flat` whether the gradient of a loss by the query is exactly 0.
     `repeat` and `alone` are differences of scores over their range: between forwards, and without batch-mates.
+
+    What rolls through a simulator or writes is right as a whole, and has no `predictions`. Of rollouts in an
+    environment, which no gradient passes, single observations are the queries: one of each clean rollout, met in the
+    step that `steps` says, and right while the policy does what it does there.
     """
 
     task: int
@@ -91,6 +99,7 @@ class Measures:
     alone: float
     probabilities: bool
     autograd: bool
+    steps: tuple[int, ...] = ()
 
 
 ABOUT: tuple[About, ...] = (
@@ -98,7 +107,9 @@ ABOUT: tuple[About, ...] = (
         "F1",
         "One step beats many",
         "red",
-        "A single step of gradient ascent fools queries that many steps do not, so the many steps got stuck.",
+        "A single step of gradient ascent fools queries that many steps do not, so the many steps got stuck. In an "
+        "environment, where each step of a rollout is attacked as it comes, this is asked of single steps, as are F2 "
+        "and F3.",
         "more than 1 % of queries",
     ),
     About(
@@ -112,7 +123,8 @@ ABOUT: tuple[About, ...] = (
         "F3",
         "Blind search beats gradients",
         "red",
-        "Square, which sees scores only, fools queries that attacks with gradients left: the gradients mislead.",
+        "Square, or of rollouts a search by stretches of steps, which see scores only, fool queries that attacks with "
+        "gradients left: the gradients mislead.",
         "more than 0.2 percentage points",
     ),
     About(
@@ -127,14 +139,16 @@ ABOUT: tuple[About, ...] = (
         "A budget without bounds leaves survivors",
         "red",
         "With half the box to move in, all inputs can be made the same; whoever is still right was not attacked.",
-        "more than 1/K and 2 percentage points",
+        "more than 2 percentage points above 1/K; of rollouts and sequences, above 0; of steps, above the share of the "
+        "action that is done most",
     ),
     About(
         "F6",
         "Scores without a gradient",
         "red",
         "The margin or the cross entropy has an input gradient of exactly 0, or scores are probabilities, whose "
-        "gradients die out: attacks that climb them cannot start.",
+        "gradients die out: attacks that climb them cannot start. In a query of equal numbers, as silence is, power "
+        "is stationary by itself, so that the gradient must be 0 beside it, too.",
         "more than 1 % of queries; any probabilities",
     ),
     About(
@@ -186,7 +200,8 @@ ABOUT: tuple[About, ...] = (
         "Collapsed",
         "red where one class takes the predictions and nothing was learned; amber otherwise",
         "One class takes most clean predictions; or the interval of robust accuracy holds 1/K, what a constant "
-        "predictor has. An accuracy wholly below 1/K is an honest result, marked ‡ and not flagged.",
+        "predictor has: 0 of rollouts and sequences, which have no class to take them. An accuracy wholly below 1/K is "
+        "an honest result, marked ‡ and not flagged.",
         "more than 60 % of predictions (red if clean accuracy is within 2 standard errors of 1/K); or 1/K inside",
     ),
 )
@@ -248,12 +263,62 @@ def audited_tasks(ran: int) -> int:
     return min(ran, max(math.ceil(SHARE * ran), LEAST_TASKS))
 
 
-def of_audit(tasks: Sequence[Measures], *, ways: int, transductive: bool = False) -> tuple[Flag, ...]:
+def of_audit(
+    tasks: Sequence[Measures], *, ways: int, surface: str = "query", transductive: bool = False
+) -> tuple[Flag, ...]:
     """Raise what an audit shows; `transductive` says that queries are judged together by declaration."""
     if not tasks:
         return ()
-    found = [*_of_attacks(tasks, ways), *_of_gradients(tasks), *_of_scores(tasks, transductive=transductive)]
-    most = float(np.mean([np.bincount(task.predictions).max() / len(task.predictions) for task in tasks]))
+    found = [*_of_attacks(tasks, _constant(tasks, ways, surface)), *_of_gradients(tasks)]
+    found += _of_scores(tasks, transductive=transductive)
+    return merge(found + (_collapsed(tasks, ways) if surface == "query" else []))
+
+
+def left_out(tasks: Sequence[Measures], *, surface: str) -> tuple[str, ...]:
+    """Name what an audit did not ask, and why: one sentence each."""
+    if not tasks:
+        return ()
+    runs, found = tasks[0].survived, []
+    if not runs:
+        found.append("F1 to F5, F7 and gradients (F6): none reaches the inputs, to attack with or to compare with")
+    elif STRETCHES in runs:
+        found.append("Square (F3): what is observed is no picture and no sound; stretches of steps are searched")
+    elif "square" not in runs:
+        found.append("Square (F3): paints single images, and single sounds or sentences in Linf alone")
+    if tasks[0].steps:
+        found.append("whole rollouts (F1, F2, F3, F9): who does better in each step need not in the end")
+        found.append("clean verdicts against those of runs (F12): those are of rollouts, and these of steps")
+        found.append("one class (F13): which action is done most, the world decides")
+    elif surface == "rollout":
+        found.append("one class (F13): a rollout succeeds or fails, and is taken for no class")
+    elif surface == "sequence":
+        found.append("one class (F13): many places of a target are its end, and a sequence is taken for no class")
+    return tuple(found)
+
+
+def concluded(found: Iterable[Flag], tasks: Sequence[Measures], *, surface: str) -> list[Flag]:
+    """Keep what may be concluded from stored verdicts, where an audit saw `tasks`.
+
+    Of rollouts the audit has to say first that gradients pass their world.
+    """
+    whole = surface != "rollout" or (bool(tasks) and not tasks[0].steps)
+    return [flag for flag in found if whole or flag.code not in GREEDY]
+
+
+def _constant(tasks: Sequence[Measures], ways: int, surface: str) -> float:
+    """Say what may be left right where all inputs are the same."""
+    if tasks[0].steps:  # whatever the policy then does, it did in so many of them
+        return _most(tasks)
+    return 1 / ways if surface == "query" else 0.0
+
+
+def _most(tasks: Sequence[Measures]) -> float:
+    return float(np.mean([np.bincount(task.predictions).max() / len(task.predictions) for task in tasks]))
+
+
+def _collapsed(tasks: Sequence[Measures], ways: int) -> list[Flag]:
+    """Raise F13 where one class takes most of a task's predictions."""
+    most = _most(tasks)
     if most > ONE_CLASS:
         n = sum(len(task.predictions) for task in tasks)
         # Of two classes a poor but honest learner may prefer one; it has learned something if it beats a constant.
@@ -261,8 +326,8 @@ def of_audit(tasks: Sequence[Measures], *, ways: int, transductive: bool = False
         error = float(np.std(each, ddof=1)) / math.sqrt(len(each)) if len(each) > 1 else math.inf
         learned = float(np.mean(each)) - 2 * error > 1 / ways
         detail = f"one class takes {_percent(most)} of a task's clean predictions"
-        found.append(Flag("F13", "amber" if learned else "red", most, ONE_CLASS, n, detail))
-    return merge(found)
+        return [Flag("F13", "amber" if learned else "red", most, ONE_CLASS, n, detail)]
+    return []
 
 
 def _at_one_eps(runs: Runs, eps: float) -> list[Flag]:
@@ -325,23 +390,21 @@ def _new(run: Verdicts, others: Sequence[Verdicts]) -> tuple[int, int]:
     return int(new.sum()), new.size
 
 
-def _of_attacks(tasks: Sequence[Measures], ways: int) -> list[Flag]:
+def _of_attacks(tasks: Sequence[Measures], constant: float) -> list[Flag]:
     """Raise F1 to F5 and F7 from the runs of an audit, each of which met every query from its clean point."""
     clean = np.array([task.clean for task in tasks])
     left = {name: clean & [task.survived[name] for task in tasks] for name in tasks[0].survived}
     found: list[Flag | None] = []
     if "pgd" in left:
         n, standing = clean.size, left["pgd"] & left["pgd-twice"]
-        fooled = {
-            name: int((clean & standing & ~left[name]).sum()) for name in ("fgsm", "square", "noise") if name in left
-        }
         texts = {"fgsm": "FGSM fools {} that PGD misses", "square": "Square fools {} that PGD misses"}
-        texts["noise"] = "random draws fool {} that PGD misses"
-        limits = {"fgsm": ("F1", FGSM_ONLY), "square": ("F3", NEW), "noise": ("F4", NEW)}
+        texts |= {STRETCHES: "blind search fools {} that PGD misses", "noise": "random draws fool {} that PGD misses"}
+        limits = {"fgsm": ("F1", FGSM_ONLY), "square": ("F3", NEW), STRETCHES: ("F3", NEW), "noise": ("F4", NEW)}
+        fooled = {name: int((clean & standing & ~left[name]).sum()) for name in texts if name in left}
         found += [_count(limits[name][0], new, n, limits[name][1], texts[name]) for name, new in fooled.items()]
         counts = (int(left["pgd-half"].sum()), int(left["pgd"].sum()))
         found.append(_less(*counts, n, "PGD", ("/ 2", "itself")))
-        rest, limit = float(left[BOX].mean()), 1 / ways + ABOVE_CHANCE
+        rest, limit = float(left[BOX].mean()), constant + ABOVE_CHANCE
         if rest > limit:
             detail = f"{_percent(rest)} survive PGD with half the box to move in; at most {_percent(limit)} may"
             found.append(Flag("F5", "red", rest, limit, n, detail))

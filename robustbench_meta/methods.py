@@ -178,6 +178,7 @@ def _check(checks: Sequence[Check]) -> Check:
         audited=min(one.audited for one in checks),
         failure=next((one.failure for one in checks if one.failure), ""),
         lacks=next((one.lacks for one in checks if one.lacks), ""),
+        left_out=tuple(dict.fromkeys(what for one in checks for what in one.left_out)),
     )
 
 

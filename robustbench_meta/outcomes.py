@@ -130,13 +130,15 @@ class Bits:
 class Check:
     """What speaks against an entry's numbers, and whether it was looked for: an audit of `audited` tasks, 0 for none.
 
-    `failure` says why an audit could not run, `lacks` what the audit has not seen of what was run.
+    `failure` says why an audit could not run, `lacks` what the audit has not seen of what was run, `left_out` what no
+    audit asks of such learners, and why.
     """
 
     flags: tuple[Flag, ...] = ()
     audited: int = 0
     failure: str = ""
     lacks: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def red(self) -> list[Flag]:
@@ -259,7 +261,7 @@ def outcomes(results: Results) -> list[Outcome]:
             if not entry_of(cell).black_box and _is_own(cell):
                 required.setdefault(cell["eps"], set()).add(cell["attack"])
         for entry, mine in sorted(_grouped(here, entry_of).items(), key=lambda item: entry_order(item[0])):
-            rows = audits.get(_identity(board, entry), []) if board.surface == "query" else []
+            rows = audits.get(_identity(board, entry), []) if board.surface != "support" else []
             check = _check(board, entry, mine, bits, rows)
             for eps in sorted({cell["eps"] for cell in mine}):
                 needed = tuple(sorted(required.get(eps, set())))
@@ -359,23 +361,26 @@ def _check(
 ) -> Check:
     """Gather the flags of an entry's cells and of its audit, the one at the largest eps if there are several."""
     runs = {(cell["attack"], cell["eps"]): bits[cell["key"]] for cell in mine if cell["key"] in bits}
-    found = list(signs.of_cells(runs))
+    found = signs.of_cells(runs)
     if not rows:
-        return Check(tuple(found))
+        return Check(tuple(signs.concluded(found, (), surface=board.surface)))
     latest = max(rows, key=lambda row: (row["eps"], row["version"], row["key"]))
     last = latest["key"]
     measures = [row["measures"] for row in rows if row["key"] == last and row["measures"] is not None]
     failure = next((str(row["reason"]) for row in rows if row["key"] == last and row["status"] == "error"), "")
-    found += signs.of_audit(measures, ways=board.ways, transductive=entry.norm_mode == "batch")
+    raised = signs.concluded(found, measures, surface=board.surface)
+    raised += signs.of_audit(measures, ways=board.ways, surface=board.surface, transductive=entry.norm_mode == "batch")
     if measures:
         audited = _Audited(*(np.array([getattr(one, name) for one in measures]) for name in ("task", "clean")))
-        found += [flag for run in runs.values() for flag in signs.reproduced(run, audited)]
+        if not measures[0].steps:
+            raised += [flag for run in runs.values() for flag in signs.reproduced(run, audited)]
         eps, seen = max(cell["eps"] for cell in mine), set().union(*(run.tasks.tolist() for run in runs.values()))
         lacks = f"audited up to {eps_text(latest['eps'])}" if round(latest["eps"], 9) < eps else ""
         if len(measures) < signs.audited_tasks(len(seen)):
             lacks = f"{len(measures)} of {signs.audited_tasks(len(seen))} tasks audited"
-        return Check(signs.merge(found), len(measures), failure, lacks)
-    return Check(signs.merge(found), 0, failure)
+        left_out = signs.left_out(measures, surface=board.surface)
+        return Check(signs.merge(raised), len(measures), failure, lacks, left_out)
+    return Check(signs.merge(raised), 0, failure)
 
 
 @dataclass(frozen=True, eq=False)
@@ -401,7 +406,7 @@ def _audit_identity(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in names if name not in _NOT_OF_AUDITS)
 
 
-_NOT_OF_AUDITS = ("surface", "fraction", "checkpoint")
+_NOT_OF_AUDITS = ("fraction", "checkpoint")
 
 
 def _grouped(rows: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], _Key]) -> dict[_Key, list[dict[str, Any]]]:

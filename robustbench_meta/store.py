@@ -140,10 +140,15 @@ def key(cell: Cell | Audit) -> str:
 
 
 def _told(cell: Cell | Audit) -> dict[str, Any]:
-    """Write a cell's fields, without a fraction of 1: cells from before there were others keep their names."""
+    """Write the fields of a cell without a fraction of 1, and of an audit of queries without its surface.
+
+    So those from before there were others keep their names.
+    """
     told = asdict(cell)
     if isinstance(cell, Cell) and cell.threat.fraction == 1:
         del told["threat"]["fraction"]
+    if isinstance(cell, Audit) and cell.surface == "query":
+        del told["surface"]
     return told
 
 
@@ -177,7 +182,7 @@ def append_audit(results: Path, audit: Audit, measures: Iterable[Measures], timi
         header, before = _read_audit(path) if path.exists() else (audit, [])
         merged = {one.task: one for one in measures} | {one.task: one for one in before}
         lines = [
-            {"schema": SCHEMA, "audit": asdict(header)},
+            {"schema": SCHEMA, "audit": _told(header)},
             *(_measures_line(merged[task]) for task in sorted(merged)),
         ]
         _replace(path, _lines(lines))
@@ -199,7 +204,7 @@ def audits(results: Path) -> dict[str, Audit]:
 def fail_audit(results: Path, audit: Audit, reason: str) -> None:
     """Record that an audit failed, and why; tasks that ran before stay."""
     with _locked(results, audit):
-        line = {"schema": SCHEMA, "audit": asdict(audit), "reason": reason}
+        line = {"schema": SCHEMA, "audit": _told(audit), "reason": reason}
         _replace(_path(results, "audits", audit).with_suffix(".json"), _lines([line]))
 
 
@@ -460,7 +465,7 @@ _TASK_COLUMNS = {
     "backwards": "int64",
     **dict.fromkeys((*RETURNS, *LIKENESS), "float64"),
 }
-_OF_ATTACKS = ("attack", "attack_fields", "surface", "fraction", "seconds", "device", "external")
+_OF_ATTACKS = ("attack", "attack_fields", "fraction", "seconds", "device", "external")
 _AUDIT_COLUMNS = {
     **{name: kind for name, kind in _CELL_COLUMNS.items() if name not in _OF_ATTACKS},
     "version": "int64",
@@ -517,19 +522,20 @@ def _bits(values: Sequence[bool]) -> str:
 
 def _measures_line(one: Measures) -> dict[str, Any]:
     bits = {name: {run: _bits(values) for run, values in getattr(one, name).items()} for name in ("survived", "flat")}
-    return {**asdict(one), "clean": _bits(one.clean), **bits}
+    told = {**asdict(one), "clean": _bits(one.clean), **bits}
+    if not one.steps:  # as all had none once
+        del told["steps"]
+    return told
 
 
 def _measures(line: dict[str, Any]) -> Measures:
     every = [line["clean"], *line["survived"].values(), *line["flat"].values()]
-    if (
-        not line["clean"]
-        or {len(bits) for bits in every} != {len(line["predictions"])}
-        or set("".join(every)) - {*"01"}
-    ):
-        raise ValueError("clean, survived, flat and predictions are not of one length, or not bits")
-    if not all(isinstance(value, int) and value >= 0 for value in (line["task"], *line["predictions"])):
-        raise ValueError("task and predictions are not whole numbers")
+    steps, count = line.get("steps", ()), len(line["clean"])
+    lengths = {len(part) for part in (*every, line["predictions"] or line["clean"], steps or line["clean"])}
+    if not count or lengths != {count} or set("".join(every)) - {*"01"}:
+        raise ValueError("clean, survived, flat, predictions and steps are not of one length, or not bits")
+    if not all(isinstance(value, int) and value >= 0 for value in (line["task"], *line["predictions"], *steps)):
+        raise ValueError("task, predictions and steps are not whole numbers")
     if not all(isinstance(line[name], float) for name in ("repeat", "alone")):
         raise ValueError("repeat and alone are not numbers")
     bits = {
@@ -537,7 +543,8 @@ def _measures(line: dict[str, Any]) -> Measures:
         for name in ("survived", "flat")
     }
     clean = tuple(bit == "1" for bit in line["clean"])
-    return Measures(**{**line, **bits, "clean": clean, "predictions": tuple(line["predictions"])})
+    numbers = {"predictions": tuple(line["predictions"]), "steps": tuple(steps)}
+    return Measures(**{**line, **bits, "clean": clean, **numbers})
 
 
 def _record(line: dict[str, Any]) -> Record:

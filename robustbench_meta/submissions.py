@@ -137,6 +137,12 @@ class AuditFields(Strict):
     eps: float = Field(ge=0, le=1e6)
     seed: Count
     version: int = Field(ge=1, le=1000)
+    surface: Literal["query", "rollout", "sequence"] = "query"
+
+    @model_serializer(mode="wrap")
+    def _told(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out the surface of queries, as results do."""
+        return {name: value for name, value in written(self).items() if (name, value) != ("surface", "query")}
 
     def noun(self) -> Audit:
         given = self.model_dump()
@@ -199,6 +205,12 @@ class MeasuresFields(Strict):
     alone: Distance
     probabilities: bool
     autograd: bool
+    steps: tuple[Count, ...] = Field((), max_length=1_000_000)
+
+    @model_serializer(mode="wrap")
+    def _told(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out steps where there are none, as results do."""
+        return {name: value for name, value in written(self).items() if name != "steps" or value}
 
 
 class EntryAudit(Strict):

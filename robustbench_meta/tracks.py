@@ -382,11 +382,17 @@ def _of_audit(file: str, where: str, one: EntryAudit) -> Iterator[Problem]:
                 submissions.from_hex(bits, count)
             except ValueError as error:
                 yield Problem(file, f"{at}.{name}", bits, f"{error} (ways times queries)")
-        if len(row.predictions) != count or any(value >= ways for value in row.predictions):
-            legal = f"{count} classes from 0 to {ways - 1}"
+        predicted = count if one.audit.surface == "query" or row.steps else 0
+        if len(row.predictions) != predicted or any(value >= ways for value in row.predictions):
+            legal = f"{predicted} classes from 0 to {ways - 1}"
             yield Problem(
                 file, f"{at}.predictions", f"{len(row.predictions)} up to {max(row.predictions, default=0)}", legal
             )
+        if row.steps and (one.audit.surface != "rollout" or len(row.steps) != count):
+            legal = f"none, or of rollouts in an environment {count}"
+            yield Problem(file, f"{at}.steps", f"{len(row.steps)} of surface {one.audit.surface}", legal)
+        if bool(row.steps) != bool(one.tasks[0].steps):
+            yield Problem(file, f"{at}.steps", len(row.steps), "every task of an audit is judged in the same way")
         if {*row.survived} != {*one.tasks[0].survived} or {*row.flat} != {*one.tasks[0].flat}:
             yield Problem(file, f"{at}.survived", ", ".join(row.survived), "every task of an audit has the same runs")
     yield from _timed(file, where, one.ran, {row.task for row in one.tasks})

@@ -488,6 +488,7 @@ class Audit:
     """What one row of a board is audited on, at the largest eps of its grid; `key` in store.py hashes these fields.
 
     `version` counts the changes of what an audit does: an audit of an older version is not taken for one of this.
+    `surface` is never the support.
     """
 
     checkpoint: str  # name
@@ -504,3 +505,4 @@ class Audit:
     eps: float
     seed: int
     version: int
+    surface: Surface = "query"

@@ -545,7 +545,7 @@ def _compared(now: Measures, then: Measures, *, exact: bool) -> tuple[list[str],
 def _verdicts(one: Measures) -> dict[str, tuple[int, ...]]:
     """All that a task of an audit says of its queries, by name."""
     nested = {f"{part} {run}": bits for part in ("survived", "flat") for run, bits in getattr(one, part).items()}
-    return {"clean": one.clean, "predictions": one.predictions, **nested}
+    return {"clean": one.clean, "predictions": one.predictions, "steps": one.steps, **nested}
 
 
 def _named(about: Audit) -> str:

@@ -2,20 +2,55 @@
 
 from __future__ import annotations
 
+import math
 import pickle
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from test_environments import COMMON, Climber, Line, Push
 from torch import Tensor
 
-from robustbench_meta import audit, catalog, flags, grid, linear, maskers, report, statistics, store, tracks
-from robustbench_meta.types import NORMS, InputError, Norm, Spec, Threat
+from robustbench_meta import (
+    audit,
+    catalog,
+    evaluate,
+    flags,
+    grid,
+    linear,
+    maskers,
+    report,
+    statistics,
+    store,
+    submissions,
+    tracks,
+    verify,
+)
+from robustbench_meta.engine import Learner, ObjectLearner
+from robustbench_meta.rollouts import noise_space
+from robustbench_meta.types import (
+    NORMS,
+    Box,
+    Episodes,
+    InputError,
+    Norm,
+    Params,
+    Scene,
+    Sounds,
+    Spec,
+    Split,
+    Streams,
+    Surface,
+    Threat,
+    Victim,
+)
 
 STROKES = catalog.family("strokes")
 SPEC, THREAT = Spec(5, 5, 1), Threat("linf", 0.1)
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 
 
 class Adapts(maskers.Honest):
@@ -194,3 +229,322 @@ def test_a_budget_that_is_spent_leaves_the_first_block_of_an_audit(tmp_path: Pat
     plan, (job,) = ran(maskers.Honest(), tmp_path, tasks=3)
     assert audit.run_audits(plan, tmp_path, budget=0.0) == []
     assert [one.task for one in store.audited(tmp_path, job.audit)] == [0, 1]
+
+
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let chance draw less: what is planted here it finds at once."""
+    monkeypatch.setattr(audit, "DRAWS", 64)
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A place on a line that begins at 0 and moves by 0.1 up or down; a rollout of four steps succeeds above 0.15."""
+
+    name: str = "ramp"
+    horizon: int = 4
+    space: ClassVar[Box] = Box((2,), -1.0, 1.0)
+    default_network: ClassVar[str] = "mlp"
+    default_network_options: ClassVar[Mapping[str, Any]] = {}
+
+    def classes(self, split: Split) -> list[str]:
+        return [f"{split}-up", f"{split}-down"]
+
+    def sample(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
+        def part(count: int, first: float) -> tuple[Tensor, Tensor]:
+            x = torch.linspace(first, first + 0.1, 4 * count).view(1, -1, 2).expand(len(indices), -1, -1)
+            return x, torch.arange(2).repeat_interleave(count).expand(len(indices), -1)
+
+        return Episodes(*part(spec.shots, 0.0), *part(spec.queries, 0.5))
+
+    def trials(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Params:
+        return {"start": torch.linspace(0, 0.02, spec.ways * spec.queries).expand(len(indices), -1)}
+
+    def start(self, world: Params) -> Tensor:
+        return world["start"].unsqueeze(1)
+
+    def observe(self, world: Params, state: Tensor) -> Tensor:
+        return torch.cat([state, torch.full_like(state, 0.3)], dim=1)
+
+    def advance(self, world: Params, state: Tensor, chosen: Tensor) -> Tensor:
+        return state + 0.1 * (chosen[:, :1] - chosen[:, 1:])
+
+    def judge(self, world: Params, states: Tensor) -> tuple[Tensor, Tensor]:
+        return 10 * (states[:, -1] - 0.15), states[:, -1, 0]
+
+    def scene(self, world: Params, states: Tensor) -> Scene:
+        nothing = states.new_zeros(len(states), 0, 2)
+        return Scene(states.expand(-1, -1, 2), states.new_zeros(len(states), 3), nothing.new_zeros(0, 3), nothing)
+
+
+class Climbs:
+    """A policy that goes up where it sees itself above -0.05, else down."""
+
+    def adapt(self, x: Tensor, y: Tensor) -> None:
+        return None
+
+    def predict(self, fitted: None, x: Tensor) -> Tensor:
+        return 20 * torch.cat([x[:, :1] + 0.05, -x[:, :1] - 0.05], dim=1)
+
+
+class Rounds(Climbs):
+    """Observes in steps of a quarter: a gradient of exactly 0, and noise of more than an eighth breaks it."""
+
+    def predict(self, fitted: None, x: Tensor) -> Tensor:
+        return super().predict(fitted, (4 * x).round() / 4)
+
+
+class Saturates(Climbs):
+    """Is so sure of its action that the softmax of its scores has no slope."""
+
+    def predict(self, fitted: None, x: Tensor) -> Tensor:
+        return 1e5 * super().predict(fitted, x)
+
+
+class Cuts(Climbs):
+    def predict(self, fitted: None, x: Tensor) -> Tensor:
+        return super().predict(fitted, x.detach()) + 0 * x.sum(dim=1, keepdim=True)
+
+
+class Wavers(Climbs):
+    def predict(self, fitted: None, x: Tensor) -> Tensor:
+        return super().predict(fitted, x + 0.1 * torch.randn_like(x))
+
+
+class Likely(Climbs):
+    def predict(self, fitted: None, x: Tensor) -> Tensor:
+        return super().predict(fitted, x).softmax(dim=1)
+
+
+class Compares(Climbs):
+    """Sees where it is among the others."""
+
+    def predict(self, fitted: None, x: Tensor) -> Tensor:
+        return super().predict(fitted, 0.05 + x - x.mean(dim=0))
+
+
+class Purifies(Climbs):
+    def predict(self, fitted: None, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            inside = x.detach().clone().requires_grad_()
+            super().predict(fitted, inside).sum().backward()
+        return super().predict(fitted, x)
+
+
+def of_rollouts(policy: Any, family: Any, eps: float) -> tuple[flags.Flag, ...]:
+    return audit.examine_object(policy, family, threat=Threat("linf", eps, "rollout"), spec=Spec(2, 3, 4), tasks=1)
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.2])
+@pytest.mark.usefixtures("few_draws")
+def test_an_honest_policy_raises_nothing_through_a_simulator_or_step_by_step(eps: float) -> None:
+    assert of_rollouts(Climbs(), Ramp(), eps) == ()
+    assert of_rollouts(Climber(), Line(), eps) == ()
+
+
+@pytest.mark.parametrize(
+    ("policy", "through", "by_steps"),
+    [
+        (Rounds(), {"F3", "F4", "F5", "F6"}, {"F6"}),
+        (Saturates(), {"F3", "F4", "F5", "F6"}, {"F6"}),
+        (Cuts(), {"F3", "F4", "F5", "F6"}, {"F3", "F4", "F6"}),
+        (Wavers(), {"F8"}, {"F8"}),
+        (Likely(), {"F6"}, {"F6"}),
+        (Compares(), {"F10"}, {"F10"}),
+        (Purifies(), {"F11"}, {"F11"}),
+    ],
+)
+@pytest.mark.usefixtures("few_draws")
+def test_policies_that_mask_are_flagged_red_through_a_simulator_and_step_by_step(
+    policy: Climbs, through: set[str], by_steps: set[str]
+) -> None:
+    assert through <= {flag.code for flag in flags.red(of_rollouts(policy, Ramp(), 0.2))}
+    assert by_steps <= {flag.code for flag in flags.red(of_rollouts(policy, Line(), 0.2))}
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Leaves everything as it is."""
+
+    norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    surfaces: ClassVar[tuple[Surface, ...]] = ("query",)
+    needs_gradient: ClassVar[bool] = False
+    needs_single_points: ClassVar[bool] = False
+
+    def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
+        return victim.x.clone()
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_that_one_step_beats_many_is_concluded_of_rollouts_only_where_gradients_pass_and_the_audit_says_so(
+    tmp_path: Path,
+) -> None:
+    attacks = {"fgsm": Push(0.2), "pgd-3": Idle()}
+    common = {**COMMON, "queries": 4, "attacks": attacks, "eps": [0.2]}
+    learners = {"through": (Climbs(), Ramp()), "by-steps": (Climber(), Line())}
+    for name, (learner, family) in learners.items():
+        given = {**common, "learner": learner, "name": name, "family": family}
+        evaluate(**given, out=tmp_path / "bare" / name, audit=False)
+        assert set(evaluate(**given, out=tmp_path / name)["robust"]) == {0.0, 1.0}
+    raised = [
+        set(statistics.summarise(store.read(tmp_path / folder))["flags"])
+        for folder in ("through", "by-steps", "bare/through", "bare/by-steps")
+    ]
+    assert "F1" in raised[0].pop()
+    assert [codes.pop() for codes in raised[1:]] == ["none in 1 task", "not audited", "not audited"]
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_what_an_audit_of_rollouts_leaves_out_is_named_and_its_files_come_back(tmp_path: Path) -> None:
+    attacks, common = {"fgsm": Push(0.2)}, {**COMMON, "queries": 4, "eps": [0.2], "out": tmp_path}
+    evaluate(**{**common, "learner": Climbs(), "name": "through", "family": Ramp(), "attacks": attacks})
+    evaluate(**{**common, "learner": Climber(), "name": "by-steps", "family": Line(), "attacks": attacks})
+    results = store.read(tmp_path)
+    held = {one.audit.checkpoint: one for one in store.examinations(tmp_path)}
+    ((through,), (steps,)) = (held[name].measures for name in ("through", "by-steps"))
+    assert (through.predictions, through.steps) == ((), ())
+    assert set(through.survived) == {"fgsm", "pgd-half", "pgd", "pgd-twice", "box", "noise", "stretches"}
+    # Of eight clean rollouts of three steps one observation each: from the first to the last.
+    assert steps.steps == (0, 0, 0, 1, 1, 2, 2, 2)
+    assert steps.predictions == (0,) * 8
+    report.write(results, [], tmp_path / "report")
+    for name in ("leaderboard.md", "leaderboard.html"):
+        page = (tmp_path / "report" / name).read_text(encoding="utf-8")
+        assert "one class (F13): a rollout succeeds or fails, and is taken for no class. Of through" in page
+        assert "whole rollouts (F1, F2, F3, F9): who does better in each step need not in the end. Of by-steps" in page
+        assert "Square (F3): what is observed is no picture and no sound" in page
+    for name, one in held.items():
+        entry = submissions._entry_audit(one, name)
+        assert submissions._examination(entry) == one
+        assert submissions.EntryAudit.model_validate_json(entry.model_dump_json()) == entry
+        assert list(tracks._of_audit("a", "b", entry)) == []
+        other = {"through": "query", "by-steps": "sequence"}[name]
+        odd = entry.model_copy(update={"audit": entry.audit.model_copy(update={"surface": other})})
+        assert list(tracks._of_audit("a", "b", odd))
+
+
+def test_an_audit_of_queries_is_written_as_before_there_were_surfaces(tmp_path: Path) -> None:
+    plan, (job,) = ran(maskers.Honest(), tmp_path)
+    audit.run_audits(plan, tmp_path)
+    text = (tmp_path / "audits" / f"{job.key}.jsonl").read_text(encoding="utf-8")
+    assert "surface" not in text
+    assert 'steps":(' not in text
+    assert '"autograd":false' in text.splitlines()[1]
+    assert text.count('"steps"') == 1  # of adaptation, in the header
+    assert store.key(job.audit) != store.key(replace(job.audit, surface="rollout"))
+    entry = submissions._entry_audit(store.Examination(job.audit, tuple(store.audited(tmp_path, job.audit))), "h")
+    assert "surface" not in entry.model_dump()["audit"]
+    assert "steps" not in entry.model_dump()["tasks"][0]
+
+
+class Cut:
+    """A network that no gradient passes, though it claims so by a path of weight 0."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __call__(self, weights: Params, x: Tensor, norm: Any) -> Tensor:
+        return through_nothing(lambda x: self.inner(weights, x, norm), x)
+
+    def freeze(self, weights: Params, norm: Params) -> Callable[[Tensor], Tensor]:
+        embed = self.inner.freeze(weights, norm)
+        return lambda x: through_nothing(embed, x)
+
+
+def through_nothing(embed: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return embed(x.detach()) + 0 * x.sum()
+
+
+@pytest.mark.parametrize(
+    ("name", "eps", "surface"),
+    [("navigation-protonet-standard", 0.05, "rollout"), ("transduction-r2d2-standard", 0.02, "sequence")],
+)
+@pytest.mark.usefixtures("few_draws")
+def test_a_shipped_learner_that_acts_or_writes_raises_nothing_and_cut_from_its_gradients_it_does(
+    name: str, eps: float, surface: Surface, tmp_path: Path
+) -> None:
+    made = grid.load_subject(CHECKPOINTS / name, device="cpu")
+    axes = grid.Grid(grid.named_attacks(["fgsm"]), eps=(eps,), queries=1)
+    plan = grid.make_plan(axes, [made], tmp_path)
+    (job,) = audit.audits(plan)
+    assert job.audit.surface == surface
+    (cell,) = grid.kit(plan).jobs
+    assert isinstance(cell.learner, Learner)
+    (honest,) = audit.examine(job.audit, cell.learner, cell.family, [0])
+    about: dict[str, Any] = {"ways": job.audit.spec.ways, "surface": surface}
+    assert flags.of_audit([honest], **about) == ()
+    assert sum(honest.clean) > len(honest.clean) / 2
+    network: Any = Cut(cell.learner.network)
+    (masked,) = audit.examine(job.audit, replace(cell.learner, network=network), cell.family, [0])
+    assert {"F5", "F6"} <= {flag.code for flag in flags.red(flags.of_audit([masked], **about))}
+    assert masked.clean == honest.clean
+    assert verify._compared(honest, honest, exact=True)[0] == []
+
+
+@dataclass(frozen=True)
+class Waves:
+    """Tones of one frequency a class; the first query of each class is silent."""
+
+    name: str = "waves"
+    space: ClassVar[Box] = Sounds((1, 64), -1.0, 1.0, rate=64)
+    duplicates: ClassVar[bool] = True
+
+    def classes(self, split: Split) -> list[str]:
+        return [f"{split}-{number}" for number in range(3)]
+
+    def sample(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
+        def part(count: int, first: int) -> tuple[Tensor, Tensor]:
+            y = torch.arange(spec.ways).repeat_interleave(count)
+            phase = torch.arange(first, first + len(y)).view(-1, 1)
+            tones = 0.3 * torch.sin(2 * math.pi * 3 * (y.view(-1, 1) + 1) * torch.arange(64) / 64 + phase)
+            return tones.unsqueeze(1).expand(len(indices), -1, -1, -1), y.expand(len(indices), -1)
+
+        query_x, query_y = part(spec.queries, 1000)
+        silent = torch.arange(query_x.shape[1]) % spec.queries == 0
+        return Episodes(*part(spec.shots, 0), query_x.masked_fill(silent.view(1, -1, 1, 1), 0.0), query_y)
+
+
+class Hears(NearestMean):
+    """Scores by the logarithm of power, as log-mel networks hear."""
+
+    def adapt(self, x: Tensor, y: Tensor) -> Tensor:
+        return super().adapt(heard(x), y)
+
+    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+        return super().predict(fitted, heard(x))
+
+
+class HearsSteps(Hears):
+    """Hears sounds in a hundred steps: silence and a little beside it are the same."""
+
+    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+        return super().predict(fitted, (50 * x).round() / 50)
+
+
+def heard(x: Tensor) -> Tensor:
+    spectrum = torch.fft.rfft(x)
+    return torch.log1p((spectrum.real.square() + spectrum.imag.square()) / 0.1)
+
+
+def test_silence_in_which_power_has_no_slope_is_no_masking_and_steps_that_have_none_beside_it_are() -> None:
+    spec, threat = Spec(3, 5, 2), Threat("linf", 0.05)
+    learner = ObjectLearner(Hears(), Waves().space, 3)
+    episodes = Waves().sample("test", spec, [0])
+    victim = learner.query_victim(
+        learner.adapt(episodes.support_x, episodes.support_y), episodes.query_x, episodes.query_y
+    )
+    assert audit._flat(victim, victim.x)["margin"].flatten().tolist() == [True, False] * 3
+    common: dict[str, Any] = {"threat": threat, "spec": spec, "tasks": 1}
+    # Silence itself is of no class, so that one class takes more than its share.
+    assert flags.codes(audit.examine_object(Hears(), Waves(), **common)) == "F13"
+    assert "F6" in {flag.code for flag in flags.red(audit.examine_object(HearsSteps(), Waves(), **common))}
+
+
+def test_noise_on_rollouts_is_all_zeros_and_no_silence() -> None:
+    family = Ramp()
+    assert audit._constant(torch.zeros(3, 1, *noise_space(family).shape)).all()
+    found = of_rollouts(Rounds(), family, 0.2)
+    assert next(flag.value for flag in found if flag.code == "F6") == 1.0

@@ -123,6 +123,66 @@ def test_a_query_that_was_wrong_when_clean_counts_for_no_attack() -> None:
     assert audit(clean=bits("0000111110"), survived={"fgsm": "0000110000"}) == ()
 
 
+WHOLE = replace(HONEST, predictions=(), survived={**HONEST.survived, "box": bits(WRONG)})
+STEPS = replace(HONEST, clean=bits(RIGHT), steps=(0,) * 10)
+
+
+@pytest.mark.parametrize("surface", ["rollout", "sequence"])
+def test_what_is_right_as_a_whole_has_no_class_and_a_constant_predictor_has_none_of_it(surface: str) -> None:
+    assert flags.of_audit([WHOLE], ways=5, surface=surface) == ()
+    left = replace(WHOLE, survived={**WHOLE.survived, "box": bits("1000000000")})
+    (flag,) = flags.of_audit([left], ways=5, surface=surface)
+    assert (flag.code, flag.value, flag.limit) == ("F5", 0.1, flags.ABOVE_CHANCE)
+
+
+def test_single_steps_may_keep_the_action_that_is_done_most_and_only_that() -> None:
+    done = (0, 0, 0, 0, 0, 0, 0, 1, 2, 3)
+    mostly = replace(STEPS, predictions=done, survived={**STEPS.survived, "box": bits("1111111000")})
+    assert flags.of_audit([mostly], ways=5, surface="rollout") == ()
+    more = replace(mostly, survived={**mostly.survived, "box": bits("1111111100")})
+    assert flags.codes(flags.of_audit([more], ways=5, surface="rollout")) == "F5"
+
+
+def test_blind_search_by_stretches_stands_in_the_place_of_square() -> None:
+    runs = {name: row for name, row in WHOLE.survived.items() if name != "square"}
+    found = replace(WHOLE, survived={**runs, "stretches": bits("0001111110")})
+    (flag,) = flags.of_audit([found], ways=5, surface="rollout")
+    assert (flag.code, flag.value) == ("F3", 0.3)
+    assert flags.left_out([found], surface="rollout")[0].startswith("Square (F3): what is observed is no picture")
+
+
+@pytest.mark.parametrize("code", ["F1", "F2", "F3", "F9"])
+def test_rollouts_conclude_nothing_of_attacks_against_one_another_unless_gradients_pass_their_world(code: str) -> None:
+    found = [flags.Flag(code, "red", 1.0, 0.0, 10, ""), flags.Flag("F12", "red", 1.0, 0.0, 10, "")]
+    seen = [([], "query"), ([], "sequence"), ([WHOLE], "rollout"), ([STEPS], "rollout"), ([], "rollout")]
+    kept = [flags.codes(flags.concluded(found, tasks, surface=surface)) for tasks, surface in seen]
+    assert kept == [f"{code} F12"] * 3 + ["F12"] * 2
+
+
+def test_what_an_audit_left_out_is_named() -> None:
+    assert flags.left_out([], surface="query") == flags.left_out([HONEST], surface="query") == ()
+    runs = {name: row for name, row in HONEST.survived.items() if name != "square"}
+    named = {
+        "query": [replace(HONEST, survived=runs)],
+        "sequence": [WHOLE],
+        "rollout": [replace(STEPS, survived={**runs, "stretches": bits(RIGHT)})],
+    }
+    starts = {
+        "query": ["Square (F3)"],
+        "sequence": ["one class (F13)"],
+        "rollout": [
+            "Square (F3)",
+            "whole rollouts (F1, F2, F3, F9)",
+            "clean verdicts against those of runs (F12)",
+            "one class (F13)",
+        ],
+    }
+    for surface, tasks in named.items():
+        assert [line.split(":")[0] for line in flags.left_out(tasks, surface=surface)] == starts[surface]
+    (line,) = flags.left_out([replace(HONEST, survived={}, flat={})], surface="query")
+    assert line.startswith("F1 to F5, F7 and gradients (F6): none reaches the inputs")
+
+
 def test_a_learner_without_gradients_is_judged_by_the_rest() -> None:
     black = replace(HONEST, survived={}, flat={})
     assert flags.of_audit([black], ways=5) == ()

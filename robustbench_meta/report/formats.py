@@ -106,7 +106,8 @@ def _entry(one: Standing, name: str, settings: dict[str, str]) -> dict[str, Any]
         "reason": one.reason,
     }
     found["flags"] = [{"code": flag.code, "colour": flag.colour, "detail": flag.detail} for flag in check.flags]
-    found |= {"audited_tasks": check.audited, "audit": check.text, "clean": _number(*one.clean)}
+    found |= {"audited_tasks": check.audited, "audit": check.text, "left_out": list(check.left_out)}
+    found["clean"] = _number(*one.clean)
     found |= {"area": _number(*one.area), "gain": _number(*one.gain)}
     if one.members:
         low, high = one.spread("known")

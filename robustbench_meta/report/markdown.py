@@ -48,11 +48,12 @@ INTRODUCTION = (
 BY_ATTACK = "Each attack on all tasks that it ran on (n); clean accuracy on those, at the ε with the most of them."
 FLAGS = (
     "Signs that an attack was hindered and a number not earned. A red flag takes the rank away, an amber one is shown. "
-    "They are raised from the verdicts above and from an audit: raw runs of FGSM, PGD, Square and noise on 5 % of "
-    "the tasks and at least 20, or all of a shorter run. Counts of queries need at least 3 of them. “not audited”: "
-    "only the verdicts above were looked at, as always where the support, rollouts or sequences are attacked, words "
-    "are replaced or queries are corrupted; “none”: nothing was found."
+    "They are raised from the verdicts above and from an audit: raw runs of FGSM, PGD, blind search and noise on 5 % "
+    "of the tasks and at least 20, or all of a shorter run. Counts of queries need at least 3 of them. “not audited”: "
+    "only the verdicts above were looked at, as always where the support is attacked, words are replaced or queries "
+    "are corrupted; “none”: nothing was found."
 )
+LEFT_OUT = "What audits did not ask, because it does not apply:"
 DIFFERENCES = (
     "Percentage points, paired task by task on the n tasks both ran; bold where the 95 % interval leaves out 0. A "
     "constant predictor loses nothing to any attack: its difference between clean and robust is 0."
@@ -168,6 +169,9 @@ def _ends(report: Report) -> list[str]:
         raised = sorted({one.about.code for one in report.flags if one.raised}, key=lambda code: int(code[1:]))
         which = ", ".join(raised) or "none raised"
         parts += ["## Flags", FLAGS, _folded(f"What each flag means ({which})", [_flags(report)])]
+        if report.left_out:
+            lines = [f"- {escape(what)}. Of {escape(', '.join(names))}." for what, names in report.left_out]
+            parts += [LEFT_OUT, "\n".join(lines)]
     if report.protocols:
         parts += ["## Protocols", PROTOCOLS, *(_protocol(one) for one in report.protocols)]
         parts += (

@@ -116,6 +116,7 @@ class Row:
     known: str = ""  # whose examples lowered which number, and what our attacks had left
     seeds: str = ""  # training seeds of one recipe that share this row, as "3, a method"
     spread: str = ""  # how far their means lie apart
+    left_out: tuple[str, ...] = ()  # what its audit did not ask, and why
 
 
 @dataclass(frozen=True)
@@ -282,6 +283,7 @@ class Report:
     corrupted: dict[str, Corrupted] = field(default_factory=dict)  # by slug of the board
     protocols: list[ProtocolTable] = field(default_factory=list)
     unmet: list[str] = field(default_factory=list)  # protocols of which no attack was run
+    left_out: list[tuple[str, list[str]]] = field(default_factory=list)  # what audits did not ask, and of which rows
 
 
 def tables(
@@ -300,7 +302,8 @@ def tables(
         hashes = episodes.setdefault(f"{about.family} {about.split}", [])
         hashes += [about.episodes] if about.episodes not in hashes else []
     shown = {name: ", ".join(hashes) for name, hashes in sorted(episodes.items())}
-    return Report(made, attack_fields(results), shown, _footnotes(boards), _flags(made), _missing(results, gallery))
+    flags, missing = _flags(made), _missing(results, gallery)
+    return Report(made, attack_fields(results), shown, _footnotes(boards), flags, missing, left_out=_left_out(made))
 
 
 def display_names(cells: pd.DataFrame) -> dict[tuple[str, str], str]:
@@ -586,6 +589,16 @@ def _flags(made: list[Table]) -> list[FlagRow]:
     ]
 
 
+def _left_out(made: list[Table]) -> list[tuple[str, list[str]]]:
+    """Say what audits did not ask of which rows."""
+    found: dict[str, list[str]] = {}
+    for table in made:
+        for row in table.rows:
+            for what in row.left_out:
+                found.setdefault(what, []).append(_where(table, row, len(made)))
+    return sorted(found.items())
+
+
 def _where(table: Table, row: Row, boards: int) -> str:
     steps = "" if row.steps == NOTHING else f", {row.steps} steps"
     return f"{row.name}{steps}" + (f" ({table.title})" if boards > 1 else "")
@@ -656,6 +669,7 @@ def _row(one: Standing, eps: list[float], names: dict[tuple[str, str], str]) -> 
         reason=one.reason,
         known=_credit(one, eps),
         raised=list(one.check.flags),
+        left_out=one.check.left_out,
         attacks=_attack_rows(one, eps),
         between=rank_interval(one),
         seeds=f"{one.seeds}, a {one.word}" if one.members else "",
