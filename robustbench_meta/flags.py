@@ -200,8 +200,8 @@ ABOUT: tuple[About, ...] = (
         "Collapsed",
         "red where one class takes the predictions and nothing was learned; amber otherwise",
         "One class takes most clean predictions; or the interval of robust accuracy holds 1/K, what a constant "
-        "predictor has: 0 of rollouts and sequences, which have no class to take them. An accuracy wholly below 1/K is "
-        "an honest result, marked ‡ and not flagged.",
+        "predictor has. An accuracy wholly below 1/K is an honest result, marked ‡ and not flagged; so is 0 of "
+        "rollouts and sequences, of which a constant predictor has 0, and no class takes them.",
         "more than 60 % of predictions (red if clean accuracy is within 2 standard errors of 1/K); or 1/K inside",
     ),
 )
@@ -251,8 +251,11 @@ def reproduced(a: Verdicts, b: Verdicts) -> list[Flag]:
 
 
 def at_chance(mean: float, half: float, constant: float, n: int) -> list[Flag]:
-    """Raise F13 where an interval contains what a constant predictor has; too few tasks for one raise nothing."""
-    if math.isnan(half) or half > WIDEST or abs(mean - constant) > half:
+    """Raise F13 where an interval contains what a constant predictor has; too few tasks for one raise nothing.
+
+    Nothing is less than 0, so where a constant has that, to have as much is an honest result.
+    """
+    if constant == 0 or math.isnan(half) or half > WIDEST or abs(mean - constant) > half:
         return []
     detail = f"robust accuracy {_percent(mean)} ± {100 * half:.1f} may be the {_percent(constant)} of a constant one"
     return [Flag("F13", "amber", mean, constant, n, detail)]

@@ -244,6 +244,7 @@ def test_only_an_interval_that_contains_chance_is_flagged(mean: float, half: flo
 
 
 def test_an_interval_that_says_nothing_is_not_flagged() -> None:
+    assert flags.at_chance(0.0, 0.0, 0.0, 50) == flags.at_chance(0.01, 0.02, 0.0, 50) == []
     assert flags.at_chance(0.2, float("nan"), 0.2, 1) == []
     assert flags.at_chance(0.2, 3.0, 0.2, 2) == []
 
