@@ -2,7 +2,8 @@
 
 One attack, steepest ascent of the margin from the clean point (PGD, arXiv 1706.06083), is run again and again with one
 thing changed: its budget, or its iterations. It draws no random number, so whatever differs was changed by that. FGSM
-stands beside it, and Square (arXiv 1912.00049) and noise try what it and a multi-targeted PGD (1910.09338) left.
+stands beside it, and Square (arXiv 1912.00049) and noise try what it and a multi-targeted PGD (1910.09338) left. Of
+learners that act it is the cross entropy that is climbed.
 
 Rollouts through a simulator are audited as they are attacked: what is moved is the noise on all that a policy observes,
 and a search by stretches of steps is blind in Square's place. In environments that no gradient passes whole rollouts
@@ -335,7 +336,8 @@ def _examine(audit: Audit, learner: AnyLearner, family: TaskFamily, tasks: list[
             with grad_mode(learner), full_precision():
                 for name, x_adv in attacked.items():
                     survived[name] = subject.right(subject.score(x_adv.view(subject.x.shape), ALL))
-    right, told = subject.right(clean), subject.told(clean)
+        with grad_mode(learner), full_precision():
+            right, told = subject.right(clean), subject.told(clean)
     return [
         Measures(
             task=task,
@@ -429,8 +431,7 @@ def _observations(learner: AnyLearner, fitted: Any, family: Environment, worlds:
     steps = (lengths * places).long()
     states = played.flight.states[torch.arange(shape.numel()), steps.flatten()]
     x = family.observe(states).to(learner.device, learner.dtype).unflatten(0, shape)
-    with torch.no_grad():
-        done = scores_of(learner, fitted, x, ways).argmax(dim=-1)
+    done = scores_of(learner, fitted, x, ways).argmax(dim=-1)
     queries = _queries(learner, fitted, x, done, ways=ways)
 
     def climbed(victim: Victim, scores: Tensor) -> Victim:
@@ -444,8 +445,8 @@ class Ascent:
     """Climb a loss from `origins` by `steps` steps of 2.5 eps / steps, and keep the best iterate.
 
     The margin, because it neither underflows with large scores nor asks for one run a class, as targets do; but of
-    rollouts the cross entropy. They have several ways to fail, and the margin knows the nearest one alone, as an
-    obstacle that it cannot quite reach.
+    rollouts the cross entropy. They have several ways to fail, and actions neighbours on both sides: the margin knows
+    the nearest one alone, such as an obstacle that it cannot quite reach.
     """
 
     steps: int
