@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from test_environments import COMMON, Climber, Line, Push
+from test_environments import COMMON, Climber, Line, Push, rising
 from torch import Tensor
 
 from robustbench_meta import (
@@ -251,11 +251,7 @@ class Ramp:
         return [f"{split}-up", f"{split}-down"]
 
     def sample(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
-        def part(count: int, first: float) -> tuple[Tensor, Tensor]:
-            x = torch.linspace(first, first + 0.1, 4 * count).view(1, -1, 2).expand(len(indices), -1, -1)
-            return x, torch.arange(2).repeat_interleave(count).expand(len(indices), -1)
-
-        return Episodes(*part(spec.shots, 0.0), *part(spec.queries, 0.5))
+        return rising(spec, len(indices), width=2)
 
     def trials(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Params:
         return {"start": torch.linspace(0, 0.02, spec.ways * spec.queries).expand(len(indices), -1)}

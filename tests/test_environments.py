@@ -59,6 +59,16 @@ class Walk:
         return [self.at], {}
 
 
+def rising(spec: Spec, tasks: int, *, width: int) -> Episodes:
+    """Return tasks of two classes, whose inputs are numbers that rise: of the support from 0, of queries from 0.5."""
+
+    def part(count: int, first: float) -> tuple[Tensor, Tensor]:
+        x = torch.linspace(first, first + 0.1, 2 * count * width).view(1, -1, width).expand(tasks, -1, -1)
+        return x, torch.arange(2).repeat_interleave(count).expand(tasks, -1)
+
+    return Episodes(*part(spec.shots, 0.0), *part(spec.queries, 0.5))
+
+
 @dataclass(frozen=True)
 class Line:
     """Two actions, up and down; a rollout of three steps succeeds above 0.25."""
@@ -74,11 +84,7 @@ class Line:
         return [f"{split}-up", f"{split}-down"]
 
     def sample(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
-        def part(count: int, first: float) -> tuple[Tensor, Tensor]:
-            x = torch.linspace(first, first + 0.1, 2 * count).view(1, -1, 1).expand(len(indices), -1, -1)
-            return x, torch.arange(2).repeat_interleave(count).expand(len(indices), -1)
-
-        return Episodes(*part(spec.shots, 0.0), *part(spec.queries, 0.5))
+        return rising(spec, len(indices), width=1)
 
     def trials(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Params:
         return {"seed": torch.zeros(len(indices), spec.ways * spec.queries)}
