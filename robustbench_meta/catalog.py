@@ -118,11 +118,19 @@ def network_of(checkpoint: Checkpoint, trust: Collection[str] = ()) -> Network:
 
 
 def learner(
-    checkpoint: Checkpoint, *, device: str = "cpu", backend: Backend | None = None, trust: Collection[str] = ()
+    checkpoint: Checkpoint,
+    *,
+    device: str = "cpu",
+    backend: Backend | None = None,
+    root: Path | None = None,
+    trust: Collection[str] = (),
 ) -> Learner:
-    """Rebuild a checkpoint's learner on `device`; its tensors must be exactly those its recipe calls for."""
+    """Rebuild a checkpoint's learner on `device`; its tensors must be exactly those its recipe calls for.
+
+    Under `root` lie the data of families whose inputs only these describe.
+    """
     recipe = checkpoint.card.recipe
-    space = family_of(recipe).space
+    space = family_of(recipe, root).space
     made = algorithm(recipe.algorithm, **recipe.algorithm_options)
     body = network_of(checkpoint, trust)
     expected = start_params(made, body, space, recipe.ways, torch.Generator())

@@ -251,7 +251,7 @@ def evaluate(
     run = evaluations.make(evaluations.Choice(**given), named, subjects, out)
     status = _measure(run, out, place=place, audit=audit)
     if status == 0:
-        _console().print(f"Results: {out}. Now try: rbm report {out} --out report")
+        _console().print(f"Results: {out}. Now try: rbm report {out} --out {out}-report")
     raise typer.Exit(status)
 
 
@@ -807,10 +807,16 @@ def _described(kind: str) -> list[tuple[str, str]]:
         return [(one.name, f"v{one.version} ({one.sha256[:8]}): {one.about}") for one in protocols.PRESETS.values()]
     shelf = catalog.shelf(cast(Any, kind))
     described = [(name, _described_one(value, kind)) for name, value in sorted(shelf.presets.items())]
-    patterns = [(pattern.replace(r"(\d+)", "N"), "any number N") for pattern in sorted(shelf.patterns)]
+    patterns = [_pattern(pattern) for pattern in sorted(shelf.patterns)]
     if kind == "attacks":
         patterns.append((f"{catalog.FILE}PATH", "an adversarial test set, as --save-adversarial keeps them"))
     return described + patterns
+
+
+def _pattern(pattern: str) -> tuple[str, str]:
+    """Write a family of names for people: a number in it, or the name of something."""
+    number, name = pattern.replace(r"(\d+)", "N"), pattern.replace("(.+)", "NAME")
+    return (name, "any NAME") if name != pattern else (number, "any number N")
 
 
 def _described_one(value: Any, kind: str) -> str:

@@ -228,7 +228,7 @@ def load_subject(
     """
     loaded = checkpoint.load(zoo.folder(path))
     card, recipe = loaded.card, loaded.card.recipe
-    made = catalog.learner(loaded, device=choose_device(device), trust=trust)
+    made = catalog.learner(loaded, device=choose_device(device), root=root, trust=trust)
     return Subject(
         name=untrusted.printable(loaded.name),
         weights=card.learner,

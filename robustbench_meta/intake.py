@@ -86,7 +86,7 @@ def _checkpoint(folder: Path, root: Path | None) -> Verdict:
     """Load a checkpoint, let it adapt and predict, and say what an entry would still lack."""
     try:
         loaded = checkpoint.load(folder)
-        made = catalog.learner(loaded)
+        made = catalog.learner(loaded, root=root)
     except InputError as error:
         return Verdict((Finding("checkpoint", "fails", str(error)),), "nothing else was looked at")
     recipe, size = loaded.card.recipe, (folder / checkpoint.WEIGHTS).stat().st_size

@@ -210,11 +210,13 @@ def verify_card(path: Path, *, seconds: float = 45.0, root: Path | None = None) 
             same = card == digest
             detail = "SHA-256 as in the card" if same else f"SHA-256 {digest[:12]}…, the card says {card[:12]}…"
             findings.append(Finding(f"{part} episodes", "holds" if same else "fails", detail))
-    measured, coverage = _validated(loaded, family, seconds)
+    measured, coverage = _validated(loaded, family, seconds, root)
     return Verification((*findings, *measured), coverage)
 
 
-def _validated(loaded: checkpoint.Checkpoint, family: TaskFamily, seconds: float) -> tuple[list[Finding], str]:
+def _validated(
+    loaded: checkpoint.Checkpoint, family: TaskFamily, seconds: float, root: Path | None
+) -> tuple[list[Finding], str]:
     """Measure the validation tasks again, and compare with what the card says of the selected step."""
     card, recipe, started = loaded.card, loaded.card.recipe, time.monotonic()
     then = card.chosen
@@ -225,7 +227,7 @@ def _validated(loaded: checkpoint.Checkpoint, family: TaskFamily, seconds: float
             why = "an imported learner has no history" + (code if card.imported.code_sha256 else "")
         return [Finding("validation", "not verified", why)], "no accuracy"
     device = _device(card.device)
-    made = catalog.learner(loaded, device=device)
+    made = catalog.learner(loaded, device=device, root=root)
     seen: list[tuple[float, float]] = []
     with _threads(card.threads):
         for accuracies in validation(recipe, made, family, Threat(recipe.norm, recipe.eps)):

@@ -16,13 +16,15 @@ import torch
 from scripts import load
 from torch import Tensor
 
-from robustbench_meta import catalog, environments, evaluate, store
+from robustbench_meta import catalog, environments, evaluate, store, verify
+from robustbench_meta.checkpoint import Recipe
 from robustbench_meta.engine import ObjectLearner, policy_victim
 from robustbench_meta.environments import Environment, Pool, Stage, play, recorded
 from robustbench_meta.grid import NothingLeft
 from robustbench_meta.tasks import gym
 from robustbench_meta.tasks.gym import Gym
 from robustbench_meta.tasks.reacher import Reacher
+from robustbench_meta.train import train
 from robustbench_meta.types import (
     SPLITS,
     Box,
@@ -539,3 +541,36 @@ def test_commands_make_actions_of_numbers(tmp_path: Path) -> None:
     found = play(family, world, lambda seen: torch.tensor([[1.0, 0.0, 0.0]]).expand(2, 3), torch.zeros_like, ways=3)
     first, second = found.flight.states[:, 1, 0]
     assert first > 0 > second  # the same action of two tasks pushes either way
+
+
+@pytest.mark.parametrize(
+    ("environment", "answer", "said"),
+    [
+        ("CartPole-v1", 2, "expert: gave 2; the actions of CartPole-v1 are the whole numbers 0 to 1"),
+        ("CartPole-v1", "left", "expert: gave 'left'; the actions"),
+        ("CartPole-v1", 0.5, "expert: gave 0.5; the actions"),
+        ("FrozenLake-v1", 0, r"FrozenLake-v1 shows Discrete\(16\); only numbers"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_and_nothing_is_written(
+    cartpole: Path, tmp_path: Path, environment: str, answer: Any, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        gym.record(environment, lambda seen: answer, tmp_path, episodes=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_an_environment_finds_its_demonstrations_under_the_root_that_is_given(
+    cartpole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RBM_DATA", raising=False)
+    recipe = Recipe(
+        **{"family": "gym:CartPole-v1", "algorithm": "protonet", "network": "mlp", "network_options": {"width": 8}},
+        **{"steps": 1, "meta_batch": 1, "ways": 2, "shots": 2, "queries": 2, "validate_tasks": 2, "eps": 0.05},
+    )
+    train(recipe, tmp_path / "cart", root=cartpole)
+    table = evaluate(tmp_path / "cart", attacks="fgsm", eps=[0.1], queries=1, tasks=1, data_root=cartpole)
+    assert len(table) == 1
+    assert verify.verify_card(tmp_path / "cart", root=cartpole).findings[0].status == "holds"
+    with pytest.raises(InputError, match="no data root"):
+        evaluate(tmp_path / "cart", attacks="fgsm", eps=[0.1], queries=1, tasks=1)

@@ -5,6 +5,7 @@ Arrays are flat: n steps, A numbers of an action, R rollouts, H steps of one, W 
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -187,6 +188,7 @@ def record(
     With `commands` [W,A] it chooses among these. In a share `strays` of the steps an action is done at random, so that
     what leads back is shown, too; what is kept is always what the expert would do. The box is what was observed.
     """
+    known(environment)  # what no policy could act in is refused
     done = make(environment)
     kind = done.action_space
     ways = len(commands) if commands is not None else int(getattr(kind, "n", 0))
@@ -198,7 +200,7 @@ def record(
         draws = uniform(f"{environment}/recorded/{episode}", (2, LONGEST))
         while not over and step < LONGEST:
             observations.append(observed)
-            actions.append(int(expert(observed)))
+            actions.append(_action(expert(observed), ways, environment))
             stray, drawn = (draws[:, step] + 1) / 2
             number = int(drawn * ways) if stray < strays else actions[-1]
             shown, _, ended, cut, _ = done.step(number if commands is None else np.array(commands[number]))
@@ -214,6 +216,17 @@ def record(
         parts["commands"] = np.array(commands, dtype=np.float64)
     np.savez_compressed(path, **parts)
     return path
+
+
+def _action(given: Any, ways: int, environment: str) -> int:
+    """Return the number of the action that an expert gave; raise InputError where it is none."""
+    try:
+        number = operator.index(given)
+    except TypeError:
+        number = -1
+    if not 0 <= number < ways:
+        raise InputError(f"expert: gave {given!r}; the actions of {environment} are the whole numbers 0 to {ways - 1}")
+    return number
 
 
 @lru_cache(maxsize=4)
