@@ -215,7 +215,7 @@ def load(folder: Path | str) -> Checkpoint:
     folder = Path(folder)
     if folder.suffix in (".pt", ".pth", ".pkl", ".bin", ".ckpt"):
         raise InputError(f"ckpt: {folder} is a pickle-style file; a checkpoint is a folder with {WEIGHTS} and {CARD}")
-    if not folder.is_dir():
+    if not any((folder / name).is_file() for name in (WEIGHTS, CARD)):
         raise InputError(f"ckpt: {folder} is not a folder with {WEIGHTS} and {CARD}")
     card = read_card(folder / CARD)
     params, running = split(unpack(_weights(folder / WEIGHTS, card), folder / WEIGHTS))

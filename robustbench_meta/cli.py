@@ -413,6 +413,7 @@ def list_names(
     from rich.table import Table
     from rich.text import Text
 
+    kind = "tasks" if kind == "families" else kind  # as the documents call them
     if kind == "zoo":
         list_zoo()
         return

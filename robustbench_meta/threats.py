@@ -116,7 +116,9 @@ def check(threat: Threat, box: Box) -> Threat:
 def sentences(box: Box) -> Sentences:
     """Return a space of sentences; refuse any other, in which no word can be replaced."""
     if not isinstance(box, Sentences):
-        raise InputError("norm: 'words' replaces words; these inputs are not sentences, legal: linf, l2, l1, labels")
+        raise InputError(
+            "norm: 'words' replaces words; these inputs are not sentences, legal: linf, l2, l1, corruption"
+        )
     return box
 
 

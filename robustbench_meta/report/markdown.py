@@ -27,8 +27,8 @@ from robustbench_meta.report.trajectories import Outings
 
 SOUNDS = "Signal to noise: the power of the recording over that of what was added to it, as far as it sounds."
 SENTENCES = (
-    "Words that the attack put in are bold, behind those they stand for. It fooled the learner where a sentence is "
-    "read as its class before, and as another after the attack; those come first."
+    "Words that the attack put in are bold, behind those they stand for. Sentences that fooled the learner, read as "
+    "their class before the attack and as another after it, come first."
 )
 ROLLOUTS = (
     "Success rate in %, and return, the mean over the rollouts of a task; ± the half-width of the 95 % interval over n "

@@ -195,6 +195,8 @@ class Table:
         found += f"{best.percent} ± {100 * best.half:.1f} %, n = {best.n}"
         if CONSTANT_MARK not in best.mark:
             return f"{found} ({constant})"
+        if not self.constant and not best.mean:
+            return f"{found}: no learner keeps any ({constant})"
         if best.mean + best.half < self.constant:
             return f"{found}; worth nothing, {constant}"
         return f"{found}; not shown to be better than nothing, {constant} and the interval reaches that"

@@ -128,7 +128,10 @@ class ParallelText:
         held = {path.stem: part for part in SPLITS if part != split for path in found[part]}
         for path in found[split]:
             if path.stem in held:
-                raise InputError(f"parallel-text: {path.stem} is in both {split} and {held[path.stem]}; give it to one")
+                raise InputError(
+                    f"parallel-text: {path.stem} is in both {split} and {held[path.stem]}; give it to one, since a name"
+                    " is a language"
+                )
         return found[split]
 
 
