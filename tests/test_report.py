@@ -391,6 +391,12 @@ def test_a_gallery_is_titled_by_its_cell_with_the_one_way_to_write_eps() -> None
     assert len(set(made)) == len(made)
 
 
+def test_shares_of_too_few_tasks_are_no_numbers() -> None:
+    assert tables.share((20.0, 12.7), 5) == "20.0 ± 12.7"
+    assert tables.share((20.0, 127.1), 2) == "n = 2 too small"
+    assert tables.share((20.0, float("nan")), 1) == "n = 1 too small"
+
+
 def test_classes_with_names_are_called_by_them_in_pictures_and_on_the_page(tmp_path: Path) -> None:
     names = np.array(["fox", "a_class_with_a_long_name", "$bear", "<b>"])
     item = gallery()[0] | {"classes": names}

@@ -22,7 +22,7 @@ from robustbench_meta.report.markdown import (
     TRANSFER,
 )
 from robustbench_meta.report.page import Page
-from robustbench_meta.report.tables import CONSTANT_MARK, NOTHING, Report, with_n
+from robustbench_meta.report.tables import CONSTANT_MARK, NOTHING, Report, share, with_n
 
 # In this order; a later one uses what an earlier one declares.
 SCRIPTS = ("numbers", "elements", "charts", "boards", "cards", "compare", "surface", "start")
@@ -52,6 +52,7 @@ def render(report: Report, page: Page) -> str:
         about_protocols=PROTOCOLS,
         same=SAME,
         with_n=with_n,
+        share=share,
         policy=policy,
         style=Markup(style),
         data=Markup(page.json),

@@ -21,6 +21,7 @@ from robustbench_meta.report.tables import (
     Table,
     Transfer,
     Value,
+    share,
     with_n,
 )
 from robustbench_meta.report.trajectories import Outings
@@ -135,12 +136,15 @@ def _sounds(heard: Sequence[Sound]) -> str:
 
 
 def _outings(earned: Sequence[Outings]) -> str:
-    rows = [[escape(one.title), *map(_pair, (*one.success, *one.earned)), str(one.n)] for one in earned]
+    rows = [
+        [escape(one.title), *(share(each, one.n) for each in one.success), *map(_pair, one.earned), str(one.n)]
+        for one in earned
+    ]
     return grid(["Of", "Success, clean", "Attacked", "Return, clean", "Attacked", "n"], rows)
 
 
 def _renderings(rendered: Sequence[Renderings]) -> str:
-    rows = [[escape(one.title), *map(_pair, one.values), str(one.n)] for one in rendered]
+    rows = [[escape(one.title), *(share(each, one.n) for each in one.values), str(one.n)] for one in rendered]
     return grid(["Of", "Exact, clean", "Attacked", "Tokens, clean", "Attacked", "chrF, clean", "Attacked", "n"], rows)
 
 

@@ -521,6 +521,11 @@ def rank_rows(leaderboard: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return columns, [[printable(text) for text in row] for row in rows]
 
 
+def share(percents: tuple[float, float], n: int) -> str:
+    """Write a mean and half-width in % over n tasks as a Value is written."""
+    return Value(percents[0] / 100, percents[1] / 100, n).text
+
+
 def _rough(value: Value) -> str:
     """Write a value for a terminal, where a first try on one or two tasks wants to see at least their mean."""
     return value.text if value.firm or not value.known else f"{value.percent}, n too small"
