@@ -61,6 +61,7 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
         "autoattack*": ("croce2020autoattack", "croce2020fab", "andriushchenko2020square"),
         "fab-t": ("croce2020fab",),
         "square*": ("andriushchenko2020square",),
+        "stretches*": ("andriushchenko2020square",),
         "file:*": ("papernot2016transferability",),
         "foolbox:*": ("rauber2020foolbox",),
         "torchattacks:*": ("kim2020torchattacks",),
