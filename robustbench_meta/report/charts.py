@@ -18,7 +18,7 @@ from robustbench_meta.report.drawing import short
 from robustbench_meta.report.tables import Value, columns_of_eps, entry_label, norm_text
 
 WIDTH, HEIGHT = 560, 380
-LEFT, TOP, FLOOR = 44, 16, HEIGHT - 46
+LEFT, TOP, FLOOR = 44, 24, HEIGHT - 46
 COLOURS, NAME = 8, 27  # entries with a colour, and characters of a name
 LETTER, LINE = 6.4, 15  # about what a character is wide and a line high
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
@@ -132,7 +132,7 @@ def _line(one: Standing, place: int, values: dict[float, Value], plane: Plane) -
 
 
 def _ranges(firm: Iterable[tuple[str, Value]]) -> Iterable[tuple[str, tuple[float, float]]]:
-    return ((x, (max(0.0, value.mean - value.half), value.mean + value.half)) for x, value in firm)
+    return ((x, (max(0.0, value.mean - value.half), min(1.0, value.mean + value.half))) for x, value in firm)
 
 
 def _group(one: Standing, place: int, parts: Iterable[Markup], plane: Plane) -> Markup:
@@ -205,7 +205,7 @@ def _point(one: Standing, place: int, plane: Plane) -> Markup:
     (x, y), parts = plane.at(clean.mean, robust.mean), []
     if robust.firm and clean.firm and place < COLOURS:
         _, low = plane.at(0, max(0.0, robust.mean - robust.half))
-        right, high = plane.at(clean.mean + clean.half, robust.mean + robust.half)
+        right, high = plane.at(min(1.0, clean.mean + clean.half), min(1.0, robust.mean + robust.half))
         left, _ = plane.at(clean.mean - clean.half, 0)
         parts.append(Markup('<path class="bars" d="M{} {}V{}M{} {}H{}"/>').format(x, low, high, left, y, right))
     radius = 4.6 if place < COLOURS else 3.4

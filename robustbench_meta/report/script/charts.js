@@ -85,8 +85,8 @@ function curve({ points, look, thin, dashed }, x, y) {
   const parts = [];
   const banded = points.filter((one) => one.half <= WIDEST);
   if (!thin && banded.length > 1) {
-    const upper = banded.map((one) => `${place(x(one.x))} ${place(y(one.mean + one.half))}`);
-    const lower = banded.map((one) => `${place(x(one.x))} ${place(y(one.mean - one.half))}`).reverse();
+    const upper = banded.map((one) => `${place(x(one.x))} ${place(y(Math.min(1, one.mean + one.half)))}`);
+    const lower = banded.map((one) => `${place(x(one.x))} ${place(y(Math.max(0, one.mean - one.half)))}`).reverse();
     parts.push(drawn("path", { class: "band", d: `M${[...upper, ...lower].join("L")}Z` }));
   }
   parts.push(drawn("path", {
