@@ -15,6 +15,7 @@ import torch
 
 from robustbench_meta import checkpoint, cli, evaluate, store
 from robustbench_meta.episodes import drawn
+from robustbench_meta.statistics import summarise
 from robustbench_meta.tasks.strokes import Strokes
 from robustbench_meta.types import InputError, Spec
 
@@ -132,8 +133,11 @@ def test_a_scikit_learn_learner_is_a_black_box_with_its_own_accuracy(walk: Walk)
 
 
 def test_an_environment_by_its_name_is_attacked_with_recorded_demonstrations(walk: Walk) -> None:
-    table = walk("An environment of Gymnasium's")["table"]
+    walk("An environment of Gymnasium's")
     assert Path("data/gym/CartPole-v1.npz").is_file()
+    table = summarise(store.read("cart-results"))
     assert set(table["surface"]) == {"rollout"}
-    robust = dict(zip(table["attack"], table["robust"], strict=True))
-    assert robust["fgsm"] <= robust["noise-1"] <= table["clean"].min()
+    robust = {(row["attack"], row["eps"]): row["robust"] for row in table.to_dict("records")}
+    assert robust["noise-1", 0.1] == table["clean"].min() > 0.9
+    assert robust["fgsm", 0.1] > 0.8
+    assert robust["fgsm", 1.0] < 0.1 < 0.7 < robust["noise-1", 1.0]
