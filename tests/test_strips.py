@@ -50,7 +50,7 @@ def test_corruptions_of_one_learner_at_the_highest_severity_are_drawn() -> None:
     assert about.caption.startswith(
         "The same queries clean and under each corruption at severity 5, as a, 5-shot takes"
     )
-    assert about.caption.endswith("1 more learners met them.")
+    assert about.caption.endswith("Not shown: 1 that met them, too.")
 
 
 def test_the_page_holds_as_many_columns_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:

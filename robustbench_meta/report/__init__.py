@@ -59,7 +59,8 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     rendered = renderings.renderings(results.cells, results.tasks, tables.cell_titles(results.cells))
     pictures = figures.draw(results, boards, attacked, out / "figures", mapped, corrupted)
     pictures += transfer.draw(report, out / "figures")
-    heard = sounds.write(galleries.chosen(attacked), out / "sounds", strips.chosen(corrupted))
+    noisy = strips.chosen([item for item in corrupted if sounds.is_sound(item)])
+    heard = sounds.write(galleries.chosen(attacked), out / "sounds", noisy)
     shown = page.Shown(album.album(attacked), read, mapped, earned, rendered, album.strip(corrupted))
     whole = page.make(results, boards, report, known, shown)
     texts = {

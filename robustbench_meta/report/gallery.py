@@ -81,7 +81,7 @@ def about(items: Sequence[dict[str, Any]]) -> About:
             f" white {sounds.DEEPEST:.0f} dB below, also of what was added."
         )
     left = len([item for item in items if len(item["labels"])]) - len(chosen(items))
-    caption += f" {left} more sets are not drawn." if left else ""
+    caption += f" Sets not drawn: {left}." if left else ""
     return About(caption, "Clean images, perturbations and adversarial images with predictions")
 
 

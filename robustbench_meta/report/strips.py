@@ -78,7 +78,7 @@ def about(items: Sequence[dict[str, Any]]) -> About:
     shown = chosen(items)
     caption = CAPTION.format(severity=f"{shown[0]['eps']:.0f}", learner=_learner(shown[0]))
     others = {_learner(item) for item in items} - {_learner(shown[0])}
-    caption += f" {len(others)} more learners met them." if others else ""
+    caption += f" Not shown: {len(others)} that met them, too." if others else ""
     return About(caption, f"Queries under {len(shown)} corruptions, with predictions")
 
 
