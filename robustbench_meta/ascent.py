@@ -123,6 +123,14 @@ class Ensemble:
     def needs_single_points(self) -> bool:
         return any(member.needs_single_points for member in self.members)
 
+    @property
+    def least_classes(self) -> int:
+        return max(getattr(member, "least_classes", 2) for member in self.members)
+
+    @property
+    def paints(self) -> bool:
+        return any(getattr(member, "paints", False) for member in self.members)
+
     def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
         return from_clean(self, victim, threat, rng)
 

@@ -285,7 +285,7 @@ def left_out(tasks: Sequence[Measures], *, surface: str) -> tuple[str, ...]:
     if not runs:
         found.append("F1 to F5, F7 and gradients (F6): none reaches the inputs, to attack with or to compare with")
     elif STRETCHES in runs:
-        found.append("Square (F3): what is observed is no picture and no sound; stretches of steps are searched")
+        found.append("Square (F3): stretches of steps, made for what is observed one after another, stand in its place")
     elif "square" not in runs:
         found.append("Square (F3): paints single images, and single sounds or sentences in Linf alone")
     if tasks[0].steps:

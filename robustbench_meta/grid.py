@@ -670,7 +670,7 @@ def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:
             for threat, (name, attack) in product(met, grid.attacks.items()):
                 if own and norm in attack.norms and threat.eps != cast(FromFile, attack).eps:
                     continue
-                if _of_another(attack, norm, grid.norms):
+                if _of_another(attack, norm, grid):
                     continue
                 cell = Cell(
                     checkpoint=subject.name,
@@ -693,13 +693,14 @@ def _cells(grid: Grid, subject: Subject) -> Iterable[tuple[Job, str]]:
                 yield job, _refusal(cell, learner, attack, family)
 
 
-def _of_another(attack: Attack, norm: Norm, asked: Collection[Norm]) -> bool:
-    """Say whether an attack belongs to another kind of threat that was asked for, too, so that no one misses it here.
+def _of_another(attack: Attack, norm: Norm, grid: Grid) -> bool:
+    """Say whether an attack belongs to another kind of threat, and both kinds have what was asked for.
 
-    The kinds are balls, words, labels and corruptions.
+    The kinds are balls, words, labels and corruptions. An attack that leaves a norm without any is told as refused.
     """
-    served = set(attack.norms) & set(asked)
-    return bool(served) and norm not in attack.norms and (norm not in NORMS or served.isdisjoint(NORMS))
+    served = set(attack.norms) & set(grid.norms)
+    met = any(norm in other.norms for other in grid.attacks.values())
+    return bool(served) and met and norm not in attack.norms and (norm not in NORMS or served.isdisjoint(NORMS))
 
 
 def _refusal(cell: Cell, learner: AnyLearner, attack: Attack, family: TaskFamily) -> str:

@@ -721,9 +721,9 @@ def _pictures(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"{name} has {array.ndim} axes, must have 1")
     if classes is None:
         return arrays
-    highest = max((int(arrays[name].max(initial=0)) for name in VERDICTS), default=0)
-    if classes.dtype.kind != "U" or classes.ndim != 1 or len(classes) <= highest:
-        raise ValueError(f"{CLASSES} does not name every class up to {highest}")
+    lowest, highest = (int(end([end(arrays[name], initial=0) for name in VERDICTS])) for end in (np.min, np.max))
+    if classes.dtype.kind != "U" or classes.ndim != 1 or not 0 <= lowest <= highest < len(set(classes.tolist())):
+        raise ValueError(f"{CLASSES} does not name every class up to {highest}, each in its own way")
     return arrays | {CLASSES: classes}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -255,10 +256,11 @@ def test_in_other_norms_steps_are_no_rollout_and_are_refused_in_one_line() -> No
         ("apgd-dlr", "needs scores of 3 classes or more, and here it meets 2"),
         ("square", "take images"),
         ("autoattack", "take images"),
+        ("pgd-2+square", "take images"),
     ],
 )
 def test_what_cannot_attack_a_step_is_refused_at_planning(attack: str, said: str) -> None:
-    with pytest.raises(NothingLeft, match=f"{attack} on .*{said}"):
+    with pytest.raises(NothingLeft, match=f"{re.escape(attack)} on .*{said}"):
         evaluate(**COMMON, attacks=[attack], eps=[0.05])
 
 
@@ -549,6 +551,7 @@ def test_commands_make_actions_of_numbers(tmp_path: Path) -> None:
         ("CartPole-v1", 2, "expert: gave 2; the actions of CartPole-v1 are the whole numbers 0 to 1"),
         ("CartPole-v1", "left", "expert: gave 'left'; the actions"),
         ("CartPole-v1", 0.5, "expert: gave 0.5; the actions"),
+        ("CartPole-v1", None, "expert: gave None; the actions"),
         ("FrozenLake-v1", 0, r"FrozenLake-v1 shows Discrete\(16\); only numbers"),
     ],
 )
@@ -558,6 +561,13 @@ def test_what_cannot_be_recorded_is_refused_and_nothing_is_written(
     with pytest.raises(InputError, match=said):
         gym.record(environment, lambda seen: answer, tmp_path, episodes=1)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [bool, np.bool_, float, np.float32, np.int64])
+def test_what_equals_the_number_of_an_action_is_one(cartpole: Path, tmp_path: Path, kind: Any) -> None:
+    path = gym.record("CartPole-v1", lambda seen: kind(balance(seen)), tmp_path, episodes=3)
+    with np.load(path) as told, np.load(cartpole / "gym" / "CartPole-v1.npz") as known:
+        assert np.array_equal(told["actions"], known["actions"])
 
 
 def test_a_checkpoint_of_an_environment_finds_its_demonstrations_under_the_root_that_is_given(

@@ -205,6 +205,7 @@ def test_an_attack_out_of_memory_goes_on_with_smaller_blocks(subject: Subject, t
         ("foolbox:LinfPGD", {"norms": ("l2",)}, "works in linf, not in l2"),
         ("autoattack", {"surfaces": ("support",)}, "attacks the query, not the support"),
         ("apgd-t", {}, "needs scores of 4 classes or more, and here it meets 3"),
+        ("pgd-2+apgd-t", {}, "needs scores of 4 classes or more, and here it meets 3"),
     ],
 )
 def test_what_an_attack_cannot_serve_is_listed_and_not_run(
@@ -224,6 +225,8 @@ def test_threats_of_several_kinds_have_attacks_of_their_own_and_none_is_said_to_
     met = {(job.cell.threat.norm, job.cell.attack) for job in plan.jobs}
     assert met == {("linf", "fgsm"), ("corruption", "brightness")}
     assert plan.refused == ()
+    lacking = grid.make_plan(axes("fgsm", norms=("linf", "corruption"), eps=(0.0,)), [subject], tmp_path)
+    assert lacking.refused == ("fgsm on centroids: works in linf, l2, l1, not in corruption",)
 
 
 def test_an_attack_whose_library_is_not_installed_is_refused_at_planning(subject: Subject, tmp_path: Path) -> None:

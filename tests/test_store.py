@@ -237,6 +237,7 @@ def test_pictures_come_back_with_the_key_of_their_cell(tmp_path: Path) -> None:
         (np.array(["fox", "bear", "elm"]), True),
         (np.array(["fox"]), False),
         (np.array([["fox", "bear"]]), False),
+        (np.array(["fox", "fox"]), False),
         (np.array([0, 1]), False),
     ],
 )

@@ -1,9 +1,9 @@
 """Random search by stretches of steps, on scores alone: what no gradient is needed for where inputs have no picture.
 
 What a policy observes at every step is moved by the same signs for a while, in some of its entries, and a change is
-kept where it raises the margin, as the Square Attack keeps its windows (arXiv 1912.00049, Alg. 1); how many steps and
-entries a change covers is drawn anew each time. The paper's windows need neighbours among the entries, which
-observations do not have. All that is ours.
+kept where it raises the margin of the last one, as the Square Attack keeps its windows (arXiv 1912.00049, Alg. 1); how
+many steps and entries a change covers is drawn anew each time. The paper's windows need neighbours among the entries,
+which observations do not have. All that is ours.
 Shapes: P' points under attack, whose items are H steps of D entries: the first axis of [H,*X], or one step of [X].
 """
 

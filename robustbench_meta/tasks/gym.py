@@ -5,7 +5,6 @@ Arrays are flat: n steps, A numbers of an action, R rollouts, H steps of one, W 
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -221,10 +220,11 @@ def record(
 def _action(given: Any, ways: int, environment: str) -> int:
     """Return the number of the action that an expert gave; raise InputError where it is none."""
     try:
-        number = operator.index(given)
-    except TypeError:
-        number = -1
-    if not 0 <= number < ways:
+        number = int(given)
+        legal = number == given and 0 <= number < ways
+    except (TypeError, ValueError):
+        legal = False
+    if not legal:
         raise InputError(f"expert: gave {given!r}; the actions of {environment} are the whole numbers 0 to {ways - 1}")
     return number
 
