@@ -408,7 +408,7 @@ def test_what_an_audit_of_rollouts_leaves_out_is_named_and_its_files_come_back(t
         page = (tmp_path / "report" / name).read_text(encoding="utf-8")
         assert "one class (F13): a rollout succeeds or fails, and is taken for no class. Of through" in page
         assert "whole rollouts (F1, F2, F3, F9): who does better in each step need not in the end. Of by-steps" in page
-        assert "Square (F3): what is observed is no picture and no sound" in page
+        assert "Square (F3): stretches of steps, made for what is observed one after another" in page
     for name, one in held.items():
         entry = submissions._entry_audit(one, name)
         assert submissions._examination(entry) == one

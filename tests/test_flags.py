@@ -148,7 +148,7 @@ def test_blind_search_by_stretches_stands_in_the_place_of_square() -> None:
     found = replace(WHOLE, survived={**runs, "stretches": bits("0001111110")})
     (flag,) = flags.of_audit([found], ways=5, surface="rollout")
     assert (flag.code, flag.value) == ("F3", 0.3)
-    assert flags.left_out([found], surface="rollout")[0].startswith("Square (F3): what is observed is no picture")
+    assert flags.left_out([found], surface="rollout")[0].startswith("Square (F3): stretches of steps")
 
 
 @pytest.mark.parametrize("code", ["F1", "F2", "F3", "F9"])
