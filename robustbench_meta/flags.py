@@ -28,7 +28,7 @@ WIDEST = 0.5  # A half-width above this says nothing, as two tasks soon have.
 ABOVE_CHANCE, REFERENCE, ALONE, MOVED, DISAGREE, ONE_CLASS = 0.02, 0.05, 1e-4, 0.002, 0.01, 0.6
 BOX = "box"  # the run in Linf of half the box's width
 
-STRETCHES = "stretches"  # the blind search where there is nothing that Square could paint
+STRETCHES = "stretches"  # the blind search of rollouts, in the place of Square
 # From verdicts on rollouts in an environment nothing of these follows: who does better in a step need not in the end.
 GREEDY = frozenset({"F1", "F2", "F3", "F9"})
 

@@ -42,8 +42,8 @@ _Row = TypeVar("_Row", Record, Measures)
 
 SCHEMA = 1
 IMAGES = ("clean", "adversarial")
-VERDICTS = ("labels", "clean_predictions", "adversarial_predictions")
-PICTURES = (*IMAGES, *VERDICTS)  # of a gallery file
+ANSWERS = ("labels", "clean_predictions", "adversarial_predictions")
+PICTURES = (*IMAGES, *ANSWERS)  # of a gallery file
 SCENE = ("goal", "obstacles", "bodies")  # what is drawn besides the ways, in the gallery file of rollouts
 WRITTEN = ("targets", "written", "written_attacked")  # texts, in the gallery file of sequences
 CLASSES = "classes"  # what the labels of a gallery file are called, where they have names
@@ -721,7 +721,8 @@ def _pictures(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(f"{name} has {array.ndim} axes, must have 1")
     if classes is None:
         return arrays
-    lowest, highest = (int(end([end(arrays[name], initial=0) for name in VERDICTS])) for end in (np.min, np.max))
+    numbers = np.concatenate([arrays[name] for name in ANSWERS])
+    lowest, highest = int(numbers.min(initial=0)), int(numbers.max(initial=0))
     if classes.dtype.kind != "U" or classes.ndim != 1 or not 0 <= lowest <= highest < len(set(classes.tolist())):
         raise ValueError(f"{CLASSES} does not name every class up to {highest}, each in its own way")
     return arrays | {CLASSES: classes}

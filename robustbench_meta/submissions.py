@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -78,6 +78,18 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class Grown(Strict):
+    """Leaves `later` fields untold where they have their defaults, so that older entries stay as they are."""
+
+    later: ClassVar[tuple[str, ...]]
+
+    @model_serializer(mode="wrap")
+    def _told(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        plain = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in written(self).items() if name not in plain}
+
+
 class SpecFields(Strict):
     ways: int = Field(ge=2, le=1000)
     shots: Small
@@ -85,16 +97,13 @@ class SpecFields(Strict):
     proxies: int = Field(0, ge=0, le=1000)
 
 
-class ThreatFields(Strict):
+class ThreatFields(Grown):
+    later: ClassVar[tuple[str, ...]] = ("fraction",)
+
     norm: Norm
     eps: float = Field(ge=0, le=1e6)
     surface: Surface
     fraction: float = Field(1.0, gt=0, le=1, description="of each class of a poisoned support")
-
-    @model_serializer(mode="wrap")
-    def _told(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a fraction of 1, as results do, so that entries from before there were others stay as they are."""
-        return {name: value for name, value in written(self).items() if (name, value) != ("fraction", 1)}
 
 
 class CellFields(Strict):
@@ -120,8 +129,10 @@ class CellFields(Strict):
         return Cell(**{**given, "spec": Spec(**given["spec"]), "threat": Threat(**given["threat"])})
 
 
-class AuditFields(Strict):
+class AuditFields(Grown):
     """An audit as types.py has it."""
+
+    later: ClassVar[tuple[str, ...]] = ("surface",)
 
     checkpoint: Name
     weights: Sha
@@ -138,11 +149,6 @@ class AuditFields(Strict):
     seed: Count
     version: int = Field(ge=1, le=1000)
     surface: Literal["query", "rollout", "sequence"] = "query"
-
-    @model_serializer(mode="wrap")
-    def _told(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out the surface of queries, as results do."""
-        return {name: value for name, value in written(self).items() if (name, value) != ("surface", "query")}
 
     def noun(self) -> Audit:
         given = self.model_dump()
@@ -164,8 +170,10 @@ class Credit(Strict):
         return f"{self.authors}, {self.attack}"
 
 
-class EntryCell(Strict):
+class EntryCell(Grown):
     """A cell with a row for each task, and why it failed where it did."""
+
+    later: ClassVar[tuple[str, ...]] = ("beside",)
 
     cell: CellFields
     error: Text = ""
@@ -187,14 +195,11 @@ class EntryCell(Strict):
                 raise ValueError(f"beside: {name} has {len(values)} numbers for {len(self.tasks)} tasks")
         return self
 
-    @model_serializer(mode="wrap")
-    def _told(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what was not measured, so that entries from before it was stay as they are."""
-        return {name: value for name, value in written(self).items() if name != "beside" or value}
 
-
-class MeasuresFields(Strict):
+class MeasuresFields(Grown):
     """What an audit saw of one task, as flags.py has it."""
+
+    later: ClassVar[tuple[str, ...]] = ("steps",)
 
     task: Count
     clean: Hex
@@ -206,11 +211,6 @@ class MeasuresFields(Strict):
     probabilities: bool
     autograd: bool
     steps: tuple[Count, ...] = Field((), max_length=1_000_000)
-
-    @model_serializer(mode="wrap")
-    def _told(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out steps where there are none, as results do."""
-        return {name: value for name, value in written(self).items() if name != "steps" or value}
 
 
 class EntryAudit(Strict):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from robustbench_meta.report import sounds, strips
 from robustbench_meta.report.gallery import views
-from robustbench_meta.report.sentences import CLASSES
+from robustbench_meta.report.sentences import ANSWERS
 
 LARGEST = 250_000  # characters of all pictures and sounds together, and of all corrupted ones
 BLOCKS, QUERIES = 4, 5
@@ -108,7 +108,7 @@ def _block(item: dict[str, Any], room: int) -> Block:
     shots: list[Shot] = []
     for i in range(min(QUERIES, len(item["labels"]))):
         moved = "" if seen.still[i] else _png(seen.moved[i])
-        label, says, says_attacked = (str(item[name][i]) for name in CLASSES)
+        label, says, says_attacked = (str(item[name][i]) for name in ANSWERS)
         shot = Shot(_png(seen.clean[i]), moved, _png(seen.adversarial[i]), label, says, says_attacked, *_sound(item, i))
         room -= _size(shot)
         if room < 0:

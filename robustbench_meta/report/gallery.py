@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from robustbench_meta.report import sounds
 from robustbench_meta.report.drawing import INK, RIGHT, RULE, WRONG, About, short
-from robustbench_meta.report.sentences import CLASSES
+from robustbench_meta.report.sentences import ANSWERS
 
 BLOCKS, QUERIES = 6, 6  # items that are drawn, and queries of each
 LONGEST_NAME = 13  # of a class, in letters
@@ -93,7 +93,7 @@ def _block(part: Any, item: dict[str, Any], columns: int) -> None:
     for axes in grid.flat:
         axes.set_axis_off()
     for i in range(min(columns, len(item["labels"]))):
-        label, says, says_attacked = (str(item[part][i]) for part in CLASSES)
+        label, says, says_attacked = (str(item[part][i]) for part in ANSWERS)
         rows: list[tuple[np.ndarray, str]] = [
             (seen.clean[i], says),
             (seen.moved[i], ""),
@@ -115,7 +115,7 @@ def named(item: dict[str, Any]) -> dict[str, Any]:
     if "classes" not in item:
         return item
     names = np.asarray(item["classes"])
-    return item | {part: names[item[part]] for part in CLASSES}
+    return item | {part: names[item[part]] for part in ANSWERS}
 
 
 def beside(axes: Axes, text: str) -> None:

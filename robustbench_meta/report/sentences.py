@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 SETS, QUERIES = 6, 4  # items that are shown, and queries of each
-CLASSES = ("labels", "clean_predictions", "adversarial_predictions")
+ANSWERS = ("labels", "clean_predictions", "adversarial_predictions")
 WRITTEN = ("targets", "written", "written_attacked")
 
 
@@ -54,6 +54,6 @@ def _sheet(item: dict[str, Any]) -> Sheet:
     made, rendered = [], WRITTEN[0] in item
     for i in range(len(item["labels"])):
         words = zip(str(item["clean"][i]).split(" "), str(item["adversarial"][i]).split(" "), strict=True)
-        label, says, says_attacked = (str(item[name][i]) for name in (WRITTEN if rendered else CLASSES))
+        label, says, says_attacked = (str(item[name][i]) for name in (WRITTEN if rendered else ANSWERS))
         made.append(Reading(tuple(words), label, says, says_attacked))
     return Sheet(str(item["title"]), tuple(sorted(made, key=lambda one: not one.fooled)[:QUERIES]), rendered)

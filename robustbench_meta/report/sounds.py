@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from robustbench_meta.report.sentences import CLASSES
+from robustbench_meta.report.sentences import ANSWERS
 from robustbench_meta.report.units import decibels
 
 SETS, QUERIES = 2, 3  # items that are written, and queries of each
@@ -85,7 +85,7 @@ def write(items: Sequence[dict[str, Any]], folder: Path, corrupted: Sequence[dic
             paths = [folder / f"{number + 1}-{plain}-{query + 1}-{kind}.wav" for kind in ("clean", word)]
             for path, kind in zip(paths, ("clean", "adversarial"), strict=True):
                 path.write_bytes(wav(item[kind][query], int(item["rate"][query])))
-            label, says, says_attacked = (str(item[name][query]) for name in CLASSES)
+            label, says, says_attacked = (str(item[name][query]) for name in ANSWERS)
             heard = ratio(item["clean"][query], item["adversarial"][query])
             made.append(Sound(paths[0], paths[1], str(item["title"]), heard, label, says, says_attacked))
     return made
