@@ -55,11 +55,12 @@ class Board:
     norm: str
     seed: int
     fraction: float = 1.0  # of each class that a poisoner of the support reaches
+    whole: bool = False  # whether its learners write, and a query is right by all tokens of its target
 
     @property
     def constant(self) -> float:
         """The accuracy, clean and robust, of a predictor that always gives one class; 0 where it acts or writes."""
-        return 0.0 if self.surface in ("rollout", "sequence") else 1 / self.ways
+        return 0.0 if self.whole or self.surface == "rollout" else 1 / self.ways
 
     @property
     def constant_text(self) -> str:
@@ -406,7 +407,7 @@ def _audit_identity(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in names if name not in _NOT_OF_AUDITS)
 
 
-_NOT_OF_AUDITS = ("fraction", "checkpoint")
+_NOT_OF_AUDITS = ("fraction", "whole", "checkpoint")
 
 
 def _grouped(rows: Iterable[dict[str, Any]], key: Callable[[dict[str, Any]], _Key]) -> dict[_Key, list[dict[str, Any]]]:

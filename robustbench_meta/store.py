@@ -21,7 +21,7 @@ import re
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -342,7 +342,11 @@ def tables(
     """Put what was measured into tables, ordered by what the cells are; learners are rows of LEARNER_COLUMNS."""
     made = {key(run.cell): run for run in runs}
     order = sorted(made, key=lambda name: (_order(made[name].cell), name))
-    frame = pd.DataFrame([_cell_row(name, made[name]) for name in order], columns=list(_CELL_COLUMNS))
+    writing = {
+        run.cell.family for run in made.values() if any(record.clean_tokens is not None for record in run.records)
+    }
+    cells = [_cell_row(name, made[name], writing) for name in order]
+    frame = pd.DataFrame(cells, columns=list(_CELL_COLUMNS))
     rows = [{"key": name, **_line(record)} for name in sorted(made) for record in made[name].records]
     tasks = pd.DataFrame(rows, columns=list(_TASK_COLUMNS)).astype(_TASK_COLUMNS)
     about = sorted((dict.fromkeys(LEARNER_COLUMNS, "") | one for one in learners), key=lambda one: one["weights"])
@@ -448,6 +452,7 @@ _CELL_COLUMNS = {
     "steps": "Int64",
     **dict.fromkeys(("attack", "attack_fields", "surface", "norm"), "object"),
     **dict.fromkeys(("fraction", "eps"), "float64"),
+    "whole": "bool",
     "seed": "int64",
     "status": "object",
     "reason": "object",
@@ -465,7 +470,7 @@ _TASK_COLUMNS = {
     "backwards": "int64",
     **dict.fromkeys((*RETURNS, *LIKENESS), "float64"),
 }
-_OF_ATTACKS = ("attack", "attack_fields", "fraction", "seconds", "device", "external")
+_OF_ATTACKS = ("attack", "attack_fields", "fraction", "whole", "seconds", "device", "external")
 _AUDIT_COLUMNS = {
     **{name: kind for name, kind in _CELL_COLUMNS.items() if name not in _OF_ATTACKS},
     "version": "int64",
@@ -493,12 +498,14 @@ def _audit_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(_AUDIT_COLUMNS)).astype(_AUDIT_COLUMNS)
 
 
-def _cell_row(name: str, run: Run) -> dict[str, Any]:
+def _cell_row(name: str, run: Run, writing: Container[str]) -> dict[str, Any]:
+    """Give the row of a cell; `writing`: families whose learners write, also where a cell of them failed."""
     rest = asdict(run.cell)
     spec, threat = rest.pop("spec"), rest.pop("threat")
     seconds = sum(timing.seconds for timing in run.ran) if run.ran else float("nan")
     device = ", ".join(sorted({timing.device for timing in run.ran}))
     row = {"key": name, **rest, **spec, **threat, "seconds": seconds, "device": device, "external": run.external}
+    row["whole"] = threat["surface"] == "sequence" or run.cell.family in writing
     row["steps"] = pd.NA if run.cell.steps is None else run.cell.steps
     row["status"], row["reason"] = ("error", run.reason) if run.reason else ("ok", "")
     return {column: row[column] for column in _CELL_COLUMNS}

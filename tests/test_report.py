@@ -82,7 +82,7 @@ def results(**changes: Any) -> Results:
                     cell |= {"split": "test", "ways": 5, "shots": shots, "queries": 2, "steps": steps}
                     cell |= {"attack": attack, "attack_fields": f"{attack}()", "surface": "query", "norm": "linf"}
                     cell |= {"eps": eps, "seed": 3, "status": "ok", "reason": "", "seconds": 1.5}
-                    cell |= {"device": "cpu", "fraction": 1.0}
+                    cell |= {"device": "cpu", "fraction": 1.0, "whole": False}
                     cells.append(cell | changes)
                     for task in range(6):
                         left = level * harm * (1 - 5 * eps)

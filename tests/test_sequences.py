@@ -17,7 +17,7 @@ from robustbench_meta import catalog, evaluate, grid, losses, report, store, thr
 from robustbench_meta.attention import EncoderDecoder
 from robustbench_meta.engine import Learner, craft, start_params
 from robustbench_meta.episodes import fingerprint
-from robustbench_meta.outcomes import Board
+from robustbench_meta.report import tables
 from robustbench_meta.sequences import chrf, judged, text, token_accuracy
 from robustbench_meta.tasks import parallel_text
 from robustbench_meta.tasks.parallel_text import ParallelText
@@ -338,8 +338,14 @@ def test_surfaces_that_do_not_fit_are_refused_in_one_line(name: str, surface: st
     assert "\n" not in str(refusal.value)
 
 
-def test_a_constant_predictor_writes_no_target() -> None:
-    assert Board("sequence", "inductive", "transduction", "e", "test", 9, 5, 15, "linf", 0).constant == 0
+def test_a_constant_predictor_writes_no_target_whatever_is_attacked(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"learner": WordByWord(), "name": "words", "family": EASY, "ways": 5, "shots": 10}
+    common |= {"queries": 2, "tasks": 2, "audit": False, "out": tmp_path}
+    for surface in ("sequence", "support"):
+        evaluate(**common, surface=surface, attacks=["noise-1"], eps=[0.08])
+    found = tables.tables(store.read(tmp_path)).tables
+    assert {(one.section, one.constant) for one in found} == {("Attacked sequences", 0), ("Poisoned support", 0)}
+    assert all("Exact match" in one.criterion for one in found)
 
 
 CELL = Cell(

@@ -33,6 +33,7 @@ STANDARD: dict[str, Any] = {
     "attack_fields": "PGD()",
     "surface": "query",
     "fraction": 1.0,
+    "whole": False,
     "norm": "linf",
     "eps": 0.1,
     "seed": 0,
@@ -423,7 +424,20 @@ def test_per_task_rows_hold_every_attack_and_the_worst_case() -> None:
         ["a", 0.1, 1, 0.75, 0.75],
         ["b", 0.1, 0, 1.0, 0.5],
     ]
-    names = ["surface", "track", "family", "episodes", "split", "ways", "shots", "queries", "norm", "seed", "fraction"]
+    names = [
+        "surface",
+        "track",
+        "family",
+        "episodes",
+        "split",
+        "ways",
+        "shots",
+        "queries",
+        "norm",
+        "seed",
+        "fraction",
+        "whole",
+    ]
     names += ["checkpoint", "weights", "algorithm", "defense", "norm_mode", "steps", "eps", "attack", "task"]
     assert table.columns.tolist() == [*names, "clean", "robust"]
 

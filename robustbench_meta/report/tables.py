@@ -560,6 +560,7 @@ def _table(
         "queries",
         "surface",
         "fraction",
+        "whole",
         "norm",
         "seed",
         "track",
@@ -643,7 +644,7 @@ def _criterion(board: list[Standing]) -> str:
         text += f" The other columns are the same at their own {budget}, {own}, each on its own n tasks."
     if about.surface == "rollout":
         text = f"Success rates of rollouts, of which a constant predictor has 0: right means that one succeeds. {text}"
-    if about.surface == "sequence":
+    if about.whole:
         text = f"Exact match, of which a constant predictor has 0: right means every token of the target. {text}"
     parts = (
         f"{text} {about.queries} queries a class, seed {about.seed}.",
@@ -860,11 +861,11 @@ def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
             "succeeds is judged on a replay. A constant predictor does one thing all the time and never succeeds."
         )
         notes.append(("rollouts", text))
-    if any(one[0].board.surface == "sequence" for one in boards):
+    if any(one[0].board.whole for one in boards):
         text = (
             "Exact match: a sentence is right where every token that the learner writes is the target's, the end "
-            "included. The adversary attacks the source sentence to make one of them wrong. A constant predictor "
-            "writes one token all the time, which is no target."
+            "included. The adversary, who attacks the source sentence or the support, makes one of them wrong. A "
+            "constant predictor writes one token all the time, which is no target."
         )
         notes.append(("sequences", text))
     return notes
