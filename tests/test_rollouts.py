@@ -410,6 +410,10 @@ def test_a_map_tells_what_withstood_and_frames_all_that_it_shows() -> None:
     assert maps[0].edge == pytest.approx(1.05 * 2.0)
     assert maps[1].courses[0].paths[0].startswith("M-0.500 -0.100L-0.250 -0.100L")
     assert maps[1].courses[0].paths[2] == ""
+    first = trajectories.draw(maps).subfigs[0]
+    named = {line.get_label(): line.get_linestyle() for line in first.legends[0].get_lines()}
+    told = [text.get_text() for text in first.legends[0].get_texts()]
+    assert (told, [*named.values()]) == (["clean", "attacked"], ["-", "--"])
 
 
 def test_a_report_draws_rollouts_and_says_what_they_earned(tmp_path: Path) -> None:

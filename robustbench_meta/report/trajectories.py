@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
 from robustbench_meta.intervals import interval
@@ -103,7 +104,15 @@ def draw(shown: Sequence[Map]) -> Figure:
         for place in axes:
             place.set_axis_off()
         for place, course in zip(axes, one.courses, strict=False):
-            _draw(place, course, one.edge)
+            ways = _draw(place, course, one.edge)
+    parts[0].legend(
+        *(ways, ("clean", "attacked")),
+        loc="upper right",
+        bbox_to_anchor=(0.995, 1.0),
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
@@ -135,7 +144,8 @@ def _map(item: dict[str, Any]) -> Map:
     return Map(str(item["title"]), made, max(EDGE, *(1.05 * float(place) for place in places)))
 
 
-def _draw(axes: Axes, course: Course, edge: float) -> None:
+def _draw(axes: Axes, course: Course, edge: float) -> list[Line2D]:
+    """Draw one rollout, and return the lines of its ways, without and with the attack."""
     axes.set_axis_on()
     axes.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=[], yticks=[], aspect="equal")
     for spine in axes.spines.values():
@@ -145,10 +155,11 @@ def _draw(axes: Axes, course: Course, edge: float) -> None:
     axes.add_patch(Circle(tuple(course.goal[:2]), course.goal[2], facecolor="none", edgecolor=INK, linewidth=1.0))
     for body, colour in zip(course.bodies, (RIGHT, WRONG), strict=True):
         axes.plot(*body.T, color=colour, linewidth=2.4, alpha=0.35, solid_capstyle="round")
-    axes.plot(*course.clean.T, color=RIGHT, linewidth=1.3)
-    axes.plot(*course.attacked.T, color=WRONG, linewidth=1.3, linestyle=(0, (3, 1.5)))
+    ways = axes.plot(*course.clean.T, color=RIGHT, linewidth=1.3)
+    ways += axes.plot(*course.attacked.T, color=WRONG, linewidth=1.3, linestyle=(0, (3, 1.5)))
     axes.plot(*course.clean[0], "o", color=INK, markersize=3)
     axes.set_xlabel(course.verdict, fontsize=8, labelpad=3)
+    return ways
 
 
 def _mark(good: bool) -> str:
