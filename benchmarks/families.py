@@ -4,10 +4,13 @@
     python benchmarks/families.py write RESULTS                          # reports/families.md; others' rows stay
 
 A family is a task where the support is needed (learners know nothing without it, or with its labels shuffled; where
-they act or write, they then succeed in few rollouts or sequences), where
-it is enough (adapted learners are far above chance), where an adversary matters (learners without defense fall by half
-of all answers) and where it takes an adversary (noise of the same budget costs a tenth of that at most). A pair of
-learners stands for each family: without defense and adversarially trained. Both meet the same test tasks.
+they act or write, they then succeed in few rollouts or sequences), where it is enough (adapted learners are far above
+chance), where an adversary matters (learners without defense lose half of what they have above chance) and where it
+takes an adversary (noise of the same budget costs a tenth of what the adversary does at most). A pair of learners
+stands for each family: without defense and adversarially trained. Both meet the same test tasks.
+
+Whether half is lost is asked of every task, and answered by the mean over tasks of what is lost beyond half of what is
+above chance. Before, 50 points of accuracy were asked for, which a learner that has 49.8 % cannot lose.
 """
 
 from __future__ import annotations
@@ -30,10 +33,11 @@ from robustbench_meta.report.markdown import grid
 from robustbench_meta.report.tables import threat_text
 from robustbench_meta.types import Box, Episodes, Norm, Spec, Split, TaskFamily
 
-TASKS, WAYS = 30, 5
+WAYS = 5
 PAGE = Path(__file__).resolve().parents[1] / "reports" / "families.md"
 NOISE = "noise-1"
-ABOVE, FALLS = 20.0, 50.0  # points by which adapted learners are above chance at least, and fall under attack
+ABOVE = 20.0  # points by which adapted learners are above chance at least
+LOST = 0.5  # of what a learner has above chance, the least that an attack that matters takes
 SHARE = 0.1  # of what an attack takes, the most that noise may take
 
 
@@ -47,6 +51,7 @@ class Case:
     norm: Norm = "linf"
     attack: str = "pgd-20"
     queries: int = 15
+    tasks: int = 30
 
     @property
     def acts(self) -> bool:
@@ -72,14 +77,15 @@ CASES = (
     Case("strokes", "protonet", 0.1),
     Case("spoken-digits", "protonet", 0.005),
     Case("clinc150", "protonet", 0.01),
-    Case("clinc150", "protonet", 2.0, "words", "words-greedy"),
+    Case("clinc150", "protonet", 2.0, "words", "words-exhaustive"),
     Case("navigation", "protonet", 0.05),
-    Case("reach", "protonet", 0.02),
+    Case("reach", "protonet", 0.02, tasks=120),
     Case("transduction", "r2d2", 0.02),
-    Case("transduction", "r2d2", 2.0, "words", "words-greedy"),
+    Case("transduction", "r2d2", 2.0, "words", "words-exhaustive"),
     Case("compression", "r2d2", 0.02),
-    Case("compression", "r2d2", 2.0, "words", "words-greedy"),
-    Case("reacher", "protonet", 0.02, queries=1),
+    Case("compression", "r2d2", 2.0, "words", "words-exhaustive"),
+    Case("reacher", "protonet", 0.02, queries=1, tasks=20),
+    Case("reacher", "protonet", 0.05, queries=1, tasks=20),
 )
 
 
@@ -135,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     running, writing = commands.add_parser("run"), commands.add_parser("write")
     running.add_argument("--data-root", type=Path)
     running.add_argument("--out", type=Path, required=True)
-    running.add_argument("--tasks", type=int, default=TASKS)
+    running.add_argument("--tasks", type=int, help="instead of those of each case")
     running.add_argument("--family", choices=sorted({case.family for case in CASES}))
     writing.add_argument("results", type=Path)
     args = parser.parse_args(argv)
@@ -144,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(PAGE)
         return 0
     for case in (case for case in CASES if args.family in (None, case.family)):
-        run(case, args.data_root, args.out, args.tasks)
+        run(case, args.data_root, args.out, case.tasks if args.tasks is None else args.tasks)
         print(f"{case.family}, {threat_text(case.norm, case.eps)}: done", flush=True)
     return 0
 
@@ -168,7 +174,7 @@ def page(results: Path) -> str:
     before = PAGE.read_text(encoding="utf-8").splitlines() if PAGE.is_file() else []
     rows, verdicts = [], []
     for case in CASES:
-        if not ((cells["family"] == case.family) & (cells["norm"] == case.norm)).any():
+        if not ((cells["family"] == case.family) & (cells["norm"] == case.norm) & (cells["eps"] == case.eps)).any():
             kept = [f"{name.removeprefix('zoo:')} | {threat_text(case.norm, case.eps)}" for name in case.learners]
             told = f"- `{case.family}`, {threat_text(case.norm, case.eps)},"
             rows += [line[2:-2].split(" | ") for line in before if line.startswith(tuple(f"| {one} |" for one in kept))]
@@ -189,7 +195,11 @@ def page(results: Path) -> str:
         "who writes one token all the time has 0.",
         "- **Another's support**: the learner adapts to other classes than it is asked about. **Labels shuffled**: to "
         "the right inputs, with labels dealt anew. What it knows then it knows without learning the task.\n"
-        "- **Noise**: one random draw of the budget. **Attack**: `pgd-20`, or `words-greedy` where words are replaced.",
+        "- **Noise**: one random draw of the budget. **Attack**: `pgd-20`, or `words-exhaustive` where words are "
+        "replaced, which scores all that the budget allows.\n"
+        "- An attack matters where it takes half of what the learner has above chance: the mean over tasks of what is "
+        "lost beyond that half is told with its interval, which must lie above 0. Before, 50 points of accuracy were "
+        "asked for, which a learner that has 49.8 % cannot lose.",
     ]
     parts = ["# Is every family a task?", *told, grid(header, rows), "## Verdicts", "\n".join(verdicts)]
     return "\n\n".join(parts) + "\n"
@@ -223,7 +233,9 @@ def _verdict(case: Case, standard: dict[str, list[float]], robust: dict[str, lis
     chance = case.chance
     ignorant = [interval(standard[how]) for how in ("foreign", "shuffled")]
     clean, half = interval(standard["clean"])
-    lost, lost_half = interval(_less(standard["clean"], standard["attack"]))
+    falls = _less(standard["clean"], standard["attack"])
+    beyond = [fall - LOST * (own - chance) for fall, own in zip(falls, standard["clean"], strict=True)]
+    lost, lost_half = interval(falls)
     noise, noise_half = interval(_less(standard["clean"], standard["noise"]))
     needed = "yes" if all(abs(mean - chance) <= half for mean, half in ignorant) else "**no**"
     why = "whether chance lies in both intervals"
@@ -233,7 +245,11 @@ def _verdict(case: Case, standard: dict[str, list[float]], robust: dict[str, lis
     answers = [
         ("the support is needed", needed, why),
         ("it is enough", _above(clean, half, chance + ABOVE), f"{clean:.1f} ± {half:.1f} %"),
-        ("an attack matters", _above(lost, lost_half, FALLS), f"{lost:.1f} ± {lost_half:.1f} points lost"),
+        (
+            "an attack matters",
+            _above(*interval(beyond), 0.0),
+            f"{lost:.1f} ± {lost_half:.1f} points lost, {_signed(beyond)} beyond half of what is above chance",
+        ),
         (
             "noise does not do it",
             _above(-noise, noise_half, -SHARE * lost),

@@ -78,6 +78,19 @@ def test_a_verdict_answers_four_questions_and_gives_the_paired_difference() -> N
     assert "noise does not do it: **no**" in families._verdict(case, results(noise=[59.0, 60.0, 61.0]), results())
 
 
+def test_an_attack_matters_where_half_of_what_is_above_chance_is_lost_whatever_that_is() -> None:
+    case = families.Case("strokes", "protonet", 0.1)  # chance is 20 %, so that 30 points of 50 are above it
+
+    def told(attack: list[float]) -> str:
+        said: str = families._verdict(case, results(clean=[49.0, 50.0, 51.0], attack=attack), results())
+        return said.partition("an attack matters: ")[2].partition(";")[0]
+
+    # Of each task half of what it has: 14.5, 15 and 15.5, here exactly 1 point more, or less.
+    assert told([33.5, 34.0, 34.5]) == "yes (16.0 ± 1.2 points lost, +1.0 ± 0.0 beyond half of what is above chance)"
+    assert told([35.5, 36.0, 36.5]).startswith("**no** (14.0 ± 1.2 points lost, -1.0 ± 0.0 beyond")
+    assert told([30.5, 34.0, 37.5]).startswith("undecided (16.0 ± 6.2 points lost, +1.0 ± 7.5 beyond")
+
+
 def test_of_learners_that_act_the_support_is_needed_where_few_rollouts_succeed_without() -> None:
     case = families.Case("navigation", "protonet", 0.05)
     assert (case.chance, families.Case("strokes", "protonet", 0.1).chance) == (0.0, 20.0)

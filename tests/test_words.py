@@ -1,8 +1,9 @@
-"""Sentences as a threat: what words may stand for others, and the greedy attacks against brute force."""
+"""Sentences as a threat: what words may stand for others, and greedy and exhaustive attacks against brute force."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from robustbench_meta import catalog, evaluate, store, threats
-from robustbench_meta.attacks.words import Words
+from robustbench_meta.attacks import words as room
+from robustbench_meta.attacks.words import EveryWording, Words
 from robustbench_meta.checkpoint import Recipe
 from robustbench_meta.report import lines, sentences
 from robustbench_meta.train import train
@@ -25,7 +27,7 @@ WORDS = ("", "pay", "settle", "bill", "invoice", "check", "the", "my", "tab")
 SWAPS = torch.tensor(
     [[-1] * 3, [2, -1, -1], [5, -1, -1], [4, 5, 8], [8, -1, -1], [3, -1, -1], [-1] * 3, [-1] * 3, [3, 4, -1]]
 )
-NAMES = ("noise-5", "words-gradient", "words-greedy")
+NAMES = ("noise-5", "words-exhaustive", "words-gradient", "words-greedy")
 
 
 def space(length: int = 5, width: int = 6) -> Sentences:
@@ -151,7 +153,7 @@ def test_a_learner_that_scores_nothing_cannot_hide_what_fools_it() -> None:
         return honest.forward(x, points).masked_fill(changed, torch.nan)
 
     held = Victim(forward, honest.x[[0, 4]], honest.y[[0, 4]], honest.space, 1, honest.cost)
-    for name in ("words-greedy", "words-gradient"):
+    for name in ("words-exhaustive", "words-greedy", "words-gradient"):
         x_adv = catalog.attack(name)(held, Threat("words", 2), Streams([1]))
         assert not x_adv.equal(held.x)
 
@@ -202,23 +204,124 @@ def test_one_word_of_many_classes_is_searched_in_full() -> None:
             assert bool(found) is bool(survives)
 
 
+def asked_of(held: Victim) -> tuple[Victim, list[str]]:
+    """Return the victim, and a list to which each of its calls adds the sentences that it scores."""
+    asked: list[str] = []
+
+    def forward(x: Tensor, points: Tensor) -> Tensor:
+        asked.extend(space().text(x.detach().squeeze(1)))
+        return held.forward(x, points)
+
+    return replace(held, forward=forward), asked
+
+
+def pairs(*texts: str, seed: int) -> Victim:
+    """Score sentences by their pairs of words, of which nothing adds up: what is best one by one is not best together.
+
+    The label is what the scores say.
+    """
+    held = space()
+    drawn = torch.randint(-999, 1000, (3, len(WORDS), len(WORDS)), generator=torch.Generator().manual_seed(seed))
+    weights = drawn.float()  # whole numbers, so that sums are exact
+
+    def forward(x: Tensor, points: Tensor) -> Tensor:
+        there = F.one_hot(held.numbers(x.squeeze(1)), len(WORDS)).sum(1).to(weights)
+        return torch.einsum("pi,kij,pj->pk", there, weights, there).unsqueeze(1)
+
+    x = spell(*texts).unsqueeze(1)
+    y = forward(x, torch.arange(len(x))).argmax(-1)
+    return Victim(forward, x, y, held, 1, Cost(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8192])
+@pytest.mark.parametrize("words", [1, 2, 3, 9])
+def test_what_the_exhaustive_attack_leaves_is_what_brute_force_leaves_and_no_more_than_greedy(
+    words: int, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "ROWS", rows)  # memory is bounded by parts, which must leave nothing out
+    fooled = stood = beaten = 0
+    for seed in range(12):
+        held = pairs(*TEXTS, seed=seed)
+        threat = Threat("words", words)
+        x_adv = catalog.attack("words-exhaustive")(held, threat, Streams([1]))
+        assert threats.within(x_adv, held.x, threat, held.space)
+        survives = held.forward(x_adv, held.points).argmax(-1) == held.y
+        greedy = held.forward(catalog.attack("words-greedy")(held, threat, Streams([1])), held.points).argmax(-1)
+        for point in range(len(TEXTS)):
+            every = every_replacement(held.x[point, 0], words).unsqueeze(1)
+            scores = held.forward(every, torch.full((len(every),), point))[:, 0]
+            label = int(held.y[point])
+            true, others = scores[:, label], scores[:, [k for k in range(3) if k != label]].amax(dim=1)
+            assert bool(survives[point]) is bool((true > others).all()), (seed, point)
+            assert not (survives[point] and greedy[point] != held.y[point])
+            if survives[point]:  # the best of all is what it gives back
+                kept = held.forward(x_adv[point : point + 1], torch.tensor([point]))[0, 0]
+                assert kept[label] - kept[[k for k in range(3) if k != label]].amax() == (true - others).amin()
+            fooled, stood = fooled + (not survives[point]), stood + bool(survives[point])
+            beaten += bool(not survives[point] and greedy[point] == held.y[point])
+    assert fooled >= 5
+    assert stood >= 5
+    assert beaten >= (words > 2)
+
+
+def test_two_words_that_fool_together_and_help_the_learner_apart_are_found_by_the_exhaustive_attack_alone() -> None:
+    x = spell("pay the bill")
+
+    def forward(x: Tensor, points: Tensor) -> Tensor:
+        # Greedy gains by `tab` alone, after which the true class is safe; `settle` and `invoice` each lose alone.
+        said = {"pay the bill": 1.0, "settle the bill": 2.0, "pay the invoice": 2.0, "pay the check": 2.0}
+        said |= {"pay the tab": 0.5, "settle the tab": 3.0, "settle the invoice": -1.0, "settle the check": 3.0}
+        return torch.tensor([[[said[text], 0.0]] for text in space().text(x.squeeze(1))])
+
+    cost = Cost(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
+    held = Victim(forward, x.unsqueeze(1), torch.zeros(1, 1, dtype=torch.int64), space(), 1, cost)
+    found = {
+        name: space().text(catalog.attack(name)(held, Threat("words", 2), Streams([1])).squeeze(1))
+        for name in ("words-greedy", "words-exhaustive")
+    }
+    assert found == {"words-greedy": ["pay the tab"], "words-exhaustive": ["settle the invoice"]}
+
+
+def test_every_wording_is_scored_once_the_fewest_words_first_and_none_of_a_sentence_that_fooled() -> None:
+    held, asked = asked_of(victim("pay bill check bill tab"))
+    safe = replace(held, forward=lambda x, at: 0 * held.forward(x, at) + torch.tensor([1.0, 0.0]), y=0 * held.y)
+    x_adv = catalog.attack("words-exhaustive")(safe, Threat("words", 3), Streams([1]))
+    every = space().text(every_replacement(held.x[0, 0], 3))
+    assert sorted(set(asked)) == sorted(every)
+    assert len(asked) == len(every) + 3  # and of one, two and three words the best again, to be kept
+    replaced = space().replaced(spell(*asked), held.x[0].expand(len(asked), -1, -1)).tolist()
+    assert replaced == sorted(replaced)
+    assert not threats.distance(x_adv - held.x, "words", 2).gt(3).any()
+    asked.clear()
+    lost = replace(held, forward=lambda x, at: 0 * held.forward(x, at))
+    assert catalog.attack("words-exhaustive")(lost, Threat("words", 3), Streams([1])).equal(held.x)
+    assert asked == ["pay bill check bill tab"]  # wrong as it is
+
+
+def test_a_sentence_of_more_wordings_than_the_limit_is_refused_before_any_is_scored() -> None:
+    held, asked = asked_of(victim("pay the bill", "pay bill check bill tab", seed=1))
+    every = {words: len(every_replacement(held.x[1, 0], words)) - 1 for words in (1, 2, 5)}
+    assert every == {1: 10, 2: 48, 5: 191}
+    for words, wordings in every.items():
+        threat = Threat("words", words)
+        assert EveryWording(limit=wordings)(held, threat, Streams([1])).shape == held.x.shape
+        asked.clear()
+        told = (
+            f"eps: {words} replaced words make {wordings} wordings of a sentence, of which {wordings - 1} at most are"
+        )
+        with pytest.raises(InputError, match=rf"^{told} scored; lower eps, take words-greedy, or an EveryWording of a"):
+            EveryWording(limit=wordings - 1)(held, threat, Streams([1]))
+        assert asked == ["pay the bill", "pay bill check bill tab"]
+    with pytest.raises(InputError, match=r"^limit: 0 is not between 1 and 10000000$"):
+        EveryWording(limit=0)
+
+
 def test_a_gradient_saves_queries_and_one_that_tries_less_finds_no_more() -> None:
-    every, few = (victim(*TEXTS, ways=4) for _ in range(2))
-    asked = {"all": 0, "few": 0}
-
-    def counted(held: Victim, name: str) -> Victim:
-        inner = held.forward
-
-        def forward(x: Tensor, points: Tensor) -> Tensor:
-            asked[name] += len(x)
-            return inner(x, points)
-
-        return Victim(forward, held.x, held.y, held.space, held.tasks, held.cost)
-
+    (every, all_asked), (few, few_asked) = (asked_of(victim(*TEXTS, ways=4)) for _ in range(2))
     assert repr(catalog.attack("words-gradient")) == "Words(tried=2)"
-    Words()(counted(every, "all"), Threat("words", 3), Streams([1]))
-    Words(tried=1)(counted(few, "few"), Threat("words", 3), Streams([1]))
-    assert asked["few"] < asked["all"]
+    Words()(every, Threat("words", 3), Streams([1]))
+    Words(tried=1)(few, Threat("words", 3), Streams([1]))
+    assert len(few_asked) < len(all_asked)
     with pytest.raises(InputError, match=r"^tried: 0 is not between 1 and 10000$"):
         Words(tried=0)
 

@@ -1,10 +1,11 @@
-"""Word substitutions and label flips: greedy search, with or without a gradient, by words that the space allows.
+"""Word substitutions and label flips, of what the space allows: greedy, with or without a gradient, or all there are.
 
 Greedy replacement of one word after another by whichever hurts most (Kuleshov et al. 2018; Jin et al., arXiv
 1907.11932, without their ranking of words, which saves queries alone). With a gradient, only the replacements that
-promise most to first order are tried (HotFlip, Ebrahimi et al., arXiv 1712.06751, equation 1). The labels of a support
-are a sentence, too, in which every class may stand for every other.
-Shapes: P' points, L words of a sentence, n words that may stand in a place, C candidates of a point.
+promise most to first order are tried (HotFlip, Ebrahimi et al., arXiv 1712.06751, equation 1). Where sentences have
+few words that may be replaced, all combinations can be scored: what then stands is robust, not only found to be. The
+labels of a support are a sentence, too, in which every class may stand for every other.
+Shapes: P' points, L words of a sentence, n words that may stand in a place, C candidates of all points together.
 """
 
 from __future__ import annotations
@@ -50,6 +51,43 @@ class Words:
     def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
         """Attack the points that still stand."""
         _replace(search, threat, self.tried)
+
+
+@dataclass(frozen=True)
+class EveryWording:
+    """Score all that at most `eps` replacements make of a sentence, those of fewer words first, until one fools.
+
+    What stands is exactly the robust accuracy. Raise InputError where a sentence has more wordings than `limit`,
+    before any is scored: part of a search would be no more than another greedy one.
+    """
+
+    limit: int = 10_000
+
+    norms: ClassVar[tuple[Norm, ...]] = ("words",)
+    surfaces: ClassVar[tuple[Surface, ...]] = ("query",)
+    needs_gradient: ClassVar[bool] = False
+    needs_single_points: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= 10_000_000:
+            raise InputError(f"limit: {self.limit} is not between 1 and 10000000")
+
+    def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
+        return from_clean(self, victim, threat, rng)
+
+    def extend(self, search: Search, threat: Threat, rng: Streams) -> None:
+        """Attack the points that still stand."""
+        space, points = threats.sentences(search.victim.space), search.standing()
+        x = search.victim.x[points].squeeze(1)
+        candidates, most = _candidates(space, x, space.numbers(x)), min(int(threat.eps), x.shape[1])
+        wordings = _wordings(candidates, most)
+        if bool((wordings > self.limit).any()):
+            raise InputError(
+                f"eps: {threat.eps:g} replaced words make {float(wordings.max()):.0f} wordings of a sentence, of which"
+                f" {self.limit} at most are scored; lower eps, take words-greedy, or an EveryWording of a higher limit"
+            )
+        for words in range(1, most + 1):
+            _judge_all(search, space, x, points, candidates, words=words)
 
 
 @dataclass(frozen=True)
@@ -109,25 +147,66 @@ def _promising(victim: Victim, space: Sentences, x: Tensor, points: Tensor, cand
 def _best(search: Search, space: Sentences, x: Tensor, points: Tensor, candidates: Tensor) -> Tensor:
     """Score every candidate, offer each point's best, and return the sentences with it; those without stay."""
     row, place, choice = (candidates > 0).nonzero(as_tuple=True)
-    margins = x.new_full((len(x), candidates[0].numel()), -torch.inf)
-    wrong = torch.full_like(margins, -1)
-    labels = search.victim.y.shape[1]
-    for part in range(0, len(row), at_once := max(1, ROWS // labels)):
-        here = slice(part, part + at_once)
-        tried = _with(space, x[row[here]], place[here], candidates[row[here], place[here], choice[here]])
-        with torch.no_grad():
-            outputs = search.victim.forward(tried.unsqueeze(1), points[row[here]])
-        # A sentence without scores is wrong, as losses.correct says; it must not hide the others from argmax.
-        found = losses.margin(outputs, search.victim.y[points[row[here]]]).nan_to_num(nan=torch.inf)
-        at = (row[here], place[here] * candidates.shape[2] + choice[here])
-        wrong[at], margins[at] = (found >= 0).to(wrong.dtype).mean(dim=1), found.mean(dim=1)
-    best = margins.masked_fill(wrong < wrong.amax(dim=1, keepdim=True), -torch.inf).argmax(dim=1)
-    able = (margins.gather(1, best.unsqueeze(1)).squeeze(1) > -torch.inf).nonzero().squeeze(1)
-    place, choice = best[able] // candidates.shape[2], best[able] % candidates.shape[2]
-    replaced = x.index_copy(0, able, _with(space, x[able], place, candidates[able, place, choice]))
-    if len(able):
-        search.judge(replaced[able].unsqueeze(1), points[able])
+    word = candidates[row, place, choice]
+    if not len(row):
+        return x
+    scored = [
+        _scored(search, _with(space, x[row[part]], place[part], word[part]), points[row[part]])
+        for part in torch.arange(len(row), device=x.device).split(max(1, ROWS // search.victim.y.shape[1]))
+    ]
+    best = _foremost(row, torch.cat(scored))
+    able = row[best]
+    replaced = x.index_copy(0, able, _with(space, x[able], place[best], word[best]))
+    search.judge(replaced[able].unsqueeze(1), points[able])
     return replaced
+
+
+def _judge_all(search: Search, space: Sentences, x: Tensor, points: Tensor, candidates: Tensor, *, words: int) -> None:
+    """Offer the best of all that exactly `words` replacements by candidates [P',L,n] make of x [P',L,d].
+
+    Each combination is met once, its places from left to right. Points that are fooled meanwhile drop out; no more
+    than ROWS sentences are written at once in each of the `words` levels.
+    """
+    left = torch.isin(points, search.standing())
+    x, points, candidates = x[left], points[left], candidates[left]
+    if words == 0 and len(points):
+        best = _foremost(points, _scored(search, x, points))
+        search.judge(x[best].unsqueeze(1), points[best])
+    if words == 0:
+        return
+    row, place, choice = (candidates > 0).nonzero(as_tuple=True)
+    order = torch.arange(x.shape[1], device=x.device).view(1, -1, 1)
+    for part in torch.arange(len(row), device=x.device).split(ROWS):
+        at, here = row[part], place[part]
+        written = _with(space, x[at], here, candidates[at, here, choice[part]])
+        behind = candidates[at].masked_fill(order <= here.view(-1, 1, 1), -1)
+        _judge_all(search, space, written, points[at], behind, words=words - 1)
+
+
+def _wordings(candidates: Tensor, words: int) -> Tensor:
+    """Count what one to `words` replacements by candidates [P',L,n] make of each sentence: [P'], in float64."""
+    counts = candidates.new_zeros(len(candidates), words + 1, dtype=torch.float64)  # by the number of replaced words
+    counts[:, 0] = 1
+    for choices in (candidates > 0).sum(dim=-1).unbind(dim=1):
+        counts[:, 1:] += counts[:, :-1] * choices.unsqueeze(1)
+    return counts[:, 1:].sum(dim=1)
+
+
+def _scored(search: Search, x: Tensor, points: Tensor) -> Tensor:
+    """Return of sentences x [C,L,d] what share of their labels is wrong, and the mean margin: [C,2]."""
+    with torch.no_grad():
+        outputs = search.victim.forward(x.unsqueeze(1), points)
+    # A sentence without scores is wrong, as losses.correct says; it must not hide the others when they are ranked.
+    found = losses.margin(outputs, search.victim.y[points]).nan_to_num(nan=torch.inf)
+    return torch.stack([(found >= 0).to(found.dtype).mean(dim=1), found.mean(dim=1)], dim=1)
+
+
+def _foremost(row: Tensor, scored: Tensor) -> Tensor:
+    """Index in `scored` [C,2] the best of each row [C]: of equal shares the largest margin, of equal ones the first."""
+    order = scored[:, 1].argsort(descending=True, stable=True)
+    order = order[scored[order, 0].argsort(descending=True, stable=True)]
+    order = order[row[order].argsort(stable=True)]
+    return order[row[order].diff(prepend=row.new_full((1,), -1)) != 0]
 
 
 def _with(space: Sentences, x: Tensor, place: Tensor, word: Tensor) -> Tensor:
@@ -137,8 +216,9 @@ def _with(space: Sentences, x: Tensor, place: Tensor, word: Tensor) -> Tensor:
     return written
 
 
-PRESETS: dict[str, Words | Flips] = {
+PRESETS: dict[str, Words | EveryWording | Flips] = {
     "words-greedy": Words(),
+    "words-exhaustive": EveryWording(),
     "words-gradient": Words(tried=2),
     "flips-greedy": Flips(),
 }

@@ -40,6 +40,7 @@ PAPERS: dict[Kind, dict[str, tuple[str, ...]]] = {
         "noise*": (),
         "flips-greedy": (),
         "reused-*": ("oldewage2022baseline",),
+        "words-exhaustive": (),
         "words-greedy": ("jin2020textfooler",),
         "words-gradient": ("ebrahimi2018hotflip",),
         **dict.fromkeys(
