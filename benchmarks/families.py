@@ -39,6 +39,8 @@ NOISE = "noise-1"
 ABOVE = 20.0  # points by which adapted learners are above chance at least
 LOST = 0.5  # of what a learner has above chance, the least that an attack that matters takes
 SHARE = 0.1  # of what an attack takes, the most that noise may take
+ALIKE = 60.0  # degrees: tasks of learners that act are alike where their hidden angles are no further apart
+FOREIGN = 1_000_000  # how much further on the task lies whose support another is given
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Misled:
         """Return the family's tasks, each with the support of one a million further on, or with labels shuffled."""
         own: Episodes = self.family.sample(split, spec, indices, seed=seed)
         if self.how == "foreign":
-            other = self.family.sample(split, spec, [index + 1_000_000 for index in indices], seed=seed)
+            other = self.family.sample(split, spec, [index + FOREIGN for index in indices], seed=seed)
             return replace(own, support_x=other.support_x, support_y=other.support_y)
         orders = [
             torch.randperm(own.support_y.shape[1], generator=torch.Generator().manual_seed(index)) for index in indices
@@ -206,7 +208,10 @@ def page(results: Path) -> str:
 
 
 def _of(case: Case, name: str, cells: pd.DataFrame, tasks: dict[str, pd.DataFrame]) -> dict[str, list[float]]:
-    """Return accuracies in % by task: of the two misleading supports, clean, under noise and under attack."""
+    """Return accuracies in % by task: of the two misleading supports, clean, under noise and under attack.
+
+    Of learners that act, also `alike` and `unlike`: those of another's support, by how like their own that is.
+    """
     mine = cells[cells["checkpoint"] == name]
     own = mine[(mine["family"] == case.family) & (mine["norm"] == case.norm) & (mine["eps"] == case.eps)]
     made = {}
@@ -217,7 +222,20 @@ def _of(case: Case, name: str, cells: pd.DataFrame, tasks: dict[str, pd.DataFram
     for how in ("foreign", "shuffled"):
         there = mine[mine["family"] == f"{case.family}-{how}"]
         made[how] = _shares(tasks[there["key"].iloc[0]]["clean"])
+    if case.acts:
+        near = alike(case.family, tasks[key]["task"].tolist(), int(own["ways"].iloc[0]))
+        made["alike"] = [share for share, close in zip(made["foreign"], near, strict=True) if close]
+        made["unlike"] = [share for share, close in zip(made["foreign"], near, strict=True) if not close]
     return made
+
+
+def alike(name: str, indices: Sequence[int], ways: int) -> list[bool]:
+    """Say of tasks of learners that act which have a hidden angle within ALIKE degrees of the other's."""
+    family: Any = catalog.family(name)
+    spec = Spec(ways=ways, queries=1)
+    own, other = (family.trials("test", spec, [index + on for index in indices])["turn"][:, 0] for on in (0, FOREIGN))
+    apart = (torch.rad2deg(own - other) + 180) % 360 - 180
+    return [bool(close) for close in apart.abs() <= ALIKE]
 
 
 def _shares(bits: Sequence[str]) -> list[float]:
@@ -242,6 +260,9 @@ def _verdict(case: Case, standard: dict[str, list[float]], robust: dict[str, lis
     if case.acts or case.writes:  # a few rollouts or sentences succeed by luck
         luck, luck_half = max(ignorant, key=sum)
         needed, why = _above(-luck, luck_half, -ABOVE), f"at most {luck:.1f} ± {luck_half:.1f} % succeed without"
+    if case.acts:
+        near, far = (f"{_text(standard[how])} % of {len(standard[how])}" for how in ("alike", "unlike"))
+        why += f"; with the support of a task whose angle is within {ALIKE:.0f}° {near}, with others {far}"
     answers = [
         ("the support is needed", needed, why),
         ("it is enough", _above(clean, half, chance + ABOVE), f"{clean:.1f} ± {half:.1f} %"),

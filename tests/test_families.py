@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,20 @@ def test_an_answer_is_told_by_the_ends_of_an_interval(mean: float, half: float, 
     assert families._above(mean, half, 3.0) == said
 
 
+@pytest.mark.parametrize("name", ["navigation", "reach"])
+def test_tasks_are_alike_whose_hidden_angles_are(name: str) -> None:
+    family: Any = catalog.family(name)
+    indices = list(range(40))
+    told = families.alike(name, indices, 8)
+    for index, close in zip(indices, told, strict=True):
+        own, other = (
+            family.trials("test", Spec(ways=8, queries=1), [at])["turn"][0, 0].item()
+            for at in (index, index + 1_000_000)
+        )
+        assert close == (math.cos(own - other) >= 0.5)
+    assert 0 < sum(told) < 30  # a third of all angles, by chance
+
+
 def results(**changed: list[float]) -> dict[str, list[float]]:
     parts = {"foreign": 20.0, "shuffled": 20.0, "clean": 90.0, "noise": 89.0, "attack": 1.0}
     return {name: [value - 1, value, value + 1] for name, value in parts.items()} | changed
@@ -91,14 +106,19 @@ def test_an_attack_matters_where_half_of_what_is_above_chance_is_lost_whatever_t
     assert told([30.5, 34.0, 37.5]).startswith("undecided (16.0 ± 6.2 points lost, +1.0 ± 7.5 beyond")
 
 
+def acted(**changed: list[float]) -> dict[str, list[float]]:
+    return results(alike=[70.0, 90.0], unlike=[1.0, 3.0], **changed)
+
+
 def test_of_learners_that_act_the_support_is_needed_where_few_rollouts_succeed_without() -> None:
     case = families.Case("navigation", "protonet", 0.05)
     assert (case.chance, families.Case("strokes", "protonet", 0.1).chance) == (0.0, 20.0)
-    told = families._verdict(case, results(foreign=[1.0, 2.0, 3.0], shuffled=[7.0, 8.0, 9.0]), results())
-    assert "the support is needed: yes (at most 8.0 ± 2.5 % succeed without)" in told
-    narrow = families._verdict(case, results(shuffled=[0.0, 8.0, 16.0], clean=[90.0, 90.0, 90.0]), results())
+    told = families._verdict(case, acted(foreign=[1.0, 2.0, 3.0], shuffled=[7.0, 8.0, 9.0]), acted())
+    assert "the support is needed: yes (at most 8.0 ± 2.5 % succeed without; with the support of" in told
+    assert "within 60° 80.0 ± 127.1 % of 2, with others 2.0 ± 12.7 % of 2); it is" in told
+    narrow = families._verdict(case, acted(shuffled=[0.0, 8.0, 16.0], clean=[90.0, 90.0, 90.0]), acted())
     assert "it is enough: yes (90.0 ± 0.0 %)" in narrow
-    assert "the support is needed: **no**" in families._verdict(case, results(shuffled=[39.0, 40.0, 41.0]), results())
+    assert "the support is needed: **no**" in families._verdict(case, acted(shuffled=[39.0, 40.0, 41.0]), acted())
 
 
 def test_of_learners_that_write_the_support_is_needed_where_few_sentences_are_right_without() -> None:
