@@ -430,6 +430,30 @@ def test_files_that_are_too_small_are_named_before_the_first_task(pairs: Path) -
             family.sample("test", SPEC, [task])
 
 
+def test_a_file_that_is_accepted_serves_every_task(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel_text, "TRIES", 1)  # so that two of these twelve tasks have to fall back
+    rows = np.random.default_rng(2).integers(0, 3, (3, 76, 2))[2]
+    lines = [f"a{n}\tw{one} w{other} v{n}" for n, (one, other) in enumerate(rows)]
+    (pairs / "test" / "test-reversed.tsv").write_text("\n".join(lines), encoding="utf-8")
+    family = ParallelText(root=pairs)
+    fixed = parallel_text._likeliest(family, pairs / "test" / "test-reversed.tsv", 5)
+    assert [family._task("test", 5, task, 0) is fixed for task in range(12)].count(True) == 2
+    assert family.sample("test", SPEC, range(12)).query_x.shape == (12, 10, 6, 32)
+
+
+def test_every_pair_of_a_task_holds_a_word_of_it(pairs: Path) -> None:
+    lines = [f"a{n}\t{f'w{n % 3} x' if n < 120 else 'x y'}" for n in range(1000)]
+    (pairs / "test" / "test-reversed.tsv").write_text("\n".join(lines), encoding="utf-8")
+    family = ParallelText(root=pairs)
+    seen = set()
+    for task in range(8):
+        words = family.written("test", SPEC, task)
+        tokens = family.sample("test", SPEC, [task]).support_y.view(-1, 6)
+        assert ((tokens > 0) & (tokens < 4)).any(dim=1).all()
+        seen.add("x" in words or "y" in words)
+    assert seen == {False, True}
+
+
 def test_data_check_says_what_every_file_serves(pairs: Path, rbm: Callable[..., tuple[int, str, str]]) -> None:
     (pairs / "val" / "small.tsv").write_text("a b\tc d\na b c d e f g\tc\n", encoding="utf-8")
     asked = ["data", "check", "parallel-text", "--data-root", str(pairs)]

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from scripts import load
 
 from robustbench_meta.tasks.parallel_text import ParallelText, _pairs
 from robustbench_meta.types import SPLITS, InputError, Spec
-from tests.scripts import load
 
 translations = load("translations")
 HEADER = "Project-Id-Version: one\nContent-Type: text/plain; charset={}\n"
