@@ -448,17 +448,23 @@ def data_get(
 def data_check(
     name: Annotated[str | None, typer.Argument(help="A task family; all of them if none is named.")] = None,
     data_root: DataRoot = None,
+    ways: Annotated[int, typer.Option(help="Classes of a task, where files serve more or less by their number.")] = 5,
+    family_option: FamilyOptions = None,
 ) -> None:
     """Say what is there of a family's data, and whether tasks can be drawn from it."""
     from robustbench_meta import catalog, doctor, downloads
     from robustbench_meta.types import InputError
 
     status = 0
+    if family_option and not name:
+        raise InputError(f"family-option: {family_option[0]!r} needs a family; name it")
     for one in [name] if name else catalog.names("tasks"):
-        family: Any = _family(one, data_root)
+        family: Any = _family(one, data_root, _pairs(family_option, "family-option"))
         try:
             for found in downloads.available(family) if getattr(family, "sources", ()) else []:
                 print(f"{one}: {found.path}: {found.state} ({found.detail})")
+            for line in doctor.stock(family, ways):
+                print(f"{one}: {line}")
             print(f"{one}: {doctor.readiness(family)}")
         except InputError as error:
             print(f"{one}: not ready: {str(error).removeprefix(f'{one}: ')}")

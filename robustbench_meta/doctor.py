@@ -71,6 +71,12 @@ def readiness(family: TaskFamily, splits: Sequence[Split] = SPLITS) -> str:
     return f"ready, {', '.join(f'{len(family.classes(split))} {split}' for split in SPLITS)} classes"
 
 
+def stock(family: TaskFamily, ways: int) -> list[str]:
+    """Say what each file of a family's serves at so many classes; nothing of a family that does not tell."""
+    told = getattr(family, "stock", None)
+    return [f"{split}/{line}" for split in SPLITS for line in told(split, ways)] if told else []
+
+
 def _versions() -> Iterator[Check]:
     found = {name: _version(name) for name in (*REQUIRED, *OPTIONAL)}
     python = platform.python_version()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -383,12 +384,131 @@ def test_parallel_files_of_a_users_own_are_tasks(pairs: Path) -> None:
     family: Any = catalog.family("parallel-text", root=pairs)
     made = family.sample("test", SPEC, [0, 1])
     words = family.written("test", SPEC, 0)
-    assert sorted(words) == ["", "out0", "out1", "out2", "out3"]
+    assert words[0] == ""
+    assert words[4] == "\u2026"
+    assert len(known := set(words[1:4]) & {"out0", "out1", "out2", "out3"}) == 3
     sources = family.space.text(made.support_x[0])
     for source, row in zip(sources, made.support_y[0].view(-1, 6).tolist(), strict=True):
+        said = [word.replace("test", "out") for word in reversed(source.split(" "))]
+        assert text(row, words).split(" ") == [word if word in known else "\u2026" for word in said]
+        assert known.intersection(said)
+
+
+def test_tasks_of_a_file_draw_their_words(pairs: Path) -> None:
+    family = ParallelText(root=pairs)
+    assert len({frozenset(family.written("test", SPEC, task)) for task in range(20)}) == 4
+
+
+def test_a_closed_language_leaves_out_pairs_with_other_words(pairs: Path) -> None:
+    family = ParallelText(root=pairs, unknown="left-out")
+    made = family.sample("test", replace(SPEC, ways=4), range(3))
+    words = family.written("test", replace(SPEC, ways=4), 0)
+    missing = ({f"out{n}" for n in range(4)} - set(words)).pop().replace("out", "test")
+    sources = family.space.text(made.support_x[0])
+    assert not any(missing in source for source in sources)
+    for source, row in zip(sources, made.support_y[0].view(-1, 6).tolist(), strict=True):
         assert text(row, words).replace("out", "test").split(" ") == source.split(" ")[::-1]
-    assert family.left_out("test", 5) == {"test-reversed": 0}
-    assert family.left_out("test", 4)["test-reversed"] > 0
+
+
+def test_every_part_has_the_pairs_of_every_token_that_a_family_says_it_serves(pairs: Path) -> None:
+    spec = Spec(5, 5, 5, 5)
+    made = ParallelText(root=pairs).sample("test", spec, range(40))
+    for y in (made.support_y, made.query_y, made.proxy_y):
+        assert y is not None
+        by_token = y.view(40, 5, 5, 6)
+        assert (by_token == torch.arange(5).view(5, 1, 1)).any(dim=3).all()
+    with pytest.raises(InputError, match=r"^queries=6: must be from 1 to 5, pairs for each token; more where"):
+        ParallelText(root=pairs).sample("test", replace(spec, queries=6), [0])
+    more = ParallelText(root=pairs, serves=6).sample("test", replace(spec, queries=6), [0])
+    assert more.query_x.shape[1] == 30
+
+
+def test_files_that_are_too_small_are_named_before_the_first_task(pairs: Path) -> None:
+    for name in ("few", "fewer"):
+        (pairs / "test" / f"{name}.tsv").write_text("test0 test1\tout0 out1\n" * 30, encoding="utf-8")
+    (pairs / "test" / "some.tsv").write_text(
+        "\n".join(f"a{n} b{n % 3}\tw{n % 3} v{n}" for n in range(60)), encoding="utf-8"
+    )
+    family = ParallelText(root=pairs)
+    said = (
+        r"^ways=5: test holds files of too few pairs for serves=5: few\.tsv \(2 words in targets that fit\),"
+        r" fewer\.tsv \(2 words in targets that fit\), some\.tsv \(4 for each token and part\); take"
+    )
+    for task in range(8):
+        with pytest.raises(InputError, match=said):
+            family.sample("test", SPEC, [task])
+
+
+def test_a_file_that_is_accepted_serves_every_task(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel_text, "TRIES", 1)  # so that two of these twelve tasks have to fall back
+    rows = np.random.default_rng(2).integers(0, 3, (3, 76, 2))[2]
+    lines = [f"a{n}\tw{one} w{other} v{n}" for n, (one, other) in enumerate(rows)]
+    (pairs / "test" / "test-reversed.tsv").write_text("\n".join(lines), encoding="utf-8")
+    family = ParallelText(root=pairs)
+    fixed = parallel_text._likeliest(family, pairs / "test" / "test-reversed.tsv", 5)
+    assert [family._task("test", 5, task, 0) is fixed for task in range(12)].count(True) == 2
+    assert family.sample("test", SPEC, range(12)).query_x.shape == (12, 10, 6, 32)
+
+
+def test_every_pair_of_a_task_holds_a_word_of_it(pairs: Path) -> None:
+    lines = [f"a{n}\t{f'w{n % 3} x' if n < 120 else 'x y'}" for n in range(1000)]
+    (pairs / "test" / "test-reversed.tsv").write_text("\n".join(lines), encoding="utf-8")
+    family = ParallelText(root=pairs)
+    seen = set()
+    for task in range(8):
+        words = family.written("test", SPEC, task)
+        tokens = family.sample("test", SPEC, [task]).support_y.view(-1, 6)
+        assert ((tokens > 0) & (tokens < 4)).any(dim=1).all()
+        seen.add("x" in words or "y" in words)
+    assert seen == {False, True}
+
+
+def test_data_check_says_what_every_file_serves(pairs: Path, rbm: Callable[..., tuple[int, str, str]]) -> None:
+    (pairs / "val" / "small.tsv").write_text("a b\tc d\na b c d e f g\tc\n", encoding="utf-8")
+    asked = ["data", "check", "parallel-text", "--data-root", str(pairs)]
+    status, shown, _ = rbm(*asked)
+    assert status == 1
+    assert "val/small: 2 pairs, 1 of at most 6 words; too few for ways=5 serves=5, 2 words in targets that fit" in shown
+    assert "not ready: ways=5: val holds files of too few pairs" in shown
+    (pairs / "val" / "small.tsv").unlink()
+    options = ["--ways", "4", "--family-option", "unknown=left-out", "--family-option", "serves=2"]
+    status, shown, _ = rbm(*asked, *options)
+    assert status == 0
+    family = ParallelText(root=pairs, unknown="left-out", serves=2)
+    lines = (pairs / "test" / "test-reversed.tsv").read_text(encoding="utf-8").splitlines()
+    targets = {line.split("\t")[0]: line.split("\t")[1].split(" ") for line in lines}.values()
+    words = family.written("test", replace(SPEC, ways=4), 0)
+    usable = sum(set(target) <= set(words) for target in targets)
+    assert (
+        f"test/test-reversed: {len(targets)} pairs, {len(targets)} of at most 6 words; {usable} pairs a task" in shown
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (
+            "\u0939\u093f\u0928\u094d\u0926\u0940 \u092e\u0947\u0902",
+            ["\u0939\u093f\u0928\u094d\u0926\u0940", "\u092e\u0947\u0902"],
+        ),
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645!", ["\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"]),
+        ("\u0130PTAL et", ["i\u0307ptal", "et"]),
+        ("Cafe\u0301, l'eau \u2019tis", ["caf\u00e9", "l'eau", "tis"]),
+    ],
+)
+def test_a_word_keeps_its_marks_and_joiners(written: str, words: list[str]) -> None:
+    assert list(parallel_text.words_of(written)) == words
+
+
+def test_other_targets_are_another_family_though_no_reference_task_meets_them(pairs: Path) -> None:
+    for number in range(40):
+        source = (pairs / "test" / "test-reversed.tsv").read_text(encoding="utf-8")
+        (pairs / "test" / f"more{number}.tsv").write_text(source, encoding="utf-8")
+    family = ParallelText(root=pairs)
+    before, last = fingerprint(family, "test"), pairs / "test" / "more39.tsv"
+    last.write_text(last.read_text(encoding="utf-8").replace("out0", "out9"), encoding="utf-8")
+    parallel_text._pairs.cache_clear()
+    assert fingerprint(family, "test") != before
 
 
 def test_words_are_vectors_by_their_spelling_and_stand_for_one_another_where_a_file_says_so(pairs: Path) -> None:
@@ -412,8 +532,8 @@ def test_words_are_vectors_by_their_spelling_and_stand_for_one_another_where_a_f
         (b"a\tb\n\nc\td\te\n", "line 3: 2 tabs, must be one: source<TAB>target"),
         (b"a\t...\n", "line 1: a target without a word"),
         (b"a\t\xff\n", "is not UTF-8: byte 2 does not fit"),
-        (b"a\tb\n", "ways=5: .* has 1 words in targets that fit; legal: up to 2"),
-        (b"a b\tb c d e\n", "shots=3: .* has too few pairs with 'b', "),
+        (b"a\tb\n", r"ways=5: .* test-reversed\.tsv \(1 words in targets that fit\)"),
+        (b"a b\tb c d e\n", r"ways=5: .* test-reversed\.tsv \(0 for each token and part\)"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_in_one_line(pairs: Path, content: bytes, said: str) -> None:

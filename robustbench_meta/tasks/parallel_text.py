@@ -1,10 +1,12 @@
 """Any parallel texts as tasks: folders train, val and test of TSV files, each a language pair or a task of rewriting.
 
-A line is `source<TAB>target`, in UTF-8. A task takes one file, and of its targets the words that most sentences hold;
-pairs with other words in their target, or with longer sentences, are left out, and `left_out` counts them. A source
-word is a vector by its spelling alone, from the trigrams it is made of: nothing is loaded, words that are spelled alike
-lie close, and every language has one. What may stand for a word, the file synonyms.tsv says beside the three folders,
-where there is one: `word<TAB>other words`, one way each.
+A line is `source<TAB>target`, in UTF-8. A task takes one file, and draws its words among those that enough of its
+targets hold. Any other word of a target is one token, the last: a learner has to know where one stands, not which. Of
+real translations hardly a target is of frequent words alone; of closed languages, as those of rewriting, every one may
+be, and `unknown="left-out"` takes the words that most targets hold, and leaves out pairs with others. A source word is
+a vector by its spelling alone, from the trigrams it is made of: nothing is loaded, words that are spelled alike lie
+close, and every language has one. What may stand for a word, the file synonyms.tsv says beside the three folders, where
+there is one: `word<TAB>other words`, one way each.
 
 Shapes: T tasks, S pairs of a support, L places of a sentence, d entries of a vector.
 """
@@ -14,12 +16,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -33,21 +36,27 @@ ENTRIES = 32  # of a vector, as many as the words of `transduction` have
 LARGEST = 1 << 26  # bytes of a file
 MOST = 1000  # tokens of a task
 SYNONYMS = "synonyms.tsv"
-PARTS = ("support", "query", "proxy")
-WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
+PARTS = {"support": "shots", "query": "queries", "proxy": "proxies"}
+OTHER = "\u2026"  # how the token of all other words is written: one character, of which chrF makes little
+PLENTY = 6  # pairs with a word, for each that a part is to have of it, from which on the word may be drawn
+TRIES = 20  # draws of a task's words and of the order of its pairs, of which the first that serves is taken
 
+Unknown = Literal["token", "left-out"]
 Pair = tuple[tuple[str, ...], tuple[str, ...]]  # words of a source and of its target
 
 
 @dataclass(frozen=True)
 class ParallelText:
-    """Classes are the tokens of a target: its end, and the ways - 1 words that most targets of the file hold.
+    """Classes are the tokens of a target: its end, words of the file, and last what stands for every other word.
 
     A sentence has up to `places` words, its target one less, for its end. With the 6 places that it has unless told,
-    and 9 ways, the learners that `transduction` trained read it as it is.
+    and 9 ways, the learners that `transduction` trained read it as it is. Every task has `serves` pairs of each token
+    for each part: no more can be asked for, and a file that has fewer is refused before the first task.
     """
 
     places: int = 6
+    unknown: Unknown = "token"
+    serves: int = 5
     root: Path | None = None
 
     name: ClassVar[str] = "parallel-text"
@@ -59,11 +68,18 @@ class ParallelText:
     def __post_init__(self) -> None:
         if not 2 <= self.places <= 64:
             raise InputError(f"places: {self.places} is not between 2 and 64")
+        if self.unknown not in get_args(Unknown):
+            raise InputError(f"unknown: {self.unknown!r} is unknown; legal: {', '.join(get_args(Unknown))}")
+        if not 1 <= self.serves <= 1000:
+            raise InputError(f"serves: {self.serves} is not between 1 and 1000")
 
     @property
     def tells(self) -> str:
-        space = self.space
-        return f"{space.words} {space.swaps.tolist()}"
+        """Return what reference episodes need not hold: every word, what may stand for it, and every target."""
+        space, place = self.space, self._place()
+        targets = [_pairs(path) for files in _listed(place).values() for path in files]
+        digest = hashlib.sha256(repr(targets).encode()).hexdigest()
+        return f"{space.words} {space.swaps.tolist()} {digest}"
 
     @property
     def space(self) -> Sentences:
@@ -75,52 +91,77 @@ class ParallelText:
     def sample(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
         """Return the tasks numbered `indices`, each fixed by (family, split, seed, ways, number) alone."""
         self._check(spec)
-        space, counts = self.space, dict(zip(PARTS, (spec.shots, spec.queries, spec.proxies), strict=True))
+        self._refuse_small_files(split, spec.ways)
+        space, counts = self.space, {part: getattr(spec, name) for part, name in PARTS.items()}
         number = {word: row for row, word in enumerate(space.words)}
         x: dict[str, list[list[list[int]]]] = {part: [] for part in PARTS}
         y: dict[str, list[list[list[int]]]] = {part: [] for part in PARTS}
         for index in indices:
-            stream = f"{self.name}/{split}/{seed}/{spec.ways}/{int(index)}"
-            path = self._file(split, stream)
-            words, pairs = _vocabulary(path, spec.ways, self.places)
-            token = {word: at for at, word in enumerate(words)}
-            for part in PARTS:
-                taken = _taken(pairs, words, f"{stream}/order", part, counts[part], path)
+            task = self._task(split, spec.ways, int(index), seed)
+            for part, each in counts.items():
+                taken = [pair for row in task.dealt[part] for pair in row[:each]]
                 x[part].append([_padded([number[word] for word in source], self.places) for source, _ in taken])
-                y[part].append([_padded([token[word] for word in target], self.places) for _, target in taken])
+                y[part].append([_padded(task.tokens(target), self.places) for _, target in taken])
         inputs = {part: space.table[torch.tensor(x[part])] for part in PARTS if counts[part]}
         labels = {part: torch.tensor(y[part]).flatten(1) for part in PARTS if counts[part]}
-        support, query = ((inputs[part], labels[part]) for part in PARTS[:2])
+        support, query = ((inputs[part], labels[part]) for part in ("support", "query"))
         return Episodes(*support, *query, inputs.get("proxy"), labels.get("proxy"))
 
     def classes(self, split: Split) -> list[str]:
         """Return every word of every target of `split`, behind the name of its file."""
-        return [f"{path.stem}/{word}" for path in self._files(split) for word in _frequent(path, self.places)]
+        return [f"{path.stem}/{word}" for path in self._files(split) for word in _counts(path, self.places)]
 
     def written(self, split: Split, spec: Spec, index: int, *, seed: int = 0) -> tuple[str, ...]:
         """Return the tokens of one task as words; token 0, the end, is none."""
-        path = self._file(split, f"{self.name}/{split}/{seed}/{spec.ways}/{int(index)}")
-        return _vocabulary(path, spec.ways, self.places)[0]
+        return self._task(split, spec.ways, int(index), seed).words
 
-    def left_out(self, split: Split, ways: int) -> dict[str, int]:
-        """Count by file the pairs that a task of so many tokens does not use."""
-        return {
-            path.stem: len(_pairs(path)) - len(_vocabulary(path, ways, self.places)[1]) for path in self._files(split)
-        }
+    def stock(self, split: Split, ways: int) -> list[str]:
+        """Say of every file what it holds, and what its tasks of so many tokens can be asked for."""
+        return [f"{path.stem}: {self._stock(path, ways)}" for path in self._files(split)]
+
+    def _stock(self, path: Path, ways: int) -> str:
+        fit, words = _fitting(path, self.places), _drawable(path, self.places, self.serves)
+        told = f"{len(_pairs(path))} pairs, {len(fit)} of at most {self.places} words"
+        try:
+            tasks = [_task(self, path, ways, f"{self.name}/stock/{number}") for number in range(TRIES)]
+        except TooFewError as error:
+            return f"{told}; too few for ways={ways} serves={self.serves}, {error}"
+        used, most = round(sum(task.usable for task in tasks) / TRIES), min(task.most for task in tasks)
+        drawn = f"{len(words)} words to draw, " if self.unknown == "token" else ""
+        return f"{told}; {drawn}{used} pairs a task, {most} for each token and part at least"
+
+    def _task(self, split: Split, ways: int, index: int, seed: int) -> _Task:
+        stream = f"{self.name}/{split}/{seed}/{ways}/{index}"
+        files = self._files(split)
+        return _task(self, files[_drawn(f"{stream}/file") % len(files)], ways, stream)
+
+    def _refuse_small_files(self, split: Split, ways: int) -> None:
+        """Name all files of a split that cannot serve its tasks, before one of them is met in the midst of a run."""
+        small = []
+        for path in self._files(split):
+            try:
+                _likeliest(self, path, ways)
+            except TooFewError as error:
+                small.append(f"{path.name} ({error})")
+        if small:
+            raise InputError(
+                f"ways={ways}: {split} holds files of too few pairs for serves={self.serves}: {', '.join(small)}; take"
+                " them out, or ask for less by the family's options `serves` and `places`"
+            )
 
     def _check(self, spec: Spec) -> None:
-        if not 3 <= spec.ways <= MOST:
-            raise InputError(f"ways={spec.ways}: must be from 3 to {MOST}, the end of a target and its words")
-        for name, least in (("shots", 1), ("queries", 1), ("proxies", 0)):
-            if (value := getattr(spec, name)) < least:
-                raise InputError(f"{name}={value}: must be at least {least}, pairs for each token")
+        least = 3 if self.unknown == "left-out" else 4
+        if not least <= spec.ways <= MOST:
+            raise InputError(f"ways={spec.ways}: must be from {least} to {MOST}, the end of a target and its words")
+        for name, fewest in (("shots", 1), ("queries", 1), ("proxies", 0)):
+            if not fewest <= (value := getattr(spec, name)) <= self.serves:
+                raise InputError(
+                    f"{name}={value}: must be from {fewest} to {self.serves}, pairs for each token; more where the"
+                    " family's option `serves` says so and the files have them (rbm data check)"
+                )
 
     def _place(self) -> Path:
         return data_root(self.root, family=self.name, advice="the folder that holds train, val and test")
-
-    def _file(self, split: Split, stream: str) -> Path:
-        files = self._files(split)
-        return files[_drawn(f"{stream}/file") % len(files)]
 
     def _files(self, split: Split) -> list[Path]:
         """List the files of a split in the order of their names, which no other split may have."""
@@ -147,7 +188,7 @@ def _listed(place: Path) -> dict[Split, list[Path]]:
     return found
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _pairs(path: Path) -> tuple[Pair, ...]:
     """Read the pairs of a file, each source once, the first one counting; in lower case, without marks."""
     found: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -157,7 +198,7 @@ def _pairs(path: Path) -> tuple[Pair, ...]:
             raise InputError(
                 f"parallel-text: {path}, line {row}: {len(parts) - 1} tabs, must be one: source<TAB>target"
             )
-        source, target = (tuple(WORD.findall(part.lower())) for part in parts)
+        source, target = (words_of(part) for part in parts)
         if not source or not target:
             raise InputError(f"parallel-text: {path}, line {row}: a {'target' if source else 'source'} without a word")
         found.setdefault(source, target)
@@ -176,60 +217,126 @@ def _rows(path: Path) -> list[tuple[int, str]]:
     return [(row, line.rstrip("\r")) for row, line in lines if line.strip()]
 
 
+def words_of(text: str) -> tuple[str, ...]:
+    """Return the words of a text in lower case, each letter with its marks, as the vowels of Hindi are."""
+    return tuple(_word().findall(unicodedata.normalize("NFC", text.lower())))
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    # To re, marks are no part of words. What joins letters without a width stands within words of Persian.
+    marks = "".join(chr(code) for code in range(0x300, 0x20000) if unicodedata.category(chr(code))[0] == "M")
+    return re.compile(rf"[\w{marks}]+(?:['\u2019\u200c\u200d]+[\w{marks}]+)*")
+
+
+class TooFewError(InputError):
+    """A file has too few pairs for a task; the message says how many it has."""
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Tokens as words, the end first; how many pairs may be used; of each part and token those dealt, in rounds."""
+
+    words: tuple[str, ...]
+    usable: int
+    dealt: Mapping[str, list[list[Pair]]]
+
+    @property
+    def most(self) -> int:
+        return min(len(row) for rows in self.dealt.values() for row in rows)
+
+    def tokens(self, target: Sequence[str]) -> list[int]:
+        number = {word: token for token, word in enumerate(self.words)}
+        return [number.get(word, len(self.words) - 1) for word in target]
+
+
+@lru_cache(maxsize=512)
+def _task(family: ParallelText, path: Path, ways: int, stream: str) -> _Task:
+    """Make the task of a file that a stream draws; raise TooFewError where the file has not enough for any."""
+    likeliest = _likeliest(family, path, ways)
+    wanted = ways - 1 if family.unknown == "left-out" else ways - 2
+    drawable = [] if family.unknown == "left-out" else _drawable(path, family.places, family.serves)
+    for attempt in range(TRIES):
+        words = sorted(drawable, key=lambda word: _drawn(f"{stream}/words/{attempt}/{word}"))
+        words = words[:wanted] if len(words) >= wanted else _frequent(path, family.places)[:wanted]
+        made = _dealt(family, path, words, f"{stream}/order/{attempt}")
+        if made.most >= family.serves:
+            return made
+    return likeliest
+
+
+@lru_cache(maxsize=512)
+def _likeliest(family: ParallelText, path: Path, ways: int) -> _Task:
+    """Make a task of the words that most targets of a file hold, the same for every stream: what can be had if any."""
+    wanted = ways - 1 if family.unknown == "left-out" else ways - 2
+    if len(words := _frequent(path, family.places)[:wanted]) < wanted:
+        raise TooFewError(f"{len(words)} words in targets that fit")
+    made = [_dealt(family, path, words, f"{path.stem}/{attempt}") for attempt in range(TRIES)]
+    best = max(made, key=lambda task: task.most)
+    if best.most < family.serves:
+        raise TooFewError(f"{best.most} for each token and part")
+    return best
+
+
+def _dealt(family: ParallelText, path: Path, chosen: Sequence[str], stream: str) -> _Task:
+    """Deal the pairs of a file to parts and tokens in rounds, each to one, so that fewer are the first of more.
+
+    A pair of a word holds it in its target; any pair has the end. Who has least to choose from chooses first.
+    """
+    pairs, known = _fitting(path, family.places), set(chosen)
+    words = ("", *chosen) if family.unknown == "left-out" else ("", *chosen, OTHER)
+    if family.unknown == "left-out":
+        usable = [pair for pair in pairs if known.issuperset(pair[1])]
+    else:  # a pair of no known word would say nothing of any
+        usable = [pair for pair in pairs if not known.isdisjoint(pair[1])]
+    usable.sort(key=lambda pair: _drawn(f"{stream}/{' '.join(pair[0])}"))
+    holding = [usable, *([pair for pair in usable if word in pair[1]] for word in chosen)]
+    if family.unknown == "token":
+        holding.append([pair for pair in usable if not known.issuperset(pair[1])])
+    order = sorted(range(len(words)), key=lambda token: len(holding[token]))
+    left, taken = [iter(row) for row in holding], set[Pair]()
+    dealt: dict[str, list[list[Pair]]] = {part: [[] for _ in words] for part in PARTS}
+    while True:
+        for part in PARTS:
+            for token in order:
+                pair = next((one for one in left[token] if one not in taken), None)
+                if pair is None:
+                    return _Task(words, len(usable), dealt)
+                taken.add(pair)
+                dealt[part][token].append(pair)
+
+
+@lru_cache(maxsize=256)
+def _fitting(path: Path, places: int) -> tuple[Pair, ...]:
+    """Return the pairs of a file whose sentences have a place for each word, and for the end of the target."""
+    return tuple(pair for pair in _pairs(path) if len(pair[0]) <= places and len(pair[1]) < places)
+
+
+@lru_cache(maxsize=256)
+def _counts(path: Path, places: int) -> dict[str, int]:
+    """Count by word the pairs that fit whose target holds it."""
+    return dict(Counter(word for _, target in _fitting(path, places) for word in sorted(set(target))))
+
+
 def _frequent(path: Path, places: int) -> list[str]:
-    """List the words of the targets of pairs that fit, those that most of them hold first."""
-    counts = Counter(word for source, target in _pairs(path) if _fits(source, target, places) for word in set(target))
+    """List the words of targets that fit, those that most of them hold first."""
+    counts = _counts(path, places)
     return sorted(counts, key=lambda word: (-counts[word], word))
 
 
-@lru_cache(maxsize=64)
-def _vocabulary(path: Path, ways: int, places: int) -> tuple[tuple[str, ...], tuple[Pair, ...]]:
-    """Return the tokens of a task on a file, the first of them the end, and the pairs that need no other."""
-    words = _frequent(path, places)[: ways - 1]
-    if len(words) < ways - 1:
-        raise InputError(
-            f"ways={ways}: {path} has {len(words)} words in targets that fit; legal: up to {len(words) + 1}"
-        )
-    known = set(words)
-    kept = [pair for pair in _pairs(path) if _fits(*pair, places) and known.issuperset(pair[1])]
-    return ("", *words), tuple(kept)
-
-
-def _fits(source: tuple[str, ...], target: tuple[str, ...], places: int) -> bool:
-    return len(source) <= places and len(target) < places
-
-
-def _taken(
-    pairs: tuple[Pair, ...], words: tuple[str, ...], stream: str, part: str, each: int, path: Path
-) -> list[Pair]:
-    """Take `each` pairs for every token, which stands in their targets; any pair has the end.
-
-    Which part a pair may serve is drawn for itself, so that parts share none, however many are taken of another. They
-    are taken in rounds, so that fewer are the first of more.
-    """
-    drawn = {pair: _drawn(f"{stream}/{' '.join(pair[0])}") for pair in pairs}
-    mine = sorted((pair for pair in pairs if drawn[pair] % len(PARTS) == PARTS.index(part)), key=lambda p: drawn[p])
-    found: list[list[Pair]] = [[] for _ in words]
-    left = dict.fromkeys(mine)
-    for _ in range(each):
-        # The end comes last, which every pair has.
-        for token in (*range(1, len(words)), 0):
-            pair = next((one for one in left if not token or words[token] in one[1]), None)
-            if pair is None:
-                named = {"support": "shots", "query": "queries", "proxy": "proxies"}[part]
-                lacks = f"too few pairs with {words[token]!r}" if token else "too few pairs"
-                raise InputError(f"{named}={each}: {path} has {lacks}, {len(mine)} of {len(pairs)} serve the {part}")
-            del left[pair]
-            found[token].append(pair)
-    return [pair for row in found for pair in row]
+def _drawable(path: Path, places: int, serves: int) -> list[str]:
+    """List the words that so many targets hold that a task may draw them."""
+    counts = _counts(path, places)
+    return sorted(word for word in counts if counts[word] >= PLENTY * serves)
 
 
 @lru_cache(maxsize=4)
 def _space(place: Path | None, places: int) -> Sentences:
-    """Make the table of all source words, in alphabetical order, and of the synonyms that a file names."""
+    """Make the table of all source words that fit, in alphabetical order, and of the synonyms that a file names."""
     listed = _listed(place) if place else {}
     named = _synonyms(place / SYNONYMS) if place and (place / SYNONYMS).exists() else {}
-    texts = {word for files in listed.values() for path in files for source, _ in _pairs(path) for word in source}
+    fitting = (pair for files in listed.values() for path in files for pair in _fitting(path, places))
+    texts = {word for source, _ in fitting for word in source}
     words = ("", *sorted(texts.union(*named.values())))
     number = {word: row for row, word in enumerate(words)}
     widest = max(map(len, named.values()), default=0) or 1
@@ -246,19 +353,25 @@ def _synonyms(path: Path) -> dict[str, tuple[str, ...]]:
     """Read which words may stand for which."""
     found: dict[str, tuple[str, ...]] = {}
     for row, line in _rows(path):
-        word, tab, others = line.lower().partition("\t")
-        if not tab or len(WORD.findall(word)) != 1 or not WORD.findall(others):
+        word, tab, others = line.partition("\t")
+        one, several = words_of(word), words_of(others)
+        if not tab or len(one) != 1 or not several:
             raise InputError(f"parallel-text: {path}, line {row}: must be word<TAB>other words")
-        found[WORD.findall(word)[0]] = tuple(dict.fromkeys(WORD.findall(others)))
+        found[one[0]] = tuple(dict.fromkeys(several))
     return found
 
 
 @lru_cache(maxsize=100_000)
 def _vector(word: str) -> np.ndarray:
     """Return the vector of a word: the sum of those of its trigrams, and one of its own, of length one: [32]."""
-    parts = [hashed(f"trigram {part}", ENTRIES) for part in sorted(trigrams(word))]
+    parts = [_trigram(part) for part in sorted(trigrams(word))]
     made = np.sum(parts, axis=0) / len(parts) ** 0.5 + hashed(f"word {word}", ENTRIES)
     return unit(steps_of(made[None]))[0]
+
+
+@lru_cache(maxsize=200_000)
+def _trigram(part: str) -> np.ndarray:
+    return hashed(f"trigram {part}", ENTRIES)
 
 
 def _padded(numbers: list[int], places: int) -> list[int]:
