@@ -35,6 +35,7 @@ GREEDY = frozenset({"F1", "F2", "F3", "F9"})
 _FGSM, _SQUARE = re.compile(r"fgsm\b(?!-)"), re.compile(r"(square|stretches)(-\d+)?( #\w+)?$")
 _PGD = re.compile(r"pgd-(mt-)?\d+( #\w+)?$")
 _WHITE = re.compile(r"(pgd-(mt-)?\d+|apgd[\w-]*|fab[\w-]*|autoattack(-reference)?)( #\w+)?$")
+_BY_GRADIENTS = re.compile(r"(pgd-(mt-)?\d+|apgd[\w-]*|fab[\w-]*)( #\w+)?$")  # alone: AutoAttack searches blindly, too
 _OWN, _AUTOATTACK = re.compile(r"pgd-mt-\d+( #\w+)?$"), re.compile(r"autoattack(-reference)?( #\w+)?$")
 
 
@@ -123,15 +124,16 @@ ABOUT: tuple[About, ...] = (
         "F3",
         "Blind search beats gradients",
         "red",
-        "Square, or of rollouts a search by stretches of steps, which see scores only, fool queries that attacks with "
-        "gradients left: the gradients mislead.",
+        "Square, or of rollouts a search by stretches of steps, which see scores only, fool queries that every "
+        "attack by gradients left, in the audit and in the run: the gradients mislead.",
         "more than 0.2 percentage points",
     ),
     About(
         "F4",
         "Noise beats gradients",
         "red",
-        "Random draws from the ball fool queries that attacks with gradients left: the gradients mislead.",
+        "Random draws from the ball fool queries that every attack by gradients left, in the audit and in the run: the "
+        "gradients mislead.",
         "more than 0.2 percentage points",
     ),
     About(
@@ -267,12 +269,22 @@ def audited_tasks(ran: int) -> int:
 
 
 def of_audit(
-    tasks: Sequence[Measures], *, ways: int, surface: str = "query", transductive: bool = False
+    tasks: Sequence[Measures],
+    *,
+    ways: int,
+    surface: str = "query",
+    transductive: bool = False,
+    runs: Mapping[str, Verdicts] | None = None,
 ) -> tuple[Flag, ...]:
-    """Raise what an audit shows; `transductive` says that queries are judged together by declaration."""
+    """Raise what an audit shows; `transductive` says that queries are judged together by declaration.
+
+    `runs` are the attacks that met the same queries at the audit's eps: what those by gradients fool, blind search and
+    noise (F3, F4) did not find alone. Steps of rollouts are no queries of theirs.
+    """
     if not tasks:
         return ()
-    found = [*_of_attacks(tasks, _constant(tasks, ways, surface)), *_of_gradients(tasks)]
+    fooled = [] if tasks[0].steps else [run for name, run in (runs or {}).items() if _BY_GRADIENTS.match(name)]
+    found = [*_of_attacks(tasks, _constant(tasks, ways, surface), fooled), *_of_gradients(tasks)]
     found += _of_scores(tasks, transductive=transductive)
     return merge(found + (_collapsed(tasks, ways) if surface == "query" else []))
 
@@ -393,8 +405,11 @@ def _new(run: Verdicts, others: Sequence[Verdicts]) -> tuple[int, int]:
     return int(new.sum()), new.size
 
 
-def _of_attacks(tasks: Sequence[Measures], constant: float) -> list[Flag]:
-    """Raise F1 to F5 and F7 from the runs of an audit, each of which met every query from its clean point."""
+def _of_attacks(tasks: Sequence[Measures], constant: float, others: Sequence[Verdicts]) -> list[Flag]:
+    """Raise F1 to F5 and F7 from the runs of an audit, each of which met every query from its clean point.
+
+    F3 and F4 leave out what `others` fool, attacks by gradients on the same queries.
+    """
     clean = np.array([task.clean for task in tasks])
     left = {name: clean & [task.survived[name] for task in tasks] for name in tasks[0].survived}
     found: list[Flag | None] = []
@@ -403,7 +418,9 @@ def _of_attacks(tasks: Sequence[Measures], constant: float) -> list[Flag]:
         texts = {"fgsm": "FGSM fools {} that PGD misses", "square": "Square fools {} that PGD misses"}
         texts |= {STRETCHES: "blind search fools {} that PGD misses", "noise": "random draws fool {} that PGD misses"}
         limits = {"fgsm": ("F1", FGSM_ONLY), "square": ("F3", NEW), STRETCHES: ("F3", NEW), "noise": ("F4", NEW)}
-        fooled = {name: int((clean & standing & ~left[name]).sum()) for name in texts if name in left}
+        never = standing & np.array([_left(task, others) for task in tasks])
+        hard = {"fgsm": standing} | dict.fromkeys(("square", STRETCHES, "noise"), never)
+        fooled = {name: int((clean & hard[name] & ~left[name]).sum()) for name in texts if name in left}
         found += [_count(limits[name][0], new, n, limits[name][1], texts[name]) for name, new in fooled.items()]
         counts = (int(left["pgd-half"].sum()), int(left["pgd"].sum()))
         found.append(_less(*counts, n, "PGD", ("/ 2", "itself")))
@@ -414,6 +431,12 @@ def _of_attacks(tasks: Sequence[Measures], constant: float) -> list[Flag]:
         changed = abs(int(left["pgd"].sum()) - int(left["pgd-twice"].sum()))
         found.append(_count("F7", changed, n, TWICE, "twice the iterations change the verdict of {}", "amber"))
     return [flag for flag in found if flag]
+
+
+def _left(task: Measures, runs: Sequence[Verdicts]) -> np.ndarray:
+    """Say which queries of an audited task withstood every one of `runs` that met it: [Q]."""
+    met = [row for run in runs for row in run.survived[run.tasks == task.task] if len(row) == len(task.clean)]
+    return np.all([np.ones(len(task.clean), bool), *met], axis=0)
 
 
 def _of_gradients(tasks: Sequence[Measures]) -> list[Flag]:

@@ -370,7 +370,9 @@ def _check(
     measures = [row["measures"] for row in rows if row["key"] == last and row["measures"] is not None]
     failure = next((str(row["reason"]) for row in rows if row["key"] == last and row["status"] == "error"), "")
     raised = signs.concluded(found, measures, surface=board.surface)
-    raised += signs.of_audit(measures, ways=board.ways, surface=board.surface, transductive=entry.norm_mode == "batch")
+    beside = {name: run for (name, at), run in runs.items() if round(at - latest["eps"], 9) == 0}
+    about: dict[str, Any] = {"ways": board.ways, "surface": board.surface, "runs": beside}
+    raised += signs.of_audit(measures, transductive=entry.norm_mode == "batch", **about)
     if measures:
         audited = _Audited(*(np.array([getattr(one, name) for one in measures]) for name in ("task", "clean")))
         if not measures[0].steps:

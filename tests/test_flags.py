@@ -98,6 +98,27 @@ def test_an_audit_raises_each_flag_alone(changes: dict[str, Any], code: str, col
     assert flag.value > flag.limit
 
 
+@pytest.mark.parametrize("blind", ["square", flags.STRETCHES, "noise"])
+def test_blind_search_beats_gradients_where_no_attack_by_gradients_that_was_run_found_as_much(blind: str) -> None:
+    task = replace(HONEST, survived={**HONEST.survived, blind: bits("0001111110")}, task=3)
+    found, missed = run(["0001111110"], first=3), run(["1110000000"], first=3)
+
+    def raised(runs: dict[str, Run], **changes: Any) -> str:
+        return flags.codes(flags.of_audit([replace(task, **changes)], ways=5, runs=runs))
+
+    code = "F4" if blind == "noise" else "F3"
+    assert raised({"pgd-mt-50": found, "fgsm": missed}) == ""
+    assert raised({"pgd-mt-50": missed}) == code
+    assert raised({"pgd-20": run([RIGHT], first=3), "apgd-ce": found}) == ""
+    assert raised({"pgd-mt-50": run(["0001111110"], first=4)}) == code  # it met another task
+    assert raised(dict.fromkeys(("autoattack", "square", "noise-1000", "fgsm", "stretches-99"), found)) == code
+
+
+def test_one_step_that_beats_many_is_told_whatever_else_was_run() -> None:
+    task = replace(HONEST, survived={**HONEST.survived, "fgsm": bits("0001110000")})
+    assert flags.codes(flags.of_audit([task], ways=5, runs={"pgd-mt-50": run(["0001110000"])})) == "F1"
+
+
 def test_a_learner_of_two_classes_that_prefers_one_but_has_learned_something_is_shown_and_ranked() -> None:
     predicted, constant = (0, 0, 0, 0, 0, 0, 0, 0, 1, 1), (0,) * 10
     tasks = [replace(HONEST, task=task, predictions=predicted, clean=bits("1111100011")) for task in range(3)]
