@@ -9,9 +9,10 @@
     rbm evaluate $standard --attacks pgd-20,pgd-mt-50 --eps 8/255 --tasks 30 --no-audit --out RESULTS
     for arm in runs/claims-protonet-{aq,overreach}{,-seed[1-5]}/; do ours="$ours --ckpt $arm"; done
     rbm evaluate $ours --attacks autoattack --eps 8/255 --tasks 12 --no-audit --out STRONGEST
-    for one in cifar-fs-{protonet,r2d2,fomaml,anil} fc100-protonet; do clean="$clean --ckpt zoo:$one-standard"; done
+    for one in {cifar-fs,fc100}-{protonet,fomaml,anil} cifar-fs-r2d2; do clean="$clean --ckpt zoo:$one-standard"; done
     rbm evaluate $clean --attacks fgsm --eps 0 --shots 1 --tasks 600 --no-audit --out RESULTS
-    rbm evaluate --ckpt zoo:cifar-fs-anil-standard --attacks fgsm --eps 0 --tasks 600 --no-audit --out RESULTS
+    for one in {cifar-fs,fc100}-anil fc100-fomaml; do five="$five --ckpt zoo:$one-standard"; done
+    rbm evaluate $five --attacks fgsm --eps 0 --tasks 600 --no-audit --out RESULTS
     rbm leaderboard add RESULTS --board reports/reproduction
     rbm leaderboard add STRONGEST --board reports/reproduction/autoattack
     python benchmarks/reproduction.py [--check]
