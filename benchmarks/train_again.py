@@ -3,9 +3,10 @@
     RBM_DATA=data OMP_NUM_THREADS=1 python benchmarks/train_again.py 'cifar-fs-*' strokes-r2d2-aq [--whole] [--out DIR]
 
 Loss, clean and robust accuracy of the first validation must be the card's, to the last digit; --whole trains to the end
-and compares the SHA-256 of the weights. Bits may differ on other processors, with other versions or another number of
-threads than the card names, where these differ from here. Without names, all of the zoo. --out keeps a
-line of JSON for each; what it holds already is not trained again.
+and compares the SHA-256 of the weights. Bits may differ with other versions or another number of threads than the card
+names, and with the instructions of the processor (`versions.cpu`, which early cards lack): ATEN_CPU_CAPABILITY=avx2
+before the command lets a newer one compute as older ones do. Without names, all of the zoo. --out keeps a line of JSON
+for each; what it holds already is not trained again.
 
 Exit status: 0 all come again; 1 some do not; 2 input.
 """
@@ -20,6 +21,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import torch
 
 from robustbench_meta import checkpoint, train, zoo
 from robustbench_meta.checkpoint import CARD, Card, Validation
@@ -43,6 +46,7 @@ class Again:
     name: str
     weights: str  # of the card, SHA-256
     whole: bool
+    cpu: str  # the instructions that torch used here
     wanted: str
     found: str
 
@@ -69,17 +73,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         return complain(str(error), INPUT)
     kept = [] if args.out is None else before(args.out / KEPT)
+    cpu = torch.backends.cpu.get_cpu_capability()
     found = []
     for name, card in cards.items():
-        known = [one for one in kept if (one.name, one.weights, one.whole) == (name, card.weights_sha256, args.whole)]
-        one = known[-1] if known else again(name, card, args.data_root, whole=args.whole)
+        asked = (name, card.weights_sha256, args.whole, cpu)
+        known = [one for one in kept if (one.name, one.weights, one.whole, one.cpu) == asked]
+        one = known[-1] if known else Again(*asked, *again(name, card, args.data_root, whole=args.whole))
         if args.out is not None and not known:
             args.out.mkdir(parents=True, exist_ok=True)
             with (args.out / KEPT).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(one)) + "\n")
         print(one.text, flush=True)
         found.append(one)
-    print(f"{sum(one.same for one in found)} of {len(found)} come again")
+    print(f"{sum(one.same for one in found)} of {len(found)} come again, with {cpu}")
     return 0 if all(one.same for one in found) else NEGATIVE
 
 
@@ -97,8 +103,8 @@ def before(path: Path) -> list[Again]:
     return [Again(**json.loads(line)) for line in lines]
 
 
-def again(name: str, card: Card, root: Path | None, *, whole: bool) -> Again:
-    """Train by the card's recipe into a folder that is thrown away."""
+def again(name: str, card: Card, root: Path | None, *, whole: bool) -> tuple[str, str]:
+    """Train by the card's recipe into a folder that is thrown away; return what it says, and what came."""
 
     def stop(progress: train.Progress) -> None:
         if progress.validation is not None and not whole:
@@ -108,8 +114,8 @@ def again(name: str, card: Card, root: Path | None, *, whole: bool) -> Again:
         try:
             made = checkpoint.read_card(train.train(card.recipe, Path(scratch) / name, root=root, progress=stop) / CARD)
         except _Seen as seen:
-            return Again(name, card.weights_sha256, whole, told(card.history[0]), told(seen.validation))
-    return Again(name, card.weights_sha256, whole, card.weights_sha256, made.weights_sha256)
+            return told(card.history[0]), told(seen.validation)
+    return card.weights_sha256, made.weights_sha256
 
 
 def told(one: Validation) -> str:

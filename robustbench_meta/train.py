@@ -506,8 +506,9 @@ def _criterion(recipe: Recipe, defense: Defense) -> str:
 
 
 def _versions() -> dict[str, str]:
+    """Name what the bits of weights depend on besides the recipe; `cpu` is the instructions that torch then uses."""
     packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy")}
-    return {"python": platform.python_version(), **packages}
+    return {"python": platform.python_version(), **packages, "cpu": torch.backends.cpu.get_cpu_capability()}
 
 
 def _same_recipe(recipe: Recipe, out: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from scripts import load
 from test_grid import FAMILY
 
@@ -16,6 +17,9 @@ SMALL = Recipe(
     **{"family_options": FAMILY, "network_options": {"width": 4, "depth": 2}, "ways": 3, "shots": 1, "queries": 2},
     **{"steps": 4, "meta_batch": 1, "validate_every": 2, "validate_tasks": 2, "validate_attack": "fgsm", "eps": 0.1},
 )
+
+
+CPU = torch.backends.cpu.get_cpu_capability()
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def test_what_its_recipe_makes_comes_again_and_the_rest_is_named(
     how: tuple[str, ...], again: Any, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert again.main(["small-*", *how]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "2 of 2 come again"
+    assert capsys.readouterr().out.splitlines()[-1] == f"2 of 2 come again, with {CPU}"
     # A training of another seed under the name of this one's.
     old, other = (checkpoint.read_card(place / f"small-{seed}" / CARD) for seed in (0, 1))
     foreign = other.model_copy(update={"recipe": old.recipe, "recipe_sha256": old.recipe_sha256})
@@ -50,10 +54,11 @@ def test_what_its_recipe_makes_comes_again_and_the_rest_is_named(
     assert again.main([*how]) == 1
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("small-0: differs: ")
-    assert told[1:] == ["small-1: the same", "1 of 2 come again"]
+    assert told[1:] == ["small-1: the same", f"1 of 2 come again, with {CPU}"]
 
 
 def test_what_is_known_is_not_trained_again(again: Any, place: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    assert checkpoint.read_card(place / "small-0" / CARD).versions["cpu"] == CPU
     assert again.main(["small-0", "--out", str(tmp_path)]) == 0
     monkeypatch.setattr(train, "train", lambda *_, **__: pytest.fail("trained again"))
     assert again.main(["small-0", "--out", str(tmp_path)]) == 0
