@@ -360,7 +360,7 @@ def results(rows: Rows) -> store.Results:
         cell |= {"defense": "standard", "norm_mode": "support", "family": "f", "episodes": "e", "split": "test"}
         cell |= {"ways": 2, "shots": 1, "queries": 2, "steps": pd.NA, "attack": attack, "attack_fields": fields}
         cell |= {"surface": "query", "norm": "linf", "eps": eps, "seed": 0, "status": "ok", "reason": ""}
-        cells.append(cell | {"seconds": 1.0, "fraction": 1.0})
+        cells.append(cell | {"seconds": 1.0, "fraction": 1.0, "whole": False})
         for task, survived in enumerate(bits):
             row = {"key": key, "task": task, "clean": "1" * len(survived), "survived": survived}
             tasks.append(row | {"distance": eps, "forwards": 8, "backwards": 4})
