@@ -7,6 +7,7 @@ that is not there), 4 nothing measured or compared.
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -148,6 +149,7 @@ def train(
     from robustbench_meta import grid as grids
     from robustbench_meta.checkpoint import CARD, read_card
     from robustbench_meta.train import train as meta_train
+    from robustbench_meta.types import Spec
 
     named = {"family": family, "algorithm": algorithm, "defense": defense}
     chosen = read_recipe(recipe, {key: value for key, value in named.items() if value}, change or [], data_root)
@@ -160,7 +162,10 @@ def train(
     card = read_card(out / CARD)
     if card.stopped:
         console.print(f"Stopped, and kept the weights of step {card.selected_step}: {card.stopped}")
-    console.print(f"Checkpoint: {out}\nNow try: rbm evaluate --ckpt {out}")
+    words = ["rbm", "evaluate", "--ckpt", str(out), *(["--data-root", str(data_root)] if data_root else [])]
+    if chosen.queries != Spec().queries:
+        words += ["--queries", str(chosen.queries)]
+    console.print(f"Checkpoint: {out}\nNow try: {shlex.join(words)}", soft_wrap=True)
 
 
 @commands.command()
@@ -465,7 +470,7 @@ def data_check(
                 print(f"{one}: {found.path}: {found.state} ({found.detail})")
             for line in doctor.stock(family, ways):
                 print(f"{one}: {line}")
-            print(f"{one}: {doctor.readiness(family)}")
+            print(f"{one}: {doctor.readiness(family, ways=ways)}")
         except InputError as error:
             print(f"{one}: not ready: {str(error).removeprefix(f'{one}: ')}")
             status = NEGATIVE if name else status

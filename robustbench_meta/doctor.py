@@ -64,10 +64,13 @@ def examine(results: Path, root: Path | None = None) -> list[Check]:
     return made
 
 
-def readiness(family: TaskFamily, splits: Sequence[Split] = SPLITS) -> str:
-    """Draw one task of each split, and say how many classes there are; raise InputError where data are missing."""
+def readiness(family: TaskFamily, splits: Sequence[Split] = SPLITS, ways: int = 5) -> str:
+    """Draw one task of each split, and say how many classes there are; raise InputError where data are missing.
+
+    It has `ways` classes, or as many as there are.
+    """
     for split in splits:
-        drawn(family, split, Spec(min(5, len(family.classes(split))), 1, 1), [0])
+        drawn(family, split, Spec(min(ways, len(family.classes(split))), 1, 1), [0])
     return f"ready, {', '.join(f'{len(family.classes(split))} {split}' for split in SPLITS)} classes"
 
 

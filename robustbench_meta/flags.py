@@ -259,7 +259,9 @@ def at_chance(mean: float, half: float, constant: float, n: int) -> list[Flag]:
     """
     if constant == 0 or math.isnan(half) or half > WIDEST or abs(mean - constant) > half:
         return []
-    detail = f"robust accuracy {_percent(mean)} ± {100 * half:.1f} may be the {_percent(constant)} of a constant one"
+    detail = (
+        f"the worst case, {_percent(mean)} ± {100 * half:.1f}, may be the {_percent(constant)} of a constant predictor"
+    )
     return [Flag("F13", "amber", mean, constant, n, detail)]
 
 

@@ -231,9 +231,12 @@ class Outcome:
 
 
 def eps_text(eps: float) -> str:
-    """Write a budget the way papers do: 8/255 where it is a whole number of grey levels, else decimals."""
+    """Write a budget the way papers do: 8/255 where it is a whole number of grey levels, else decimals.
+
+    0.2, which is 51/255, too, is not meant as so many levels: what one decimal says is written by one.
+    """
     levels = eps * 255
-    if 0 < eps < 1 and abs(levels - round(levels)) < 1e-4 and round(levels):
+    if 0 < eps < 1 and abs(levels - round(levels)) < 1e-4 and round(levels) and abs(10 * eps - round(10 * eps)) > 1e-6:
         return f"{round(levels)}/255"
     return f"{eps:.4g}"
 

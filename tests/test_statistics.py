@@ -64,7 +64,17 @@ def results(*cells: tuple[dict[str, Any], list[tuple[str, str]]]) -> Results:
 
 
 @pytest.mark.parametrize(
-    ("eps", "text"), [(8 / 255, "8/255"), (0.0314, "0.0314"), (0.01, "0.01"), (0.5, "0.5"), (1.0, "1"), (0.0, "0")]
+    ("eps", "text"),
+    [
+        (8 / 255, "8/255"),
+        (0.0314, "0.0314"),
+        (0.01, "0.01"),
+        (0.5, "0.5"),
+        (1.0, "1"),
+        (0.0, "0"),
+        (0.2, "0.2"),
+        (52 / 255, "52/255"),
+    ],
 )
 def test_eps_reads_as_in_papers(eps: float, text: str) -> None:
     assert outcomes.eps_text(eps) == text

@@ -119,10 +119,11 @@ def draw(shown: Sequence[Map]) -> Figure:
 def about(shown: Sequence[Map]) -> About:
     """Say what the figure of these maps shows."""
     caption = (
-        "Rollouts from the dot to the ring: solid the way without an attack, dashed the way under attack. Discs are "
-        "obstacles; lines from the origin are the arm at the end. ✓: the rollout succeeded, ✗: it did not. An attack "
-        "ends where a rollout fails; where it fails to, it gives back what led nearest to failure. In environments of "
-        "others it goes on from step to step, whatever comes of it."
+        "Rollouts from the dot to the ring: solid the way without an attack, dashed the way under attack. It succeeds "
+        "whose square, where it ends, lies in the ring, and who touched no obstacle and, of arms, has come to rest. "
+        "Discs are obstacles; lines from the origin are the arm at the end. ✓: the rollout succeeded, ✗: it did not. "
+        "An attack ends where a rollout fails; where it fails to, it gives back what led nearest to failure. In "
+        "environments of others it goes on from step to step, whatever comes of it."
     )
     return About(caption, f"Clean and attacked trajectories of {len(shown)} sets of rollouts")
 
@@ -158,6 +159,8 @@ def _draw(axes: Axes, course: Course, edge: float) -> list[Line2D]:
     ways = axes.plot(*course.clean.T, color=RIGHT, linewidth=1.3)
     ways += axes.plot(*course.attacked.T, color=WRONG, linewidth=1.3, linestyle=(0, (3, 1.5)))
     axes.plot(*course.clean[0], "o", color=INK, markersize=3)
+    for way, colour in ((course.clean, RIGHT), (course.attacked, WRONG)):
+        axes.plot(*way[-1], "s", color=colour, markersize=3)
     axes.set_xlabel(course.verdict, fontsize=8, labelpad=3)
     return ways
 

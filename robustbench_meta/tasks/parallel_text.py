@@ -127,7 +127,7 @@ class ParallelText:
         except TooFewError as error:
             return f"{told}; too few for ways={ways} serves={self.serves}, {error}"
         used, most = round(sum(task.usable for task in tasks) / TRIES), min(task.most for task in tasks)
-        drawn = f"{len(words)} words to draw, " if self.unknown == "token" else ""
+        drawn = f"{len(words)} words to draw, " if self.unknown == "token" and len(words) >= ways - 2 else ""
         return f"{told}; {drawn}{used} pairs a task, {most} for each token and part at least"
 
     def _task(self, split: Split, ways: int, index: int, seed: int) -> _Task:
