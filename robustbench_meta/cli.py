@@ -453,7 +453,7 @@ def data_get(
 def data_check(
     name: Annotated[str | None, typer.Argument(help="A task family; all of them if none is named.")] = None,
     data_root: DataRoot = None,
-    ways: Annotated[int, typer.Option(help="Classes of a task, where files serve more or less by their number.")] = 5,
+    ways: Annotated[int | None, typer.Option(help="Classes of a task that must be drawn; default 5, or all.")] = None,
     family_option: FamilyOptions = None,
 ) -> None:
     """Say what is there of a family's data, and whether tasks can be drawn from it."""

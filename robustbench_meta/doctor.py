@@ -23,6 +23,7 @@ from robustbench_meta.types import SPLITS, InputError, Spec, Split, TaskFamily
 
 State = Literal["ok", "optional", "warning", "broken"]
 LEAST_TORCH, LEAST_PYTHON = (2, 10), (3, 11)
+WAYS = 5  # of the tasks that are drawn to see whether data are there
 REQUIRED = ("torch", "numpy", "foolbox", "pyautoattack", "safetensors", "pandas", "matplotlib", "pydantic")
 OPTIONAL = {
     "ray": "runs on a cluster: pip install 'robustbench_meta[ray]'",
@@ -64,20 +65,20 @@ def examine(results: Path, root: Path | None = None) -> list[Check]:
     return made
 
 
-def readiness(family: TaskFamily, splits: Sequence[Split] = SPLITS, ways: int = 5) -> str:
+def readiness(family: TaskFamily, splits: Sequence[Split] = SPLITS, ways: int | None = None) -> str:
     """Draw one task of each split, and say how many classes there are; raise InputError where data are missing.
 
-    It has `ways` classes, or as many as there are.
+    It has `ways` classes; None: WAYS, or as many as there are.
     """
     for split in splits:
-        drawn(family, split, Spec(min(ways, len(family.classes(split))), 1, 1), [0])
+        drawn(family, split, Spec(ways or min(WAYS, len(family.classes(split))), 1, 1), [0])
     return f"ready, {', '.join(f'{len(family.classes(split))} {split}' for split in SPLITS)} classes"
 
 
-def stock(family: TaskFamily, ways: int) -> list[str]:
+def stock(family: TaskFamily, ways: int | None) -> list[str]:
     """Say what each file of a family's serves at so many classes; nothing of a family that does not tell."""
     told = getattr(family, "stock", None)
-    return [f"{split}/{line}" for split in SPLITS for line in told(split, ways)] if told else []
+    return [f"{split}/{line}" for split in SPLITS for line in told(split, ways or WAYS)] if told else []
 
 
 def _versions() -> Iterator[Check]:

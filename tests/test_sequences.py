@@ -471,6 +471,10 @@ def test_data_check_says_what_every_file_serves(pairs: Path, rbm: Callable[..., 
     assert "val/small: 2 pairs, 1 of at most 6 words; too few for ways=5 serves=5, 2 words in targets that fit" in shown
     assert "not ready: ways=5: val holds files of too few pairs" in shown
     (pairs / "val" / "small.tsv").unlink()
+    assert rbm(*asked)[0] == 0
+    status, shown, _ = rbm(*asked, "--ways", "400")
+    assert status == 1
+    assert "not ready: ways=400: train holds files of too few pairs" in shown
     options = ["--ways", "4", "--family-option", "unknown=left-out", "--family-option", "serves=2"]
     status, shown, _ = rbm(*asked, *options)
     assert status == 0
