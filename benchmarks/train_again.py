@@ -2,11 +2,11 @@
 
     RBM_DATA=data OMP_NUM_THREADS=1 python benchmarks/train_again.py 'cifar-fs-*' strokes-r2d2-aq [--whole] [--out DIR]
 
-Loss, clean and robust accuracy of the first validation must be the card's, to the last digit; --whole trains to the end
-and compares the SHA-256 of the weights. Bits may differ with other versions or another number of threads than the card
-names, and with the instructions of the processor (`versions.cpu`, which early cards lack): ONEDNN_MAX_CPU_ISA=AVX2
-ATEN_CPU_CAPABILITY=avx2 before the command lets a newer one compute as older ones do. Without names, all of the zoo. --out keeps a line of
-JSON for each; what it holds already is not trained again.
+Loss, clean and robust accuracy of the first validation must be the card's, to the last digit; --whole trains to the
+end and compares the SHA-256 of the weights. Bits may differ with other versions or another number of threads than the
+card names, and with the instructions of the processor (`versions.cpu`, which early cards lack):
+ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 before the command lets a newer one compute as older ones do. Without
+names, all of the zoo. --out keeps a line of JSON for each; what it holds already is not trained again.
 
 Exit status: 0 all come again; 1 some do not; 2 input.
 """
