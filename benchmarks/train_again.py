@@ -69,9 +69,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
     try:
-        cards = chosen(args.names)
+        return compare(args)
     except InputError as error:
         return complain(str(error), INPUT)
+
+
+def compare(args: argparse.Namespace) -> int:
+    """Train what is asked for again, saying of each whether it is the same; return the exit status."""
+    cards = chosen(args.names)
     kept = [] if args.out is None else before(args.out / KEPT)
     cpu = torch.backends.cpu.get_cpu_capability()
     found = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from robustbench_meta import audit as audits
 from robustbench_meta import grid, protocols, store
 from robustbench_meta.executors import Place
 from robustbench_meta.grid import Failure, Grid, Plan, Subject, Watcher
+from robustbench_meta.outcomes import Board, Entry
 from robustbench_meta.protocols import CLEAN, Protocol, Verdict
 from robustbench_meta.types import Attack, InputError, Norm, Split, Surface
 
@@ -131,9 +132,14 @@ def reached(run: Run, results: Path) -> list[Verdict]:
     """Say in what the rows of a run by a protocol differ from it, by all that is stored of them."""
     if run.protocol is None:
         return []
-    mine = {(one.board, one.entry) for one in protocols.verdicts(_planned(run), {}, run.protocol)}
+    mine = {_row(one) for one in protocols.verdicts(_planned(run), {}, run.protocol)}
     found = protocols.verdicts(store.read(results), _recipes(run), run.protocol)
-    return [one for one in found if (one.board, one.entry) in mine]
+    return [one for one in found if _row(one) in mine]
+
+
+def _row(verdict: Verdict) -> tuple[Board, Entry]:
+    """Name the row of a verdict; that its learners write is known when they have written, and not before."""
+    return replace(verdict.board, whole=False), verdict.entry
 
 
 def _planned(run: Run) -> store.Results:

@@ -352,6 +352,16 @@ def test_a_constant_predictor_writes_no_target_whatever_is_attacked(tmp_path: Pa
     assert all("Exact match" in one.criterion for one in found)
 
 
+def test_a_cell_that_failed_stands_on_the_board_of_those_that_wrote(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"learner": WordByWord(), "name": "words", "family": EASY, "ways": 5, "shots": 10}
+    evaluate(
+        **common, queries=1, tasks=1, surface="support", attacks=["noise-1"], eps=[0.08], audit=False, out=tmp_path
+    )
+    (run,) = store.runs(tmp_path)
+    failed = store.Run(replace(run.cell, attack="pgd-20", attack_fields="PGD()"), reason="out of memory")
+    assert store.tables([run, failed], []).cells["whole"].tolist() == [True, True]
+
+
 CELL = Cell(
     *("c", "0" * 64, "r2d2", "aq", "support", "transduction", "1" * 64, "test"),
     *(Spec(), None, "pgd-20", "PGD()", Threat("linf", 0.02, "sequence"), 0),

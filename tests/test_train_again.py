@@ -12,6 +12,7 @@ from test_grid import FAMILY
 
 from robustbench_meta import checkpoint, train, zoo
 from robustbench_meta.checkpoint import CARD, Recipe
+from robustbench_meta.types import InputError
 
 SMALL = Recipe(
     **{"family_options": FAMILY, "network_options": {"width": 4, "depth": 2}, "ways": 3, "shots": 1, "queries": 2},
@@ -55,6 +56,29 @@ def test_what_its_recipe_makes_comes_again_and_the_rest_is_named(
     told = capsys.readouterr().out.splitlines()
     assert told[0].startswith("small-0: differs: ")
     assert told[1:] == ["small-1: the same", f"1 of 2 come again, with {CPU}"]
+
+
+@pytest.mark.parametrize("field", ["loss", "clean", "robust"])
+def test_each_number_of_the_first_validation_must_be_the_cards(
+    field: str, again: Any, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = checkpoint.read_card(place / "small-0" / CARD)
+    first, *rest = card.history
+    odd = card.model_copy(
+        update={"history": (first.model_copy(update={field: getattr(first, field) / 2 + 0.1}), *rest)}
+    )
+    checkpoint.save(place / "small-0", odd, (place / "small-0" / "weights.safetensors").read_bytes())
+    zoo.pin(place)
+    assert again.main(["small-0"]) == 1
+    assert capsys.readouterr().out.startswith("small-0: differs: ")
+
+
+def test_data_that_are_not_there_are_input(again: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: Any, **__: Any) -> Path:
+        raise InputError("cifar-fs: not there")
+
+    monkeypatch.setattr(train, "train", absent)
+    assert again.main(["small-0"]) == 2
 
 
 def test_what_is_known_is_not_trained_again(again: Any, place: Path, tmp_path: Path, monkeypatch: Any) -> None:
