@@ -13,17 +13,8 @@ ALGORITHMS = ("protonet", "r2d2", "maml", "anil", "fomaml", "meta-sgd", "metaopt
 DEFENSES = ("standard", "aq", "mixed", "trades", "adml")
 SHARED: dict[str, Any] = {
     **{"norm_mode": "support", "family": "cifar-fs", "episodes": "ab" * 32, "split": "test", "ways": 5, "seed": 0},
-    **{
-        "shots": 5,
-        "surface": "query",
-        "fraction": 1.0,
-        "whole": False,
-        "norm": "linf",
-        "status": "ok",
-        "reason": "",
-        "seconds": 12.25,
-    },
-    **{"device": "cuda:0", "steps": None, "external": ""},
+    **{"shots": 5, "surface": "query", "fraction": 1.0, "norm": "linf", "status": "ok", "reason": "", "seconds": 12.25},
+    **{"whole": False, "device": "cuda:0", "steps": None, "external": ""},
 }
 
 

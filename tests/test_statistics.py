@@ -434,21 +434,8 @@ def test_per_task_rows_hold_every_attack_and_the_worst_case() -> None:
         ["a", 0.1, 1, 0.75, 0.75],
         ["b", 0.1, 0, 1.0, 0.5],
     ]
-    names = [
-        "surface",
-        "track",
-        "family",
-        "episodes",
-        "split",
-        "ways",
-        "shots",
-        "queries",
-        "norm",
-        "seed",
-        "fraction",
-        "whole",
-    ]
-    names += ["checkpoint", "weights", "algorithm", "defense", "norm_mode", "steps", "eps", "attack", "task"]
+    names = ["surface", "track", "family", "episodes", "split", "ways", "shots", "queries", "norm", "seed", "fraction"]
+    names += ["whole", "checkpoint", "weights", "algorithm", "defense", "norm_mode", "steps", "eps", "attack", "task"]
     assert table.columns.tolist() == [*names, "clean", "robust"]
 
 

@@ -169,10 +169,11 @@ def _judge_all(search: Search, space: Sentences, x: Tensor, points: Tensor, cand
     """
     left = torch.isin(points, search.standing())
     x, points, candidates = x[left], points[left], candidates[left]
-    if words == 0 and len(points):
+    if not len(points):
+        return
+    if words == 0:
         best = _foremost(points, _scored(search, x, points))
         search.judge(x[best].unsqueeze(1), points[best])
-    if words == 0:
         return
     row, place, choice = (candidates > 0).nonzero(as_tuple=True)
     order = torch.arange(x.shape[1], device=x.device).view(1, -1, 1)

@@ -15,7 +15,16 @@ import pandas as pd
 
 from robustbench_meta.flags import ABOUT, WIDEST, About, Flag
 from robustbench_meta.intervals import LEAST_SEEDS
-from robustbench_meta.outcomes import Board, Entry, Outcome, Results, attack_fields, eps_text, is_corruption
+from robustbench_meta.outcomes import (
+    Board,
+    Entry,
+    Outcome,
+    Results,
+    attack_fields,
+    eps_text,
+    field_names,
+    is_corruption,
+)
 from robustbench_meta.ranking import Standing, better_than_constant, separation, standings
 from robustbench_meta.report import units
 from robustbench_meta.statistics import COLUMNS, CONSTANT, WORST_CASE, paired_differences
@@ -551,20 +560,7 @@ def _table(
     above = sum(row.kind == "ranked" and row.worst[0].mean > about.constant for row in rows)
     rows.insert(above, _constant_row(about, eps))
     mine = differences
-    for name in (
-        "family",
-        "episodes",
-        "split",
-        "ways",
-        "shots",
-        "queries",
-        "surface",
-        "fraction",
-        "whole",
-        "norm",
-        "seed",
-        "track",
-    ):
+    for name in field_names(Board):
         mine = mine[mine[name] == getattr(about, name)]
     return Table(
         slug=slug,
