@@ -111,9 +111,11 @@ def rbm(folder: Path, arguments: tuple[str, ...], environment: dict[str, str], n
     cli.app()
 
 
-def started(folder: Path, *arguments: str, log: Path | None = None, pause: float = 0.0, nobody: bool = False) -> Any:
+def started(
+    folder: Path, *arguments: str, log: Path | None = None, pause: float = 0.0, meet: int = 1, nobody: bool = False
+) -> Any:
     folder.mkdir(exist_ok=True)
-    environment = {PAUSE: str(pause), **({} if log is None else {LOG: str(log)})}
+    environment = {PAUSE: str(pause), MEET: str(meet), **({} if log is None else {LOG: str(log)})}
     process = FORKS.Process(target=rbm, args=(folder, arguments, environment, nobody))
     process.start()
     return process
@@ -216,7 +218,7 @@ def test_a_run_with_workers_survives_kills_and_leaves_no_worker_behind(
     command = ("evaluate", "--ckpt", str(ckpt), *GRID, *FIXED, "--workers", "2")
     for kill in range(KILLS_OF_WORKERS):
         log = tmp_path / f"log{kill}"
-        process = started(tmp_path, *command, log=log, pause=0.05)
+        process = started(tmp_path, *command, log=log, pause=0.05, meet=2)
         while len(workers := {int(line.split()[0]) for line in lines(log)}) < 2 and process.exitcode is None:
             time.sleep(0.002)
         time.sleep(random.Random(kill).random() * 0.3)
