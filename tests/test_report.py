@@ -440,6 +440,14 @@ def test_what_the_results_lack_is_said(written: Path, tmp_path: Path) -> None:
         assert "Seconds in cells.csv, for all cells" in text
 
 
+def test_no_picture_is_missed_of_a_poisoned_support_whose_queries_stay_clean() -> None:
+    there = five_shot()
+    poisoned = Results(there.cells.assign(surface="support", key="s" + there.cells.key), there.tasks)
+    assert not tables.tables(Results(poisoned.cells, there.tasks.assign(key="s" + there.tasks.key))).missing
+    (said,) = tables.tables(joined(there, poisoned)).missing
+    assert said.startswith("The gallery")
+
+
 def test_a_gallery_is_titled_by_its_cell_with_the_one_way_to_write_eps() -> None:
     there = joined(results(), results(queries=15))
     keys = there.cells.key[(there.cells.eps > 0.02) & (there.cells.checkpoint == "f-aq") & (there.cells.shots == 5)]

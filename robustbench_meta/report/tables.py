@@ -778,7 +778,7 @@ def _missing(results: Results, gallery: Sequence[dict[str, Any]]) -> list[str]:
     """Say which parts of a report these results cannot give, so that their absence is not taken for a choice."""
     cells, made = results.cells[results.cells["status"] != "error"], []
     untimed = int(cells["seconds"].isna().sum())
-    if not gallery:
+    if not gallery and (cells["surface"] != "support").any():  # of a poisoned support no query moved
         made.append("The gallery: these results hold no pictures of attacked queries (no folder gallery/).")
     if len(cells) and untimed:
         which = "all" if untimed == len(cells) else f"{untimed} of {len(cells)}"
