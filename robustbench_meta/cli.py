@@ -268,7 +268,10 @@ def report(
     ] = None,
     form: Annotated[str | None, typer.Option("--format", help="latex, bibtex, csv or json, not a report.")] = None,
 ) -> None:
-    """Write leaderboard.md, leaderboard.html, cells.csv and figures; or the leaderboard in one other format."""
+    """Write leaderboard.md, leaderboard.html, cells.csv and figures; or the leaderboard in one other format.
+
+    Figures and sounds that an earlier report left in the folder go; files of yours stay.
+    """
     from robustbench_meta import store
     from robustbench_meta.report import formats
 
@@ -721,10 +724,10 @@ def _write_bytes(content: bytes, out: Path | None) -> None:
 
 
 def _write_report(results: Path, out: Path) -> list[Path]:
-    from robustbench_meta import report as reports
     from robustbench_meta import store
+    from robustbench_meta.report import folder
 
-    return list(reports.write(store.read(results), store.read_gallery(results), out))
+    return folder.write(store.read(results), store.read_gallery(results), out)
 
 
 @contextmanager

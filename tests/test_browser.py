@@ -21,6 +21,7 @@ from test_methods import seeds as seeded
 
 from robustbench_meta.intervals import crossed, interval
 from robustbench_meta.ranking import standings
+from robustbench_meta.report.lines import entry_id
 from robustbench_meta.report.tables import Value
 from robustbench_meta.statistics import leaderboard, paired_difference
 
@@ -32,6 +33,7 @@ BOARDS = tuple(
     for steps in (1, 10)
 )
 FIRST = "table.board >> nth=0"
+FIGURES = ".figures >> nth=0 >>"
 Open = Callable[..., Page]
 
 
@@ -266,6 +268,11 @@ def test_comparing_gives_the_paired_differences_of_the_statistics(visit: Open, r
     assert dialog.locator(".who").all_inner_texts() == [
         f"{i} {entry.checkpoint}, 10 steps" for i, entry in enumerate((first, second, third), start=1)
     ]
+    marks = [dialog.locator(f".who:nth-child({i}) svg").get_attribute("class") for i in (1, 2, 3)]
+    lines = [mark.replace("chart key", "line") for mark in marks if mark]
+    ids = [entry_id(entry) for entry in (first, second, third)]
+    assert [shown.locator(f'{FIGURES} [data-entry="{name}"]').first.get_attribute("class") for name in ids] == lines
+    assert dialog.locator("svg[role=img] g").evaluate_all("all => all.map((one) => `line ${one.classList}`)") == lines
     table = {row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in rows_of(dialog)}
     for column, (one, other) in enumerate(((first, second), (first, third), (second, third))):
         expected = paired_difference(results, one.checkpoint, other.checkpoint)
@@ -691,7 +698,7 @@ def test_hostile_texts_are_shown_in_cards_and_comparisons_and_never_run(visit: O
     assert shown.locator("details.card[open] svg.chart").count() > len(TEXTS)
     choose(shown, 0, 1, 2)
     shown.get_by_role("button", name="Compare").click()
-    expect(shown.get_by_role("dialog").locator("svg")).to_be_visible()
+    expect(shown.get_by_role("dialog").get_by_role("img")).to_be_visible()
     shown.keyboard.press("Escape")
     for text in TEXTS[:30]:
         shown.get_by_label("Search").fill(text)

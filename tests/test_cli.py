@@ -288,7 +288,8 @@ def test_report_writes_what_evaluate_left(rbm: Run, ckpt: Path, tmp_path: Path) 
     rbm("evaluate", "--ckpt", ckpt, "--attacks", "fgsm", *OPTIONS)
     status, out, _ = rbm("report", "results", "--out", "pages")
     assert status == 0
-    assert {"leaderboard.md", "leaderboard.html", "cells.csv"} <= {Path(line).name for line in out.splitlines()}
+    told = {"leaderboard.md", "leaderboard.html", "cells.csv", "report.sha256"}
+    assert told <= {Path(line).name for line in out.splitlines()}
     assert all(Path(line).is_file() for line in out.splitlines())
 
 

@@ -21,7 +21,7 @@ from robustbench_meta import cli, store
 from robustbench_meta.grid import parse_eps
 from robustbench_meta.outcomes import cells_behind
 from robustbench_meta.ranking import standings
-from robustbench_meta.report import album, charts, data, lines, tables
+from robustbench_meta.report import album, charts, data, drawing, lines, tables
 from robustbench_meta.report import page as pages
 from robustbench_meta.report.lines import Run
 from robustbench_meta.report.tables import Value
@@ -99,6 +99,29 @@ def test_a_page_of_fifty_checkpoints_with_its_pictures_stays_below_a_megabyte() 
     assert text.count('class="chart"') == 2
     assert text.count("data:image/png") > 20
     assert len(text.encode()) < 1_000_000
+
+
+def test_an_entry_is_drawn_alike_on_all_boards_and_as_the_figures_draw_it() -> None:
+    boards = tuple({"shots": shots, "surface": surface} for surface in ("query", "support") for shots in (1, 5))
+    results = many(11, tasks=5, boards=boards)
+    order = drawing.places([one.entry for one in board] for board in standings(results))
+    looks = {lines.entry_id(entry): drawing.look(entry, place, named=True) for entry, place in order.items()}
+    lines_of = re.findall(r'<g class="line (\w+)" data-entry="(\w+)">(.*?)</g>', page(results))
+    first = {tuple(one.entry for one in board[:8]) for board in standings(results)}
+    assert len(first) == 4  # the boards do not rank alike, so a colour by rank would differ
+    assert len(lines_of) == 11 * 2 * 4
+    assert sum(hue == "rest" for hue, *_ in lines_of) == 3 * 2 * 4
+    for hue, name, inside in lines_of:
+        corners = {len(points.split()) for points in re.findall(r'points="(.*?)"', inside)} or {0}
+        if hue != "rest":
+            assert hue == f"c{looks[name].hue}"
+            assert corners == {len(charts.SHAPES[looks[name].shape])}
+    given = {entry["id"]: entry["look"] for board in block(results)["boards"] for entry in board["entries"]}
+    assert given == {name: [one.hue, one.shape, one.dashed] for name, one in looks.items()}
+
+
+def test_no_two_marks_are_alike() -> None:
+    assert len(set(charts.SHAPES)) == len(charts.SHAPES) == len(drawing.MARKERS)
 
 
 def test_pictures_never_take_more_room_than_they_may() -> None:

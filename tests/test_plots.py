@@ -20,8 +20,8 @@ from test_report import Results, gallery, joined, results
 from robustbench_meta import report, store
 from robustbench_meta.intervals import interval
 from robustbench_meta.outcomes import Entry
-from robustbench_meta.report import pareto, plots
-from robustbench_meta.report.drawing import NAMED, PALETTE, looks
+from robustbench_meta.report import frames, pareto, plots
+from robustbench_meta.report.drawing import NAMED, PALETTE, look, looks, places, places_of
 from robustbench_meta.statistics import agreement, by_attack, leaderboard, per_task, worst_case
 from robustbench_meta.types import Cell, InputError, Record, Spec, Threat
 
@@ -69,14 +69,71 @@ def test_a_band_reaches_from_the_lower_to_the_upper_end_of_the_interval() -> Non
 
 def test_of_fifty_entries_the_best_twelve_are_named_and_the_rest_are_counted() -> None:
     there = many(50)
-    found = looks(worst_case(there))
+    frame = worst_case(there)
+    found = looks(frame, places_of(frame))
     named = {entry.checkpoint for entry, look in found.items() if look.named}
     table = leaderboard(there).query("reason != 'reference'").sort_values("robust", ascending=False)
     assert named == set(table.checkpoint[:NAMED])
-    assert {look.colour for look in found.values() if look.named} == set(PALETTE)
+    assert len({(look.colour, look.marker) for look in found.values() if look.named}) == NAMED
     texts = drawn(plots.robustness_curves(worst_case(there)))
     assert "38 more, grey" in texts
     assert {text for text in texts if re.fullmatch(r"c\d\d\d", text)} == named
+
+
+def entry(name: str, defense: str = "aq", steps: int | None = None) -> Entry:
+    return Entry(name, name, "protonet", defense, "support", steps)
+
+
+def test_no_two_entries_of_a_board_have_one_place_and_places_rest_on_who_is_there_alone() -> None:
+    every = [entry(f"l{i:02d}", defense, steps) for i in range(8) for defense in ("aq", "standard") for steps in (1, 5)]
+    boards = [every[:20], every[10:], every[::5], every[3:5]]
+    found = places(boards)
+    assert found.keys() == set(every)
+    for board in boards:
+        drawn_as = {(one.colour, one.marker) for one in (look(mine, found[mine], named=True) for mine in board)}
+        assert len(drawn_as) == len(board)
+    assert sorted(found[one] for one in boards[0]) == list(range(20))  # none is left out where none needs to be
+    assert found == places([board[::-1] for board in boards[::-1]])
+    solid = [found[one] for one in every[:20] if one.defense == "aq"]
+    assert max(solid) == len(solid) - 1  # so that a colour met twice is mostly met once solid and once dashed
+
+
+def test_an_entry_looks_the_same_on_every_board_whatever_it_withstood() -> None:
+    there = results()
+    # What was lost now stands, what stood is lost: the ranks turn round.
+    kept = [
+        "".join("1" if c == "1" and s == "0" else "0" for c, s in zip(clean, survived, strict=True))
+        for clean, survived in zip(there.tasks.clean, there.tasks.survived, strict=True)
+    ]
+    turned = Results(there.cells.iloc[::-1], there.tasks.assign(survived=kept))
+    seen: dict[Entry, set[tuple[str, str, str]]] = {}
+    for one in (there, turned):
+        frame, table = worst_case(one), leaderboard(one)
+        for _, rows in frames.by_board(frame):
+            for who, how in looks(rows, places_of(frame)).items():
+                seen.setdefault(who, set()).add((how.colour, how.marker, str(how.line)))
+        assert places_of(frames.measured(table)) == places_of(frame)
+    assert len(list(frames.by_board(worst_case(there)))) > 1
+    assert all(len(ways) == 1 for ways in seen.values())
+    assert len(set().union(*seen.values())) == len(seen)
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of WCAG 2.2, from 1 to 21, of two colours such as #0072b2."""
+    parts = [[int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for colour in (one, other)]
+    linear = [[p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in part] for part in parts]
+    low, high = sorted(0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in linear)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_every_colour_of_an_entry_stands_out_on_paper_and_on_the_page_light_and_dark() -> None:
+    style = (Path(report.__file__).parent / "leaderboard.css").read_text(encoding="utf-8")
+    tokens = {name: pair for name, *pair in re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", style)}
+    assert [name for name in tokens if re.fullmatch(r"c\d", name)] == [f"c{i}" for i in range(len(PALETTE))]
+    for hue, colour in enumerate(PALETTE):
+        assert contrast(colour, "#ffffff") >= 3, colour  # what graphics need, by its criterion 1.4.11
+        for mode in (0, 1):
+            assert contrast(tokens[f"c{hue}"][mode], tokens["raised"][mode]) >= 3, (hue, mode)
 
 
 def test_a_frontier_of_fifty_names_only_the_front() -> None:

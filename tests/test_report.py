@@ -20,7 +20,7 @@ import pytest
 from robustbench_meta import report
 from robustbench_meta.intervals import interval
 from robustbench_meta.ranking import standings
-from robustbench_meta.report import markdown, plots, tables
+from robustbench_meta.report import folder, markdown, plots, tables
 from robustbench_meta.statistics import COLUMNS, by_attack, leaderboard, summarise
 
 HOSTILE = (
@@ -134,6 +134,65 @@ def test_a_report_holds_tables_figures_and_cells(written: Path) -> None:
     figures |= {"steps-shots-strokes-test-5w-linf-query"}
     assert {f"{name}.{ending}" for name in figures for ending in ("svg", "png")} <= names
     assert {"leaderboard.md", "leaderboard.html", "cells.csv"} <= names
+
+
+def heard() -> list[dict[str, Any]]:
+    """A gallery of one learner's recordings."""
+    (item,) = gallery(channels=1)
+    waves = np.sin(np.linspace(0, 900, 4 * 4096)).reshape(4, 1, 4096)
+    return [item | {"clean": waves, "adversarial": 0.9 * waves, "rate": np.full(4, 8000)}]
+
+
+def five_shot(**changes: Any) -> Results:
+    plain = results(**changes)
+    return Results(plain.cells[plain.cells.shots == 5], plain.tasks)
+
+
+def files(out: Path) -> set[str]:
+    return {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+
+
+def test_a_folder_of_an_earlier_report_holds_the_later_alone_and_what_is_of_others(tmp_path: Path) -> None:
+    plain, both = five_shot(), joined(five_shot(), five_shot(norm="l2"))
+    mine = ("figures/eps-mine.svg", "figures/notes.txt", "notes.txt")
+    for name in mine:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("mine")
+    earlier = folder.write(both, heard(), tmp_path)
+    assert files(tmp_path) - set(mine) == {path.relative_to(tmp_path).as_posix() for path in earlier}
+    gone = {f"{kind}-strokes-test-5w5s-l2-query" for kind in ("eps", "attacks", "tasks")}
+    assert {f"figures/{name}.png" for name in gone} <= files(tmp_path)
+    assert list((tmp_path / "sounds").glob("*.wav"))
+    changed = "figures/eps-strokes-test-5w5s-l2-query.svg"
+    (tmp_path / changed).write_text("drawn over")
+
+    later = folder.write(plain, gallery(), tmp_path)
+    assert files(tmp_path) == {path.relative_to(tmp_path).as_posix() for path in later} | {*mine, changed}
+    assert {(tmp_path / name).read_text() for name in mine} == {"mine"}
+    assert not (tmp_path / "sounds").exists()
+
+
+def test_nothing_goes_that_no_report_is_known_to_have_written(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    listed = {
+        "../beside.svg": b"a",
+        "figures/deep/one.svg": b"b",
+        "figures/../notes.txt": b"c",
+        "notes.txt": b"c",
+        "figures/other.svg": b"d",
+        "figures/gallery.png": b"e",
+    }
+    (out / "figures" / "deep").mkdir(parents=True)
+    for name, content in listed.items():
+        (out / name).write_bytes(content)
+    there = five_shot()
+    folder.write(there, [], out)  # no list tells of an earlier one
+    assert all((out / name).read_bytes() == content for name, content in listed.items())
+    lines = [f"{hashlib.sha256(content).hexdigest()}  {name}" for name, content in listed.items()]
+    lines[4] = lines[4].replace(lines[4][:64], "0" * 64)
+    (out / folder.WRITTEN).write_text("\n".join([*lines, "no line", str(tmp_path / "beside.svg"), "\x00"]))
+    folder.write(there, [], out)
+    assert {name for name in listed if not (out / name).exists()} == {"figures/gallery.png"}
 
 
 def test_two_runs_write_the_same_bytes(written: Path, tmp_path: Path) -> None:
@@ -379,6 +438,14 @@ def test_what_the_results_lack_is_said(written: Path, tmp_path: Path) -> None:
         text = (tmp_path / name).read_text(encoding="utf-8")
         assert "The gallery: these results hold no pictures" in text
         assert "Seconds in cells.csv, for all cells" in text
+
+
+def test_no_picture_is_missed_of_a_poisoned_support_whose_queries_stay_clean() -> None:
+    there = five_shot()
+    poisoned = Results(there.cells.assign(surface="support", key="s" + there.cells.key), there.tasks)
+    assert not tables.tables(Results(poisoned.cells, there.tasks.assign(key="s" + there.tasks.key))).missing
+    (said,) = tables.tables(joined(there, poisoned)).missing
+    assert said.startswith("The gallery")
 
 
 def test_a_gallery_is_titled_by_its_cell_with_the_one_way_to_write_eps() -> None:

@@ -350,6 +350,11 @@ def test_a_constant_predictor_writes_no_target_whatever_is_attacked(tmp_path: Pa
     found = tables.tables(store.read(tmp_path)).tables
     assert {(one.section, one.constant) for one in found} == {("Attacked sequences", 0), ("Poisoned support", 0)}
     assert all("Exact match" in one.criterion for one in found)
+    references = [row.algorithm for one in found for row in one.rows if row.kind == "reference"]
+    assert references == ["always the same token"] * 2
+    # The 0 is no baseline, and the pages say so where it stands and where it is explained.
+    assert all("always writing the support's commonest target may have more" in one.criterion for one in found)
+    assert "the commonest target of the support" in dict(tables.tables(store.read(tmp_path)).footnotes)["sequences"]
 
 
 def test_a_cell_that_failed_stands_on_the_board_of_those_that_wrote(tmp_path: Path) -> None:

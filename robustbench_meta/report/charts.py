@@ -1,12 +1,14 @@
 """The page's own pictures: light SVG with real text, coloured by its style sheet, and a sentence that stands for it.
 
-The first eight entries of a board have a colour and a name beside their mark; the others are grey until their row is
-pointed at. Nothing has a style attribute, which the page's policy forbids. Places are in pixels from the upper left.
+The first eight entries of a board have a colour, a mark of their own and a name beside it; the others are grey until
+their row is pointed at. Nothing has a style attribute, which the page's policy forbids. Places are in pixels from the
+upper left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os.path import commonprefix
 
@@ -14,7 +16,7 @@ from markupsafe import Markup
 
 from robustbench_meta.outcomes import Entry, eps_text
 from robustbench_meta.ranking import Standing
-from robustbench_meta.report.drawing import short
+from robustbench_meta.report.drawing import MARKERS, Look, look, short
 from robustbench_meta.report.tables import Value, columns_of_eps, entry_label, norm_text
 
 WIDTH, HEIGHT = 560, 380
@@ -22,6 +24,31 @@ LEFT, TOP, FLOOR = 44, 24, HEIGHT - 46
 COLOURS, NAME = 8, 27  # entries with a colour, and characters of a name
 LETTER, LINE = 6.4, 15  # about what a character is wide and a line high
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1
+Corners = tuple[tuple[float, float], ...]
+
+
+def _regular(corners: int, radius: float, turned: float = 0.0) -> Corners:
+    """Return the corners of a polygon about (0, 0), the first straight up but for `turned` in parts of a circle."""
+    angles = [2 * math.pi * (turned + i / corners) for i in range(corners)]
+    return tuple((round(radius * math.sin(angle), 2), round(-radius * math.cos(angle), 2)) for angle in angles)
+
+
+_BAR = ((-0.4, -1.25), (0.4, -1.25), (0.4, -0.4), (1.25, -0.4), (1.25, 0.4), (0.4, 0.4))
+_CROSS: Corners = (*_BAR, *((-x, -y) for x, y in _BAR))
+# The corners of each of MARKERS on a circle of about radius 1; none of the circle itself.
+SHAPES: tuple[Corners, ...] = tuple(
+    {
+        "o": (),
+        "s": _regular(4, 1.25, turned=1 / 8),
+        "^": _regular(3, 1.45),
+        "D": _regular(4, 1.4),
+        "v": _regular(3, 1.45, turned=1 / 2),
+        "P": _CROSS,
+        "X": tuple((round((x - y) / math.sqrt(2), 2), round((x + y) / math.sqrt(2), 2)) for x, y in _CROSS),
+        "h": _regular(6, 1.2),
+    }[marker]
+    for marker in MARKERS
+)
 
 
 @dataclass(frozen=True)
@@ -54,10 +81,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Plane:
-    """Where numbers lie in a picture, and what its entries are called: in links, and by checkpoint and weights."""
+    """Where numbers lie in a picture, and how its entries look and are called: in links, by checkpoint and weights."""
 
     x: Scale
     y: Scale
+    looks: dict[Entry, Look]
     ids: dict[Entry, str]
     names: dict[tuple[str, str], str]
 
@@ -65,19 +93,37 @@ class Plane:
         return _p(self.x(x)), _p(self.y(y))
 
 
-def of_board(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str, str], str]) -> tuple[Chart, ...]:
-    """Draw robustness against eps, and clean against robust; what rests on no number is not drawn."""
+def of_board(
+    board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str, str], str], order: Mapping[Entry, int]
+) -> tuple[Chart, ...]:
+    """Draw robustness against eps, and clean against robust; what rests on no number is not drawn.
+
+    `order` holds the place of each entry among colours and marks.
+    """
     if not any(one.robust[2] for one in board):
         return ()
-    return _curves(board, ids, names), _scatter(board, ids, names)
+    looks = {one.entry: look(one.entry, order[one.entry], named=i < COLOURS) for i, one in enumerate(board)}
+    return _curves(board, looks, ids, names), _scatter(board, looks, ids, names)
 
 
-def look(place: int) -> str:
-    """Name the colour of an entry by its place on the board, from 0."""
-    return f"c{place}" if place < COLOURS else "rest"
+def _hue(look: Look) -> str:
+    """Name the colour of an entry in the style sheet."""
+    return f"c{look.hue}" if look.named else "rest"
 
 
-def _curves(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str, str], str]) -> Chart:
+def _mark(look: Look, kind: str, at: tuple[str, str], size: float) -> Markup:
+    """Draw the mark of an entry, a circle where it is grey."""
+    corners = SHAPES[look.shape] if look.named else ()
+    if not corners:
+        return Markup('<circle class="{}" cx="{}" cy="{}" r="{}"/>').format(kind, *at, size)
+    x, y = map(float, at)
+    points = " ".join(f"{_p(x + size * right)},{_p(y + size * down)}" for right, down in corners)
+    return Markup('<polygon class="{}" points="{}"/>').format(kind, points)
+
+
+def _curves(
+    board: list[Standing], looks: dict[Entry, Look], ids: dict[Entry, str], names: dict[tuple[str, str], str]
+) -> Chart:
     labels, constant = _labels(board, names), f"{board[0].board.constant_text}: a constant"
     right = WIDTH - 16 - LETTER * max(len(label) for label in [*labels[:COLOURS], constant])
     budgets = sorted({0.0, *columns_of_eps(board)})
@@ -86,15 +132,15 @@ def _curves(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str,
     parts, ends = [_grid_y(y, right)], []
     for eps in budgets:
         parts.append(Markup('<text class="tick mid" x="{}" y="{}">{}</text>').format(_p(x(eps)), FLOOR + 17, _eps(eps)))
-    plane, drawn = Plane(x, y, ids, names), []
-    for place, one in enumerate(board):
-        values = _by_eps(one)
+    plane, drawn = Plane(x, y, looks, ids, names), []
+    for one, name in zip(board, labels, strict=True):
+        values, mine = _by_eps(one), looks[one.entry]
         if not values:
             continue
-        drawn.append(_line(one, place, values, plane))
-        if place < COLOURS:
+        drawn.append(_line(one, values, plane))
+        if mine.named:
             last = max(values)
-            ends.append((x(last), y(values[last].mean), labels[place], look(place)))
+            ends.append((x(last), y(values[last].mean), name, _hue(mine)))
     parts += reversed(drawn)  # the best on top
     parts.append(_chance(y(board[0].board.constant), LEFT, right))
     ends.append((right, y(board[0].board.constant), constant, "chance"))
@@ -117,34 +163,35 @@ def _curves(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str,
     return Chart(title, _svg(title, said, parts), caption)
 
 
-def _line(one: Standing, place: int, values: dict[float, Value], plane: Plane) -> Markup:
-    dashed = " dashed" if one.entry.defense == "standard" else ""
+def _line(one: Standing, values: dict[float, Value], plane: Plane) -> Markup:
+    mine = plane.looks[one.entry]
+    dashed = " dashed" if mine.dashed else ""
     points = {eps: plane.at(eps, value.mean) for eps, value in sorted(values.items())}
     parts = [Markup('<path class="stroke{}" d="M{}"/>').format(dashed, "L".join(map(" ".join, points.values())))]
-    if place < COLOURS:
+    if mine.named:
         firm = [(points[eps][0], value) for eps, value in sorted(values.items()) if value.firm]
         bars = "".join(f"M{x} {_p(plane.y(low))}V{_p(plane.y(high))}" for x, (low, high) in _ranges(firm))
         parts += [Markup('<path class="bars" d="{}"/>').format(bars)] if bars else []
-        for eps, (x, y) in points.items():
-            kind = "hollow" if values[eps].mark else "dot"
-            parts.append(Markup('<circle class="{}" cx="{}" cy="{}" r="3.4"/>').format(kind, x, y))
-    return _group(one, place, parts, plane)
+        parts += [_mark(mine, "hollow" if values[eps].mark else "dot", at, 3.4) for eps, at in points.items()]
+    return _group(one, parts, plane)
 
 
 def _ranges(firm: Iterable[tuple[str, Value]]) -> Iterable[tuple[str, tuple[float, float]]]:
     return ((x, (max(0.0, value.mean - value.half), min(1.0, value.mean + value.half))) for x, value in firm)
 
 
-def _group(one: Standing, place: int, parts: Iterable[Markup], plane: Plane) -> Markup:
+def _group(one: Standing, parts: Iterable[Markup], plane: Plane) -> Markup:
     """Put together what shows one entry, so that a title says its numbers and a row can light it up."""
     head = Markup('<g class="line {}" data-entry="{}"><title>{}</title>')
-    made = head.format(look(place), plane.ids[one.entry], _words(one, plane.names))
+    made = head.format(_hue(plane.looks[one.entry]), plane.ids[one.entry], _words(one, plane.names))
     return made + Markup("").join(parts) + Markup("</g>")
 
 
-def _scatter(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str, str], str]) -> Chart:
+def _scatter(
+    board: list[Standing], looks: dict[Entry, Look], ids: dict[Entry, str], names: dict[tuple[str, str], str]
+) -> Chart:
     about, at = board[0].board, board[0].rank_eps
-    points = [(place, one, Value(*one.clean), Value(*one.robust)) for place, one in enumerate(board) if one.robust[2]]
+    points = [(one, Value(*one.clean), Value(*one.robust)) for one in board if one.robust[2]]
     constant = board[0].board.constant
     low = min([constant, *(clean.mean for *_, clean, _ in points)])
     high = max([constant, *(clean.mean for *_, clean, _ in points)])
@@ -152,7 +199,7 @@ def _scatter(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str
     x = Scale(max(0, low - room), min(1.0, high + room), LEFT + 8, WIDTH - 12)
     top = max([constant * 1.6, *(robust.mean + (robust.half if robust.firm else 0) for *_, robust in points)])
     y = Scale(0, min(1.0, top + 0.04), FLOOR, TOP)
-    plane, parts = Plane(x, y, ids, names), [_grid_y(y, WIDTH - 12)]
+    plane, parts = Plane(x, y, looks, ids, names), [_grid_y(y, WIDTH - 12)]
     for tick in x.ticks():
         parts.append(
             Markup('<text class="tick mid" x="{}" y="{}">{:.0f}</text>').format(_p(x(tick)), FLOOR + 17, 100 * tick)
@@ -170,26 +217,26 @@ def _scatter(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str
     if len(front) > 1:
         steps = "".join(f"V{_p(y(r))}H{_p(x(c))}" for c, r in front[1:])
         parts.append(Markup('<path class="front" d="M{} {}{}"/>').format(_p(x(front[0][0])), _p(y(front[0][1])), steps))
-    for place, one, *_ in reversed(points):
-        parts.append(_point(one, place, plane))
-    labels = _labels(board, names)
+    for one, *_ in reversed(points):
+        parts.append(_point(one, plane))
+    labels = dict(zip(looks, _labels(board, names), strict=True))
     named = [
-        (x(clean.mean), y(robust.mean), labels[place], look(place))
-        for place, _, clean, robust in points
-        if place < COLOURS
+        (x(clean.mean), y(robust.mean), labels[one.entry], _hue(looks[one.entry]))
+        for one, clean, robust in points
+        if looks[one.entry].named
     ]
     taken: list[Box] = []
-    for place, _, clean, robust in points:
+    for one, clean, robust in points:
         at_x, at_y = x(clean.mean), y(robust.mean)
         taken.append((at_x - 5, at_y - 5, at_x + 5, at_y + 5))
-        if place < COLOURS and clean.firm and robust.firm:
+        if looks[one.entry].named and clean.firm and robust.firm:
             taken.append((x(clean.mean - clean.half), at_y - 1, x(clean.mean + clean.half), at_y + 1))
             taken.append((at_x - 1, y(robust.mean + robust.half), at_x + 1, y(max(0.0, robust.mean - robust.half))))
     parts += _names(named, taken)
     parts.append(Markup('<text class="axis end" x="{}" y="{}">clean accuracy, %</text>').format(WIDTH - 12, HEIGHT - 8))
     axis = Markup('<text class="axis" x="0" y="11">worst case at {} {}, %</text>')
     parts.append(axis.format(about.budget, eps_text(at)))
-    lead = " ".join(f"{_words(one, names)}." for _, one, *_ in points[:3])
+    lead = " ".join(f"{_words(one, names)}." for one, *_ in points[:3])
     title = f"Clean against worst-case accuracy at {about.budget} {eps_text(at)}"
     caption = (
         f"Clean against worst-case accuracy at {about.at(at)}. Step line: the front, where no entry has more of "
@@ -199,18 +246,18 @@ def _scatter(board: list[Standing], ids: dict[Entry, str], names: dict[tuple[str
     return Chart(title, _svg(title, f"{len(points)} points. {lead}", parts), caption)
 
 
-def _point(one: Standing, place: int, plane: Plane) -> Markup:
+def _point(one: Standing, plane: Plane) -> Markup:
     here, clean, robust = one.outcomes.get(one.rank_eps), Value(*one.clean), Value(*one.robust)
+    mine = plane.looks[one.entry]
     kind = "dot" if here is not None and here.complete else "hollow"
     (x, y), parts = plane.at(clean.mean, robust.mean), []
-    if robust.firm and clean.firm and place < COLOURS:
+    if robust.firm and clean.firm and mine.named:
         _, low = plane.at(0, max(0.0, robust.mean - robust.half))
         right, high = plane.at(min(1.0, clean.mean + clean.half), min(1.0, robust.mean + robust.half))
         left, _ = plane.at(clean.mean - clean.half, 0)
         parts.append(Markup('<path class="bars" d="M{} {}V{}M{} {}H{}"/>').format(x, low, high, left, y, right))
-    radius = 4.6 if place < COLOURS else 3.4
-    parts.append(Markup('<circle class="{}" cx="{}" cy="{}" r="{}"/>').format(kind, x, y, radius))
-    return _group(one, place, parts, plane)
+    parts.append(_mark(mine, kind, (x, y), 4.6 if mine.named else 3.4))
+    return _group(one, parts, plane)
 
 
 def _pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from robustbench_meta.flags import WIDEST
 from robustbench_meta.outcomes import Board, Entry, eps_text
 from robustbench_meta.report import frames
-from robustbench_meta.report.drawing import DOTTED, MUTED, REST, Look, looks, rest_text, short
+from robustbench_meta.report.drawing import DOTTED, MUTED, NAMED, REST, Look, looks, rest_text, short
 from robustbench_meta.report.placing import labels_right, width
 from robustbench_meta.report.tables import LACKING, Value, norm_text
 from robustbench_meta.statistics import WORST_CASE
@@ -30,9 +31,9 @@ def reading(board: Board) -> str:
     return f"{'Severity' if board.corrupted else 'ε ='} 0 is clean accuracy. {READING}"
 
 
-def draw(rows: pd.DataFrame, title: str) -> Figure:
+def draw(rows: pd.DataFrame, title: str, order: Mapping[Entry, int]) -> Figure:
     """Draw the worst case of every entry of one board against eps, from rows of `worst_case`."""
-    found, names, eps = looks(rows), frames.labels(rows), frames.ranking_eps(rows)
+    found, names, eps = looks(rows, order), frames.labels(rows), frames.ranking_eps(rows)
     named = sum(look.named for look in found.values())
     figure = Figure(figsize=(7.4, max(3.9, 0.24 * named + 1.2)))
     axes, ends, rest = figure.add_subplot(), list[tuple[float, float, str, str]](), list[tuple[float, float]]()
@@ -59,10 +60,10 @@ def draw(rows: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def draw_attacks(rows: pd.DataFrame, title: str) -> Figure:
+def draw_attacks(rows: pd.DataFrame, title: str, order: Mapping[Entry, int]) -> Figure:
     """Draw a panel for each attack on one board, from rows of `by_attack`."""
     worst = rows[rows["attack"] == WORST_CASE]
-    found, names = looks(worst), frames.labels(worst)
+    found, names = looks(worst, order), frames.labels(worst)
     attacks = attacks_of(rows)
     columns = 2 if len(attacks) in (2, 4) else 3
     lines = math.ceil(len(attacks) / columns)
@@ -203,4 +204,4 @@ def _with_room(ticks: dict[float, str], gap: float) -> list[str]:
 
 def grey(rows: pd.DataFrame) -> str:
     """Explain the grey lines in a caption, where there are any."""
-    return GREY if rest_text(looks(rows)) else ""
+    return GREY if len(frames.by_entry(rows)) > NAMED else ""

@@ -7,7 +7,7 @@ learners stays below 1 MB and any two rows of a table can still be compared task
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ import numpy as np
 from scipy.special import stdtrit
 
 from robustbench_meta.intervals import crossed
-from robustbench_meta.outcomes import Kind, Outcome, eps_text
+from robustbench_meta.outcomes import Entry, Kind, Outcome, eps_text
 from robustbench_meta.ranking import Standing
+from robustbench_meta.report.charts import SHAPES
+from robustbench_meta.report.drawing import look
 from robustbench_meta.report.lines import Learner, Line, Run, spent_text
 from robustbench_meta.report.tables import Report, Table, Value, columns_of_eps, norm_text
 
@@ -27,29 +29,36 @@ DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Keys:
-    """What the numbers in an entry stand for: places in lists of budgets, attacks and weights."""
+    """What the numbers in an entry stand for: places in lists of budgets, attacks, weights, colours and marks."""
 
     budgets: list[float]
     attacks: list[str]
     weights: list[str]
+    order: Mapping[Entry, int]
 
 
 def block(
-    boards: Sequence[tuple[list[Standing], Table, list[Line]]], report: Report, known: dict[str, Learner]
+    boards: Sequence[tuple[list[Standing], Table, list[Line]]],
+    report: Report,
+    known: dict[str, Learner],
+    order: Mapping[Entry, int],
 ) -> dict[str, Any]:
-    """Gather everything that the script needs, board by board."""
+    """Gather everything that the script needs, board by board; `order` as in charts.of_board."""
     weights = sorted({line.weights for *_, lines in boards for line in lines})
     return {
         "quantiles": [float(stdtrit(degrees, 0.975)) for degrees in range(1, EXACT + 1)],
         "flags": {row.about.code: [row.about.title, row.about.sentence, row.about.limit] for row in report.flags},
+        "shapes": SHAPES,
         "learners": [_learner(known.get(one, Learner())) for one in weights],
-        "boards": [_board(board, table, lines, weights) for board, table, lines in boards],
+        "boards": [_board(board, table, lines, weights, order) for board, table, lines in boards],
     }
 
 
-def _board(board: list[Standing], table: Table, lines: list[Line], weights: list[str]) -> dict[str, Any]:
+def _board(
+    board: list[Standing], table: Table, lines: list[Line], weights: list[str], order: Mapping[Entry, int]
+) -> dict[str, Any]:
     about = board[0].board
-    keys = Keys(columns_of_eps(board), sorted({run.attack for line in lines for run in line.runs}), weights)
+    keys = Keys(columns_of_eps(board), sorted({run.attack for line in lines for run in line.runs}), weights, order)
     names = [row.name for row in table.rows if row.kind != "reference"]
     return {
         "slug": table.slug,
@@ -76,6 +85,7 @@ def _board(board: list[Standing], table: Table, lines: list[Line], weights: list
 
 def _entry(one: Standing, line: Line, name: str, keys: Keys) -> dict[str, Any]:
     entry, budgets = one.entry, keys.budgets
+    mine = look(entry, keys.order[entry], named=True)
     return {
         "id": line.id,
         "name": name,
@@ -83,6 +93,7 @@ def _entry(one: Standing, line: Line, name: str, keys: Keys) -> dict[str, Any]:
         "defense": entry.defense,
         "mode": entry.norm_mode,
         "steps": entry.steps,
+        "look": [mine.hue, mine.shape, mine.dashed],
         "learner": keys.weights.index(line.weights),
         "clean": _numbers(Value(*one.clean)),
         "flags": [[flag.code, flag.colour, flag.detail] for flag in one.check.flags],

@@ -7,6 +7,7 @@ without colour, and names stand beside what they name.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,30 @@ class About:
 
 @dataclass(frozen=True)
 class Look:
-    """How one entry is drawn, the same in every figure of a board; `named` is False for the grey rest."""
+    """How one entry is drawn, the same in every figure of a report; `named` is False where it is of the grey rest.
 
-    colour: str
-    marker: str
+    The first 64 places differ in hue or shape, which are places in PALETTE and MARKERS.
+    """
+
+    place: int
     dashed: bool
     named: bool
+
+    @property
+    def hue(self) -> int:
+        return self.place % len(PALETTE)
+
+    @property
+    def shape(self) -> int:
+        return (self.place + self.place // len(PALETTE)) % len(MARKERS)
+
+    @property
+    def colour(self) -> str:
+        return PALETTE[self.hue] if self.named else REST
+
+    @property
+    def marker(self) -> str:
+        return MARKERS[self.shape] if self.named else "."
 
     @property
     def line(self) -> Any:
@@ -97,17 +116,40 @@ def save(figure: Figure, path: Path, board: str, about: About) -> Picture:
     return Picture(path.name, board, about.caption, about.alt, svg, png)
 
 
-def looks(rows: pd.DataFrame) -> dict[Entry, Look]:
-    """Give the best entries of a board a colour and a marker each, and grey to the others."""
-    named = frames.best(rows, NAMED)
-    made: dict[Entry, Look] = {}
-    for entry, _ in frames.by_entry(rows):
-        i, dashed = sum(look.named for look in made.values()), entry.defense == "standard"
-        if entry in named:
-            made[entry] = Look(PALETTE[i % len(PALETTE)], MARKERS[(i + i // 8) % len(MARKERS)], dashed, True)
-        else:
-            made[entry] = Look(REST, ".", dashed, False)
+def places(boards: Iterable[Iterable[Entry]]) -> dict[Entry, int]:
+    """Give every entry the smallest place that no other of its boards has, by name, what is drawn dashed last.
+
+    The place decides how an entry looks. It rests on who is on which board, and not on what anyone withstood.
+    """
+    beside: dict[Entry, set[Entry]] = {}
+    for board in map(set, boards):
+        for entry in board:
+            beside.setdefault(entry, set()).update(board)
+    made: dict[Entry, int] = {}
+    for entry in sorted(beside, key=lambda one: (_dashed(one), frames.by_name(one))):
+        taken = {made[other] for other in beside[entry] if other in made}
+        made[entry] = next(place for place in range(len(taken) + 1) if place not in taken)
     return made
+
+
+def places_of(frame: pd.DataFrame) -> dict[Entry, int]:
+    """Return the places of all entries of a frame of one board or several."""
+    return places([entry for entry, _ in frames.by_entry(rows)] for _, rows in frames.by_board(frame))
+
+
+def looks(rows: pd.DataFrame, order: Mapping[Entry, int]) -> dict[Entry, Look]:
+    """Draw every entry of a board by its place, the best in colour and the others grey."""
+    named = frames.best(rows, NAMED)
+    return {entry: look(entry, order[entry], named=entry in named) for entry, _ in frames.by_entry(rows)}
+
+
+def look(entry: Entry, place: int, *, named: bool) -> Look:
+    """Say how an entry is drawn at its place: dashed if it was trained without a defense."""
+    return Look(place, _dashed(entry), named)
+
+
+def _dashed(entry: Entry) -> bool:
+    return entry.defense == "standard"
 
 
 def rest_text(found: dict[Entry, Look]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from robustbench_meta import statistics
-from robustbench_meta.outcomes import Board, Results
+from robustbench_meta.outcomes import Board, Entry, Results
 from robustbench_meta.ranking import Standing, rows
 from robustbench_meta.report import agreement, curves, frames, gallery, pareto, scatter, strips, surface, trajectories
-from robustbench_meta.report.drawing import STYLE, About, Picture, save
+from robustbench_meta.report.drawing import STYLE, About, Picture, places, save
 from robustbench_meta.report.tables import slugs, titles
 
 __all__ = ["About", "Picture", "draw", "save"]
@@ -52,9 +52,10 @@ def draw(
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         parts = _frames(results, boards) if boards else {}
+        order = places([one.entry for one in board] for board in boards)
         for board, title in zip(boards, titles(abouts), strict=True):
             about = board[0].board
-            for kind, figure, said in _of_board(parts[about], board, title):
+            for kind, figure, said in _of_board(parts[about], board, title, order):
                 made.append(save(figure, folder / f"{kind}-{home[about]}", home[about], said))
         groups = surface.groups(pd.concat([parts[about].worst for about in abouts])) if boards else []
         wholes = [whole for whole, _ in groups]
@@ -85,19 +86,22 @@ def _frames(results: Results, boards: list[list[Standing]]) -> dict[Board, Frame
     }
 
 
-def _of_board(rows: Frames, board: list[Standing], title: str) -> Iterator[tuple[str, Figure, About]]:
-    """Draw the figures of one board: kind, figure and what to say about it."""
+def _of_board(
+    rows: Frames, board: list[Standing], title: str, order: Mapping[Entry, int]
+) -> Iterator[tuple[str, Figure, About]]:
+    """Draw the figures of one board, each entry by its place in `order`: kind, figure and what to say about it."""
     grey, eps = curves.grey(rows.worst), board[0].rank_eps
     met = board[0].board
     reading, what = curves.reading(met), "corruptions" if met.corrupted else "attacks"
     caption = f"Worst case over all {what} against {met.budget}. {curves.about_n(rows.worst)} {reading}{grey}"
-    yield "eps", curves.draw(rows.worst, title), About(caption, f"Robust accuracy against eps: {title}")
+    yield "eps", curves.draw(rows.worst, title, order), About(caption, f"Robust accuracy against eps: {title}")
     if len(curves.attacks_of(rows.attacks)) > 1:  # one attack alone is what the figure above shows
         caption = f"The same, attack by attack, each on all tasks (n) that it ran on. {reading}{grey}"
-        yield "attacks", curves.draw_attacks(rows.attacks, title), About(caption, f"Accuracy by attack: {title}")
+        yield "attacks", curves.draw_attacks(rows.attacks, title, order), About(caption, f"Accuracy by attack: {title}")
     if any(one.robust[2] for one in board):
         caption = f"Clean against worst-case accuracy at {met.at(eps)}. {pareto.CAPTION}"
-        yield "scatter", pareto.draw(rows.places, title), About(caption, f"Clean against robust accuracy: {title}")
+        about = About(caption, f"Clean against robust accuracy: {title}")
+        yield "scatter", pareto.draw(rows.places, title, order), about
     pairs = rows.pairs[rows.pairs["eps"] == eps]
     if len(pairs):
         chosen = agreement.drawn(pairs, rows.worst)

@@ -71,7 +71,12 @@ def board_of(rows: pd.DataFrame) -> Board:
 def by_entry(rows: pd.DataFrame) -> list[tuple[Entry, pd.DataFrame]]:
     """Return every entry with its rows, by name; the constant predictor is none."""
     found = [(_entry(mine.iloc[0]), mine) for _, mine in measured(rows).groupby(list(ENTRY), sort=False, dropna=False)]
-    return sorted(found, key=lambda pair: (pair[0].checkpoint, pair[0].weights, pair[0].steps or 0, repr(pair[0])))
+    return sorted(found, key=lambda pair: by_name(pair[0]))
+
+
+def by_name(entry: Entry) -> tuple[str, str, int, str]:
+    """Order entries by name, then by steps."""
+    return entry.checkpoint, entry.weights, entry.steps or 0, repr(entry)
 
 
 def measured(rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from robustbench_meta.ranking import Standing
 from robustbench_meta.report import charts, data
 from robustbench_meta.report.album import Album, Strip
 from robustbench_meta.report.charts import Chart
+from robustbench_meta.report.drawing import places
 from robustbench_meta.report.lines import Learner, Line, entry_id, line_of_standing
 from robustbench_meta.report.renderings import Renderings
 from robustbench_meta.report.sentences import Sheet
@@ -99,15 +100,16 @@ def make(
     """Gather the page; `boards` and the tables of `report` are the same boards in the same order."""
     cells, names = cells_behind(results), row_names(results.cells, boards)
     surfaces, leaves, made = _surfaces(boards, names), [], []
+    order = places([one.entry for one in board] for board in boards)
     for board, table in zip(boards, report.tables, strict=True):
         lines = [line_of_standing(one, cells, known) for one in board]
         ids = {one.entry: line.id for one, line in zip(board, lines, strict=True)}
         rows = iter(lines)
         aligned = tuple(None if row.kind == "reference" else next(rows) for row in table.rows)
-        drawn = charts.of_board(board, ids, names)
+        drawn = charts.of_board(board, ids, names, order)
         leaves.append(Leaf(aligned, drawn, surfaces.get(table.slug)))
         made.append((board, table, lines))
-    return Page(tuple(leaves), shown, data.block(made, report, known))
+    return Page(tuple(leaves), shown, data.block(made, report, known, order))
 
 
 def _surfaces(boards: list[list[Standing]], names: dict[tuple[str, str], str]) -> dict[str, Surface]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -81,9 +82,9 @@ def beaten(one: Place, found: list[Place]) -> bool:
     )
 
 
-def draw(rows: pd.DataFrame, title: str) -> Figure:
-    """Draw one board, from rows of `leaderboard`."""
-    found, all_looks, names = places(rows), looks(rows), frames.labels(rows)
+def draw(rows: pd.DataFrame, title: str, order: Mapping[Entry, int]) -> Figure:
+    """Draw one board, from rows of `leaderboard`; `order` holds the place of each entry among colours and markers."""
+    found, all_looks, names = places(rows), looks(rows, order), frames.labels(rows)
     board, figure = frames.board_of(rows), Figure(figsize=(7.0, 4.8))
     constant, constant_text = 100 * board.constant, board.constant_text
     axes = figure.add_subplot()

@@ -43,7 +43,7 @@ def robustness_curves(worst_case: pd.DataFrame, board: str | None = None) -> Fig
     """Draw worst-case accuracy against eps, with bands, from `statistics.worst_case(results)`."""
     rows, title = frames.one_board(worst_case, board, WORST, "statistics.worst_case")
     with _style():
-        return curves.draw(rows, title)
+        return curves.draw(rows, title, drawing.places_of(worst_case))
 
 
 def attack_curves(by_attack: pd.DataFrame, board: str | None = None) -> Figure:
@@ -53,7 +53,7 @@ def attack_curves(by_attack: pd.DataFrame, board: str | None = None) -> Figure:
     if not curves.attacks_of(rows):
         frames.refuse("frame: holds adversarial test sets alone; legal: rows of at least one attack of one's own")
     with _style():
-        return curves.draw_attacks(rows, title)
+        return curves.draw_attacks(rows, title, drawing.places_of(by_attack))
 
 
 def surface(worst_case: pd.DataFrame, board: str | None = None) -> Figure:
@@ -70,11 +70,12 @@ def surface(worst_case: pd.DataFrame, board: str | None = None) -> Figure:
 def pareto(leaderboard: pd.DataFrame, board: str | None = None) -> Figure:
     """Draw clean against robust accuracy and the front of both, from `statistics.leaderboard(results)`."""
     columns = ("rank", "rank_eps", "clean", "clean_ci95", "robust", "robust_ci95")
-    rows, title = frames.one_board(_entries_alone(leaderboard), board, columns, "statistics.leaderboard")
+    entries = _entries_alone(leaderboard)
+    rows, title = frames.one_board(entries, board, columns, "statistics.leaderboard")
     if not fronts.places(rows):
         frames.refuse("frame: no entry was measured at the eps of the ranking; legal: a board with at least one")
     with _style():
-        return fronts.draw(rows, title)
+        return fronts.draw(rows, title, drawing.places_of(entries))
 
 
 def attack_agreement(agreement: pd.DataFrame, board: str | None = None, eps: float | None = None) -> Figure:

@@ -641,7 +641,10 @@ def _criterion(board: list[Standing]) -> str:
     if about.surface == "rollout":
         text = f"Success rates of rollouts, of which a constant predictor has 0: right means that one succeeds. {text}"
     if about.whole:
-        text = f"Exact match, of which a constant predictor has 0: right means every token of the target. {text}"
+        text = (
+            "Exact match: right means every token of the target. A constant predictor, one token all the time, has 0; "
+            f"always writing the support's commonest target may have more. {text}"
+        )
     parts = (
         f"{text} {about.queries} queries a class, seed {about.seed}.",
         separation(board).text,
@@ -720,7 +723,7 @@ def _constant_row(board: Board, eps: list[float]) -> Row:
         kind="reference",
         rank=NOTHING,
         name=CONSTANT,
-        algorithm="always the same class",
+        algorithm=f"always the same {'token' if board.whole else 'action' if board.surface == 'rollout' else 'class'}",
         defense=NOTHING,
         norm_mode=NOTHING,
         steps=NOTHING,
@@ -775,7 +778,7 @@ def _missing(results: Results, gallery: Sequence[dict[str, Any]]) -> list[str]:
     """Say which parts of a report these results cannot give, so that their absence is not taken for a choice."""
     cells, made = results.cells[results.cells["status"] != "error"], []
     untimed = int(cells["seconds"].isna().sum())
-    if not gallery:
+    if not gallery and (cells["surface"] != "support").any():  # of a poisoned support no query moved
         made.append("The gallery: these results hold no pictures of attacked queries (no folder gallery/).")
     if len(cells) and untimed:
         which = "all" if untimed == len(cells) else f"{untimed} of {len(cells)}"
@@ -861,7 +864,10 @@ def _footnotes(boards: list[list[Standing]]) -> list[tuple[str, str]]:
         text = (
             "Exact match: a sentence is right where every token that the learner writes is the target's, the end "
             "included. The adversary, who attacks the source sentence or the support, makes one of them wrong. A "
-            "constant predictor writes one token all the time, which is no target."
+            "constant predictor writes one token all the time, which is no target, so its 0 is no measure of what a "
+            "task gives away: who always writes the commonest target of the support, whatever the source says, may "
+            "have more. benchmarks/writing.py measures how much; a learner that has no more than that has not learned "
+            "to read."
         )
         notes.append(("sequences", text))
     return notes

@@ -35,7 +35,7 @@ function fillCard(board, entry, card) {
   const box = card.querySelector(".drawn");
   if (box.firstChild) return;
   const learner = DATA.learners[entry.learner];
-  const lines = [...attackCurves(board, entry), { name: "worst case", look: "c0", points: curveOf(board, entry) }];
+  const lines = [...attackCurves(board, entry), { name: "worst case", look: "c0", shape: 0, points: curveOf(board, entry) }];
   const parts = [
     ["Robustness curve", entry.outcomes.length, (room) => curves(board, lines, room, `Robustness of ${entry.name}`)],
     ["Each attack, in %", entry.runs.length, (room) => attackBars(board, entry, room)],

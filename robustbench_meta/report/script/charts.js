@@ -44,7 +44,14 @@ function attackCurves(board, entry) {
   });
 }
 
-// Lines {name, look, points, thin} against eps; a band where there is an interval; a constant predictor dotted.
+// The mark of an entry, as the page draws it: one of SHAPES about a point, the circle where that has no corners.
+function mark(shape, x, y, size, name) {
+  const corners = DATA.shapes[shape];
+  if (!corners.length) return drawn("circle", { class: name, cx: place(x), cy: place(y), r: size });
+  return drawn("polygon", { class: name, points: corners.map(([right, down]) => `${place(x + size * right)},${place(y + size * down)}`).join(" ") });
+}
+
+// Lines {name, look, shape, dashed, points, thin} against eps; a band where there is an interval; a constant predictor dotted.
 function curves(board, lines, room, title) {
   const width = Math.max(260, Math.round(room)), height = 270, left = 36, top = 20, floor = height - 36;
   const texts = [...lines.map((line) => short(line.name, Math.min(26, Math.floor(width / 22)))), board.chanceText];
@@ -81,7 +88,7 @@ function curves(board, lines, room, title) {
   return picture(width, height, title, said, ...parts);
 }
 
-function curve({ points, look, thin, dashed }, x, y) {
+function curve({ points, look, shape, thin, dashed }, x, y) {
   const parts = [];
   const banded = points.filter((one) => one.half <= WIDEST);
   if (!thin && banded.length > 1) {
@@ -92,7 +99,7 @@ function curve({ points, look, thin, dashed }, x, y) {
   parts.push(drawn("path", {
     class: thin || dashed ? "stroke dashed" : "stroke", d: `M${points.map((one) => `${place(x(one.x))} ${place(y(one.mean))}`).join("L")}`,
   }));
-  if (!thin) for (const one of points) parts.push(drawn("circle", { class: one.complete ? "dot" : "hollow", cx: place(x(one.x)), cy: place(y(one.mean)), r: 3.4 }));
+  if (!thin) for (const one of points) parts.push(mark(shape, x(one.x), y(one.mean), 3.4, one.complete ? "dot" : "hollow"));
   return drawn("g", { class: look }, ...parts);
 }
 

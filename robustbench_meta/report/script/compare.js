@@ -49,12 +49,15 @@ function openComparison(board, entries) {
   if (dialog.open) return;
   dialog.replaceChildren(
     button("Close", () => dialog.close(), { class: "close" }),
-    element("h2", { id: "dialog-title" }, ...entries.map((entry, i) => element("span", { class: "who" }, element("span", { class: `key k${i}` }), `${i + 1} ${entry.name}${stepsText(entry)}`))),
+    element("h2", { id: "dialog-title" }, ...entries.map((entry, i) => element("span", { class: "who" }, key(entry), `${i + 1} ${entry.name}${stepsText(entry)}`))),
     element("p", { class: "criterion" }, `${board.title}. Differences are paired task by task on the n tasks both ran; bold where the 95 % interval leaves out 0.`),
     element("div", { class: "wrap scroll", tabindex: "0", role: "region", "aria-label": "Comparison" }, comparison(board, entries)),
   );
   dialog.showModal();
-  const lines = entries.map((entry, i) => ({ name: `${i + 1} ${entry.name}${stepsText(entry)}`, look: `c${i}`, points: curveOf(board, entry), dashed: entry.defense === "standard" }));
+  const lines = entries.map((entry, i) => {
+    const [hue, shape, dashed] = entry.look;
+    return { name: `${i + 1} ${entry.name}${stepsText(entry)}`, look: `c${hue}`, shape, dashed, points: curveOf(board, entry) };
+  });
   dialog.append(element("h3", {}, `Worst case against ${board.budget}, with 95 % bands`));
   dialog.append(curves(board, lines, dialog.clientWidth - 52, "Robustness curves"));
   const differing = recipeRows(entries);
@@ -66,8 +69,12 @@ function openComparison(board, entries) {
   }
 }
 
+function key({ look: [hue, shape] }) {
+  return drawn("svg", { class: `chart key c${hue}`, viewBox: "-7 -7 14 14", "aria-hidden": "true" }, mark(shape, 0, 0, 4.6, "dot"));
+}
+
 function numbered(entry, i) {
-  return element("th", { scope: "col" }, element("span", { class: `key k${i}` }), `${i + 1}`, element("span", { class: "long" }, ` ${entry.name}${stepsText(entry)}`));
+  return element("th", { scope: "col" }, key(entry), `${i + 1}`, element("span", { class: "long" }, ` ${entry.name}${stepsText(entry)}`));
 }
 
 function comparison(board, entries) {

@@ -22,7 +22,7 @@ function pick(surface, cell) {
   if (!chosen) return;
   const board = BOARDS.get(cell.dataset.board), entry = entryOf(board.slug, cell.dataset.entry);
   const title = `${entry.name}${stepsText(entry)}, ${board.facets.shots}-shot`;
-  const lines = [...attackCurves(board, entry), { name: "worst case", look: "c0", points: curveOf(board, entry) }];
+  const lines = [...attackCurves(board, entry), { name: "worst case", look: "c0", shape: 0, points: curveOf(board, entry) }];
   panel.append(element("h4", {}, title));
   panel.append(curves(board, lines, panel.clientWidth, title));
 }
