@@ -11,8 +11,7 @@ so that no language of a test task is met in training. Nothing is downloaded, an
 
 Left out are messages with a plural, with markup, placeholders, addresses or several lines, those nobody translated,
 English, and languages that are written without spaces between words. What may stand for a word is what the translators
-of two messages of the same English wrote, each in one word: of German, entfernen for löschen. In synonyms.tsv a word
-has those of all languages that have it.
+of two messages of the same English wrote, each in one word: of German, entfernen for löschen. Each language has its own.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ import struct
 import sys
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
 
-from robustbench_meta.tasks.parallel_text import SYNONYMS, words_of
+from robustbench_meta.tasks.parallel_text import OWN_SYNONYMS, words_of
 from robustbench_meta.types import SPLITS, InputError, Split
 
 CATALOGUE = re.compile(r"(?:^|/)(?P<language>[A-Za-z]{2,3})(?P<variant>[_@-][^/]*)?/LC_MESSAGES/[^/]+\.mo$")
@@ -73,22 +72,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write(wheels: Sequence[Path], out: Path, least: int = LEAST) -> Iterator[str]:
-    """Write the folders train, val and test and synonyms.tsv, and say of every language what was taken."""
+    """Write the folders train, val, test and synonyms, and say of every language what was taken."""
     if out.exists():
         raise InputError(f"out: {out} is there already; remove it, or name another folder")
     found = read(wheels)
     large = {name: one for name, one in sorted(found.items()) if len(one.pairs) >= least}
-    for split in SPLITS:
-        (out / split).mkdir(parents=True)
+    for folder in (*SPLITS, OWN_SYNONYMS):
+        (out / folder).mkdir(parents=True)
+    swapped = 0
     for name, one in large.items():
         path = out / split_of(name) / f"{name}.tsv"
         path.write_text("".join(f"{a}\t{b}\n" for a, b in one.pairs), encoding="utf-8")
+        if swaps := _synonyms(one):
+            rows = [f"{word}\t{' '.join(others)}\n" for word, others in sorted(swaps.items())]
+            (out / OWN_SYNONYMS / path.name).write_text("".join(rows), encoding="utf-8")
+            swapped += len(swaps)
         left = ", ".join(f"{count} {why}" for why, count in sorted(one.left_out.items()))
         yield f"{split_of(name)}/{name}: {len(one.pairs)} pairs; left out: {left or 'none'}"
-    swaps = _synonyms(large.values())
-    rows = [f"{word}\t{' '.join(others)}\n" for word, others in sorted(swaps.items())]
-    (out / SYNONYMS).write_text("".join(rows), encoding="utf-8")
-    yield f"{len(large)} languages of {len(found)}, the others have fewer than {least} pairs; {len(swaps)} words swap"
+    yield f"{len(large)} languages of {len(found)}, the others have fewer than {least} pairs; {swapped} words swap"
 
 
 def read(wheels: Sequence[Path]) -> dict[str, Language]:
@@ -154,12 +155,11 @@ def _charset(header: bytes) -> str:
     return told.get_content_charset("utf-8")
 
 
-def _synonyms(languages: Iterable[Language]) -> dict[str, list[str]]:
+def _synonyms(language: Language) -> dict[str, list[str]]:
     swaps: dict[str, dict[str, None]] = defaultdict(dict)
-    for one in languages:
-        for words in one.short.values():
-            for word in words:
-                swaps[word].update((other, None) for other in words if other != word)
+    for words in language.short.values():
+        for word in words:
+            swaps[word].update((other, None) for other in words if other != word)
     return {word: sorted(others) for word, others in swaps.items() if others}
 
 

@@ -539,6 +539,55 @@ def test_words_are_vectors_by_their_spelling_and_stand_for_one_another_where_a_f
     assert (space.swaps[space.words.index("die")] == -1).all()
 
 
+def test_a_languages_own_synonyms_are_those_of_its_own_sentences_alone(pairs: Path) -> None:
+    content = (pairs / "test" / "test-reversed.tsv").read_text(encoding="utf-8")
+    (pairs / "test" / "other.tsv").write_text(content, encoding="utf-8")
+    (pairs / "synonyms.tsv").write_text("test0\tshared\ntest2\tshared\n", encoding="utf-8")
+    (pairs / "synonyms").mkdir()
+    (pairs / "synonyms" / "other.tsv").write_text("test0\ttest1 test3\ntest1\ttest0\n", encoding="utf-8")
+    family = ParallelText(root=pairs)
+    space, met = family.space, dict[str, dict[str, set[int]]]()
+    for task in range(8):
+        numbers = space.numbers(family.sample("test", SPEC, [task]).support_x).flatten().tolist()
+        for number in numbers:
+            words = met.setdefault(family._task("test", 5, task, 0).language, {})
+            words.setdefault(space.words[number], set()).add(number)
+    assert all(len(numbers) == 1 for words in met.values() for numbers in words.values())
+    row = {language: {word: numbers.pop() for word, numbers in words.items()} for language, words in met.items()}
+    swaps = {
+        language: {word: [n for n in space.swaps[at].tolist() if n >= 0] for word, at in words.items() if word}
+        for language, words in row.items()
+    }
+    shared = space.words.index("shared")
+    assert swaps["test-reversed"] == {"test0": [shared], "test1": [], "test2": [shared], "test3": []}
+    other = row["other"]
+    assert swaps["other"] == {
+        "test0": [other["test1"], other["test3"]],
+        "test1": [other["test0"]],
+        "test2": [shared],
+        "test3": [],
+    }
+    assert {word for word in other if other[word] != row["test-reversed"][word]} == {"test0", "test1"}
+    (pairs / "synonyms" / "nothing.tsv").write_text("a\tb\n", encoding="utf-8")
+    parallel_text._lexicon.cache_clear()
+    said = r"synonyms/nothing\.tsv is for no file of train, val or test; legal: a name of one of other\.tsv, test-rev"
+    with pytest.raises(InputError, match=said):
+        _ = family.space
+
+
+@pytest.mark.parametrize("file", ["synonyms.tsv", "synonyms/test-reversed.tsv"])
+def test_a_word_that_is_listed_again_must_have_the_same_synonyms(pairs: Path, file: str) -> None:
+    (pairs / "synonyms").mkdir()
+    (pairs / file).write_text("test0\tone two\n\nTest0\ttwo one\n", encoding="utf-8")
+    assert "two" in ParallelText(root=pairs).space.words
+    (pairs / file).write_text("test0\tone two\n\nTest0\tone three\n", encoding="utf-8")
+    parallel_text._lexicon.cache_clear()
+    said = rf"{file}, line 3: 'test0' has the words one three, on a line above one two; legal: one line for a word"
+    with pytest.raises(InputError, match=said) as refusal:
+        _ = ParallelText(root=pairs).space
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -576,9 +625,17 @@ def test_other_synonyms_are_another_family(pairs: Path) -> None:
     found = []
     for other in ("test1", "test2"):
         (pairs / "synonyms.tsv").write_text(f"test0\t{other}", encoding="utf-8")
-        parallel_text._space.cache_clear()
+        parallel_text._lexicon.cache_clear()
         found.append(fingerprint(ParallelText(root=pairs), "test"))
-    assert found[0] != found[1]
+    (pairs / "synonyms").mkdir()
+    for language in ("one", "two"):  # neither is met in a reference task
+        (pairs / "train" / f"{language}.tsv").write_text("test0\tout\n", encoding="utf-8")
+    for language in ("one", "two"):
+        (pairs / "synonyms" / "one.tsv").unlink(missing_ok=True)
+        (pairs / "synonyms" / f"{language}.tsv").write_text("test0\ttest2", encoding="utf-8")
+        parallel_text._lexicon.cache_clear()
+        found.append(fingerprint(ParallelText(root=pairs), "test"))
+    assert len(set(found)) == 4
 
 
 def test_a_learner_of_made_languages_reads_a_users_files_and_its_words_are_replaced(pairs: Path) -> None:

@@ -132,11 +132,17 @@ def test_the_folders_are_tasks_of_the_family_and_no_language_is_in_two_splits(tm
         next(translations.write(paths, out))
 
 
-def test_words_stand_for_one_another_that_translate_the_same_message(tmp_path: Path) -> None:
+def test_words_stand_for_one_another_that_translate_the_same_message_in_one_language(tmp_path: Path) -> None:
+    dutch = catalogue({"Delete": "Wissen"})
     paths = [
-        wheel(tmp_path / "a.whl", {"de": catalogue({"Delete": "L\u00f6schen", "One": "1", "Save": "Sichern"})}),
+        wheel(
+            tmp_path / "a.whl",
+            {"de": catalogue({"Delete": "L\u00f6schen", "One": "1", "Save": "Sichern"}), "nl": dutch},
+        ),
         wheel(tmp_path / "b.whl", {"de": catalogue({"Delete": "Entfernen", "One": "Eins", "Save": "Jetzt sichern"})}),
     ]
     out = tmp_path / "pairs"
     list(translations.write(paths, out, least=1))
-    assert (out / "synonyms.tsv").read_text(encoding="utf-8") == "entfernen\tl\u00f6schen\nl\u00f6schen\tentfernen\n"
+    (path,) = (out / "synonyms").iterdir()
+    assert path.name == "de.tsv"
+    assert path.read_text(encoding="utf-8") == "entfernen\tl\u00f6schen\nl\u00f6schen\tentfernen\n"
