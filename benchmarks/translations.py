@@ -6,12 +6,14 @@
     rbm data check parallel-text --data-root pairs --ways 9
 
 A line is what a translator wrote, and the English message that it stands for. A file is a language, of all packages and
-with all its variants (pt_BR is with pt); whole languages are dealt to train, val and test, by the hash of their names,
-so that no language of a test task is met in training. Nothing is downloaded, and licenses are the packages' own.
+with all its variants (pt_BR is with pt). Languages of one genus are dealt together to train, val and test, by the hash
+of its name, those without a relative here by that of their own, so that neither a language of a test task nor a near
+relative is met in training; groups.tsv says so to the family. Nothing is downloaded; licenses are the packages' own.
 
 Left out are messages with a plural, with markup, placeholders, addresses or several lines, those nobody translated,
 English, and languages that are written without spaces between words. What may stand for a word is what the translators
-of two messages of the same English wrote, each in one word: of German, entfernen for löschen. Each language has its own.
+of two messages of the same English wrote, each in one word: of German, entfernen for löschen. Every language has a file
+of these.
 """
 
 from __future__ import annotations
@@ -28,13 +30,31 @@ from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
 
-from robustbench_meta.tasks.parallel_text import OWN_SYNONYMS, words_of
+from robustbench_meta.tasks.parallel_text import GROUPS, OWN_SYNONYMS, words_of
 from robustbench_meta.types import SPLITS, InputError, Split
 
 CATALOGUE = re.compile(r"(?:^|/)(?P<language>[A-Za-z]{2,3})(?P<variant>[_@-][^/]*)?/LC_MESSAGES/[^/]+\.mo$")
 UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my", "bo"})
 MARKUP = re.compile(r"[%{}<>\\`|\n\t]|&\w+;|://|\w@\w|\b[A-Z]+_[A-Z]+|\w\(\)")
 LEAST = 1050  # pairs of a language; with fewer it seldom serves tasks of nine tokens, five pairs each
+# Genera of the World Atlas of Language Structures, of which catalogues hold two languages or more. Dravidian is a
+# family, and made languages are put together for what they have from one another.
+GENERA = {
+    "Baltic": "lt lv",
+    "Celtic": "br cy ga gd",
+    "Dravidian": "kn ml ta te",
+    "Finnic": "et fi",
+    "Germanic": "af da de fy is lb nb nl nn no sv",
+    "Indic": "bn dv gu hi mr ne pa si ur",
+    "Iranian": "ckb fa ku os tg",
+    "Malayo-Sumbawan": "id ms",
+    "Romance": "ast ca es fr gl it pt ro",
+    "Semitic": "am ar he",
+    "Slavic": "be bg bs cs dsb hr hsb mk pl ru sk sl sr uk",
+    "Turkic": "az kk ky tk tr tt ug uz",
+    "made": "eo ia io",
+}
+GENUS = {language: genus for genus, languages in GENERA.items() for language in languages.split()}
 DEALT: dict[Split, float] = {"train": 0.64, "val": 0.16, "test": 0.2}
 
 
@@ -72,13 +92,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write(wheels: Sequence[Path], out: Path, least: int = LEAST) -> Iterator[str]:
-    """Write the folders train, val, test and synonyms, and say of every language what was taken."""
+    """Write the folders train, val, test and synonyms and groups.tsv, and say of every language what was taken."""
     if out.exists():
         raise InputError(f"out: {out} is there already; remove it, or name another folder")
     found = read(wheels)
     large = {name: one for name, one in sorted(found.items()) if len(one.pairs) >= least}
     for folder in (*SPLITS, OWN_SYNONYMS):
         (out / folder).mkdir(parents=True)
+    groups = "".join(f"{name}\t{GENUS[name]}\n" for name in large if name in GENUS)
+    (out / GROUPS).write_text(groups, encoding="utf-8")
     swapped = 0
     for name, one in large.items():
         path = out / split_of(name) / f"{name}.tsv"
@@ -129,8 +151,9 @@ def messages(content: bytes, name: str) -> Iterator[tuple[str, str]]:
 
 
 def split_of(language: str) -> Split:
-    """Deal a language by its name alone, so that it stays where it is whatever packages are read."""
-    where = int.from_bytes(hashlib.sha256(f"translations/{language}".encode()).digest()[:6], "big") / 2**48
+    """Deal a language by its genus, or its name, alone, so that it stays where it is whatever packages are read."""
+    name = GENUS.get(language, language)
+    where = int.from_bytes(hashlib.sha256(f"translations/{name}".encode()).digest()[:6], "big") / 2**48
     train, val, _ = DEALT.values()
     return "train" if where < train else "val" if where < train + val else "test"
 

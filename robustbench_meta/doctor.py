@@ -76,9 +76,12 @@ def readiness(family: TaskFamily, splits: Sequence[Split] = SPLITS, ways: int | 
 
 
 def stock(family: TaskFamily, ways: int | None) -> list[str]:
-    """Say what each file of a family's serves at so many classes; nothing of a family that does not tell."""
-    told = getattr(family, "stock", None)
-    return [f"{split}/{line}" for split in SPLITS for line in told(split, ways or WAYS)] if told else []
+    """Say how a family's files are dealt, and what each serves at so many classes; nothing where it does not tell."""
+    told: Any = family
+    if not hasattr(family, "stock"):
+        return []
+    dealt = [f"{split}: {told.deal(split)}" for split in SPLITS]
+    return dealt + [f"{split}/{line}" for split in SPLITS for line in told.stock(split, ways or WAYS)]
 
 
 def _versions() -> Iterator[Check]:

@@ -621,6 +621,49 @@ def test_folders_that_lack_or_share_a_file_are_refused(pairs: Path) -> None:
         ParallelText(root=pairs).classes("test")
 
 
+def test_a_group_is_never_parted_and_data_check_shows_how_it_lies(
+    pairs: Path, rbm: Callable[..., tuple[int, str, str]]
+) -> None:
+    asked = ["data", "check", "parallel-text", "--data-root", str(pairs)]
+    for name in ("near", "alone"):
+        content = (pairs / "test" / "test-reversed.tsv").read_text(encoding="utf-8")
+        (pairs / "test" / f"{name}.tsv").write_text(content, encoding="utf-8")
+    family = ParallelText(root=pairs)
+    before = fingerprint(family, "test")
+    assert "test: 3 files, each apart, without groups.tsv: alone, near, test-reversed\n" in rbm(*asked)[1]
+    (pairs / "groups.tsv").write_text("near\tGermanic\n\ntest-reversed\tGermanic\r\n", encoding="utf-8")
+    parallel_text._groups.cache_clear()
+    assert "test: 3 files, in 2 groups: Germanic (near, test-reversed), alone\n" in rbm(*asked)[1]
+    assert fingerprint(family, "test") == before
+    (pairs / "test" / "near.tsv").rename(pairs / "train" / "near.tsv")
+    said = r"^parallel-text: .*groups\.tsv: Germanic is in train \(near\) and test \(test-reversed\); legal: all of a"
+    for split in SPLITS:
+        with pytest.raises(InputError, match=said):
+            family.sample(split, SPEC, [0])
+    status, shown, _ = rbm(*asked)
+    assert (status, shown.count("\n")) == (1, 1)
+    assert "groups.tsv: Germanic is in train (near) and test (test-reversed)" in shown
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("train-reversed\n", r"line 1: must be NAME<TAB>group, of a file NAME\.tsv"),
+        ("train-reversed\tone\tmore\n", r"line 1: must be NAME<TAB>group, of a file NAME\.tsv"),
+        ("\ntrain-reverse\tone\n", r"line 2: no train-reverse\.tsv is in train, val or test"),
+        (
+            "train-reversed\tone\n" * 2 + "train-reversed\ttwo\n",
+            "line 3: 'train-reversed' is of two, on a line above of one",
+        ),
+    ],
+)
+def test_a_line_of_groups_that_cannot_be_used_is_refused(pairs: Path, content: str, said: str) -> None:
+    (pairs / "groups.tsv").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"^parallel-text: .*groups\.tsv, {said}") as refusal:
+        ParallelText(root=pairs).sample("test", SPEC, [0])
+    assert "\n" not in str(refusal.value)
+
+
 def test_other_synonyms_are_another_family(pairs: Path) -> None:
     found = []
     for other in ("test1", "test2"):

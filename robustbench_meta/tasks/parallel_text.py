@@ -7,9 +7,11 @@ be, and `unknown="left-out"` takes the words that most targets hold, and leaves 
 a vector by its spelling alone, from the trigrams it is made of: nothing is loaded, words that are spelled alike lie
 close, and every language has one.
 
-Two things may lie beside the three folders. What may stand for a word of NAME.tsv, the file synonyms/NAME.tsv says, and
-for words of all files synonyms.tsv: `word<TAB>other words`, one way each, a word once. A word that a file of its own
-lists has those others alone, and a vector of its own, since elsewhere the same spelling is another word.
+Two things may lie beside the three folders. Which files belong together, as near relatives do, groups.tsv says:
+`NAME<TAB>group`, a file without a line being alone; a group that the folders part is refused. What may stand for a word
+of NAME.tsv, the file synonyms/NAME.tsv says, and for words of all files synonyms.tsv: `word<TAB>other words`, one way
+each, a word once. A word that a file of its own lists has those others alone, and a vector of its own, since elsewhere
+the same spelling is another word.
 
 Shapes: T tasks, S pairs of a support, L places of a sentence, d entries of a vector.
 """
@@ -38,6 +40,7 @@ from robustbench_meta.types import SPLITS, Episodes, InputError, Sentences, Spec
 ENTRIES = 32  # of a vector, as many as the words of `transduction` have
 LARGEST = 1 << 26  # bytes of a file
 MOST = 1000  # tokens of a task
+GROUPS = "groups.tsv"
 SYNONYMS = "synonyms.tsv"
 OWN_SYNONYMS = "synonyms"  # a folder, of a file for each language that has one
 PARTS = {"support": "shots", "query": "queries", "proxy": "proxies"}
@@ -116,6 +119,16 @@ class ParallelText:
         support, query = ((inputs[part], labels[part]) for part in ("support", "query"))
         return Episodes(*support, *query, inputs.get("proxy"), labels.get("proxy"))
 
+    def deal(self, split: Split) -> str:
+        """Say which files a split has, those of a group together."""
+        files, groups = self._files(split), _groups(self._place())
+        held: dict[tuple[bool, str], list[str]] = {}
+        for path in files:
+            held.setdefault((path.stem not in groups, groups.get(path.stem, path.stem)), []).append(path.stem)
+        told = [name if alone else f"{name} ({', '.join(held[alone, name])})" for alone, name in sorted(held)]
+        how = f"in {len(held)} groups" if groups else f"each apart, without {GROUPS}"
+        return f"{len(files)} files, {how}: {', '.join(told)}"
+
     def classes(self, split: Split) -> list[str]:
         """Return every word of every target of `split`, behind the name of its file."""
         return [f"{path.stem}/{word}" for path in self._files(split) for word in _counts(path, self.places)]
@@ -173,8 +186,9 @@ class ParallelText:
         return data_root(self.root, family=self.name, advice="the folder that holds train, val and test")
 
     def _files(self, split: Split) -> list[Path]:
-        """List the files of a split in the order of their names, which no other split may have."""
-        found = _listed(self._place())
+        """List the files of a split in the order of their names, which no other split may have, nor their groups."""
+        place = self._place()
+        found = _listed(place)
         held = {path.stem: part for part in SPLITS if part != split for path in found[part]}
         for path in found[split]:
             if path.stem in held:
@@ -182,6 +196,7 @@ class ParallelText:
                     f"parallel-text: {path.stem} is in both {split} and {held[path.stem]}; give it to one, since a name"
                     " is a language"
                 )
+        _refuse_parted(place, found)
         return found[split]
 
 
@@ -195,6 +210,38 @@ def _listed(place: Path) -> dict[Split, list[Path]]:
         if not found[split]:
             raise InputError(f"parallel-text: {folder} holds no .tsv file; each is a task, source<TAB>target a line")
     return found
+
+
+@lru_cache(maxsize=16)
+def _groups(place: Path) -> Mapping[str, str]:
+    """Read by name which group a file belongs to, of those that groups.tsv names."""
+    path = place / GROUPS
+    found: dict[str, str] = {}
+    names = {file.stem for files in _listed(place).values() for file in files}
+    for row, line in _rows(path) if path.exists() else []:
+        name, _, group = (part.strip() for part in line.partition("\t"))
+        if not name or not group or "\t" in group:
+            raise InputError(f"parallel-text: {path}, line {row}: must be NAME<TAB>group, of a file NAME.tsv")
+        if name not in names:
+            raise InputError(f"parallel-text: {path}, line {row}: no {name}.tsv is in train, val or test")
+        if found.setdefault(name, group) != group:
+            raise InputError(
+                f"parallel-text: {path}, line {row}: {name!r} is of {group}, on a line above of {found[name]}; legal:"
+                " one group"
+            )
+    return found
+
+
+def _refuse_parted(place: Path, found: Mapping[Split, Sequence[Path]]) -> None:
+    held: dict[str, dict[Split, list[str]]] = {}
+    for split, files in found.items():
+        for path in files:
+            if group := _groups(place).get(path.stem):
+                held.setdefault(group, {}).setdefault(split, []).append(path.stem)
+    for group, parts in held.items():
+        if len(parts) > 1:
+            where = " and ".join(f"{split} ({', '.join(names)})" for split, names in parts.items())
+            raise InputError(f"parallel-text: {place / GROUPS}: {group} is in {where}; legal: all of a group in one")
 
 
 @lru_cache(maxsize=256)
