@@ -71,6 +71,7 @@ class ParallelText:
     default_network: ClassVar[str] = "encoder-decoder"
     default_network_options: ClassVar[Mapping[str, Any]] = {"width": 64, "heads": 8}
     sources: ClassVar[tuple[Source, ...]] = ()
+    takes: ClassVar[str] = "train, val and test with .tsv files of source<TAB>target"
 
     def __post_init__(self) -> None:
         if not 2 <= self.places <= 64:
