@@ -10,7 +10,8 @@ takes an adversary (noise of the same budget costs a tenth of what the adversary
 stands for each family: without defense and adversarially trained. Both meet the same test tasks.
 
 Whether half is lost is asked of every task, and answered by the mean over tasks of what is lost beyond half of what is
-above chance. Before, 50 points of accuracy were asked for, which a learner that has 49.8 % cannot lose.
+above chance. Before, 50 points of accuracy were asked for, which a learner that has 49.8 % cannot lose. So is whether
+noise costs more than a tenth: before, the tenth was of the mean that the attack takes, as if it were known exactly.
 """
 
 from __future__ import annotations
@@ -202,7 +203,11 @@ def page(results: Path) -> str:
         "- An attack matters where it takes half of what the learner has above chance: the mean over tasks of what is "
         "lost beyond that half is told with its interval, which must lie above 0. Before, 50 points of accuracy were "
         "asked for, which a learner that has 49.8 % cannot lose; by that, `compression` said no twice and "
-        "`transduction` no of words. `reach` has 120 tasks because 30 had left two of its answers undecided.",
+        "`transduction` no of words. `reach` has 120 tasks because 30 had left two of its answers undecided.\n"
+        "- Noise does not do it where it takes a tenth of what the attack does at most: the mean over tasks of what "
+        "is left of that tenth is told with its interval, too. Above 0 it is a yes, below a no, and with 0 in it "
+        "undecided at this n. Before, the tenth was of the attack's mean, taken as exact; of the 14 verdicts, this "
+        "turned none.",
     ]
     parts = ["# Is every family a task?", *told, grid(header, rows), "## Verdicts", "\n".join(verdicts)]
     return "\n\n".join(parts) + "\n"
@@ -255,7 +260,8 @@ def _verdict(case: Case, standard: dict[str, list[float]], robust: dict[str, lis
     falls = _less(standard["clean"], standard["attack"])
     beyond = [fall - LOST * (own - chance) for fall, own in zip(falls, standard["clean"], strict=True)]
     lost, lost_half = interval(falls)
-    noise, noise_half = interval(_less(standard["clean"], standard["noise"]))
+    by_noise = _less(standard["clean"], standard["noise"])
+    left = [SHARE * fall - cost for fall, cost in zip(falls, by_noise, strict=True)]
     needed = "yes" if all(abs(mean - chance) <= half for mean, half in ignorant) else "**no**"
     why = "whether chance lies in both intervals"
     if case.acts or case.writes:  # a few rollouts or sentences succeed by luck
@@ -274,8 +280,8 @@ def _verdict(case: Case, standard: dict[str, list[float]], robust: dict[str, lis
         ),
         (
             "noise does not do it",
-            _above(-noise, noise_half, -SHARE * lost),
-            f"{noise:.1f} ± {noise_half:.1f} points lost",
+            _above(*interval(left), 0.0),
+            f"{_text(by_noise)} points lost, {_signed(left)} left of a tenth of the attack's",
         ),
     ]
     said = "; ".join(f"{what}: {answer} ({why})" for what, answer, why in answers)

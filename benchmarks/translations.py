@@ -6,13 +6,14 @@
     rbm data check parallel-text --data-root pairs --ways 9
 
 A line is what a translator wrote, and the English message that it stands for. A file is a language, of all packages and
-with all its variants (pt_BR is with pt); whole languages are dealt to train, val and test, by the hash of their names,
-so that no language of a test task is met in training. Nothing is downloaded, and licenses are the packages' own.
+with all its variants (pt_BR is with pt). Languages of one genus are dealt together to train, val and test, by the hash
+of its name, those without a relative here by that of their own, so that neither a language of a test task nor a near
+relative is met in training; groups.tsv says so to the family. Nothing is downloaded; licenses are the packages' own.
 
 Left out are messages with a plural, with markup, placeholders, addresses or several lines, those nobody translated,
 English, and languages that are written without spaces between words. What may stand for a word is what the translators
-of two messages of the same English wrote, each in one word: of German, entfernen for löschen. In synonyms.tsv a word
-has those of all languages that have it.
+of two messages of the same English wrote, each in one word: of German, entfernen for löschen. Every language has a file
+of these.
 """
 
 from __future__ import annotations
@@ -24,18 +25,36 @@ import struct
 import sys
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
 
-from robustbench_meta.tasks.parallel_text import SYNONYMS, words_of
+from robustbench_meta.tasks.parallel_text import GROUPS, OWN_SYNONYMS, words_of
 from robustbench_meta.types import SPLITS, InputError, Split
 
 CATALOGUE = re.compile(r"(?:^|/)(?P<language>[A-Za-z]{2,3})(?P<variant>[_@-][^/]*)?/LC_MESSAGES/[^/]+\.mo$")
 UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my", "bo"})
 MARKUP = re.compile(r"[%{}<>\\`|\n\t]|&\w+;|://|\w@\w|\b[A-Z]+_[A-Z]+|\w\(\)")
 LEAST = 1050  # pairs of a language; with fewer it seldom serves tasks of nine tokens, five pairs each
+# Genera of the World Atlas of Language Structures, of which catalogues hold two languages or more. Dravidian is a
+# family, and made languages are put together for what they have from one another.
+GENERA = {
+    "Baltic": "lt lv",
+    "Celtic": "br cy ga gd",
+    "Dravidian": "kn ml ta te",
+    "Finnic": "et fi",
+    "Germanic": "af da de fy is lb nb nl nn no sv",
+    "Indic": "bn dv gu hi mr ne pa si ur",
+    "Iranian": "ckb fa ku os tg",
+    "Malayo-Sumbawan": "id ms",
+    "Romance": "ast ca es fr gl it pt ro",
+    "Semitic": "am ar he",
+    "Slavic": "be bg bs cs dsb hr hsb mk pl ru sk sl sr uk",
+    "Turkic": "az kk ky tk tr tt ug uz",
+    "made": "eo ia io",
+}
+GENUS = {language: genus for genus, languages in GENERA.items() for language in languages.split()}
 DEALT: dict[Split, float] = {"train": 0.64, "val": 0.16, "test": 0.2}
 
 
@@ -73,22 +92,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def write(wheels: Sequence[Path], out: Path, least: int = LEAST) -> Iterator[str]:
-    """Write the folders train, val and test and synonyms.tsv, and say of every language what was taken."""
+    """Write the folders train, val, test and synonyms and groups.tsv, and say of every language what was taken."""
     if out.exists():
         raise InputError(f"out: {out} is there already; remove it, or name another folder")
     found = read(wheels)
     large = {name: one for name, one in sorted(found.items()) if len(one.pairs) >= least}
-    for split in SPLITS:
-        (out / split).mkdir(parents=True)
+    for folder in (*SPLITS, OWN_SYNONYMS):
+        (out / folder).mkdir(parents=True)
+    groups = "".join(f"{name}\t{GENUS[name]}\n" for name in large if name in GENUS)
+    (out / GROUPS).write_text(groups, encoding="utf-8")
+    swapped = 0
     for name, one in large.items():
         path = out / split_of(name) / f"{name}.tsv"
         path.write_text("".join(f"{a}\t{b}\n" for a, b in one.pairs), encoding="utf-8")
+        if swaps := _synonyms(one):
+            rows = [f"{word}\t{' '.join(others)}\n" for word, others in sorted(swaps.items())]
+            (out / OWN_SYNONYMS / path.name).write_text("".join(rows), encoding="utf-8")
+            swapped += len(swaps)
         left = ", ".join(f"{count} {why}" for why, count in sorted(one.left_out.items()))
         yield f"{split_of(name)}/{name}: {len(one.pairs)} pairs; left out: {left or 'none'}"
-    swaps = _synonyms(large.values())
-    rows = [f"{word}\t{' '.join(others)}\n" for word, others in sorted(swaps.items())]
-    (out / SYNONYMS).write_text("".join(rows), encoding="utf-8")
-    yield f"{len(large)} languages of {len(found)}, the others have fewer than {least} pairs; {len(swaps)} words swap"
+    yield f"{len(large)} languages of {len(found)}, the others have fewer than {least} pairs; {swapped} words swap"
 
 
 def read(wheels: Sequence[Path]) -> dict[str, Language]:
@@ -128,8 +151,9 @@ def messages(content: bytes, name: str) -> Iterator[tuple[str, str]]:
 
 
 def split_of(language: str) -> Split:
-    """Deal a language by its name alone, so that it stays where it is whatever packages are read."""
-    where = int.from_bytes(hashlib.sha256(f"translations/{language}".encode()).digest()[:6], "big") / 2**48
+    """Deal a language by its genus, or its name, alone, so that it stays where it is whatever packages are read."""
+    name = GENUS.get(language, language)
+    where = int.from_bytes(hashlib.sha256(f"translations/{name}".encode()).digest()[:6], "big") / 2**48
     train, val, _ = DEALT.values()
     return "train" if where < train else "val" if where < train + val else "test"
 
@@ -154,12 +178,11 @@ def _charset(header: bytes) -> str:
     return told.get_content_charset("utf-8")
 
 
-def _synonyms(languages: Iterable[Language]) -> dict[str, list[str]]:
+def _synonyms(language: Language) -> dict[str, list[str]]:
     swaps: dict[str, dict[str, None]] = defaultdict(dict)
-    for one in languages:
-        for words in one.short.values():
-            for word in words:
-                swaps[word].update((other, None) for other in words if other != word)
+    for words in language.short.values():
+        for word in words:
+            swaps[word].update((other, None) for other in words if other != word)
     return {word: sorted(others) for word, others in swaps.items() if others}
 
 

@@ -475,7 +475,8 @@ def data_check(
                 print(f"{one}: {line}")
             print(f"{one}: {doctor.readiness(family, ways=ways)}")
         except InputError as error:
-            print(f"{one}: not ready: {str(error).removeprefix(f'{one}: ')}")
+            wanted = "" if name else doctor.wanted(family)
+            print(f"{one}: {wanted or 'not ready: ' + str(error).removeprefix(f'{one}: ')}")
             status = NEGATIVE if name else status
     raise typer.Exit(status)
 

@@ -75,10 +75,19 @@ def readiness(family: TaskFamily, splits: Sequence[Split] = SPLITS, ways: int | 
     return f"ready, {', '.join(f'{len(family.classes(split))} {split}' for split in SPLITS)} classes"
 
 
+def wanted(family: TaskFamily) -> str:
+    """Say of a family that reads a folder of the user's own what it holds and how it is named; empty of all others."""
+    takes, name = getattr(family, "takes", ""), getattr(family, "name", "")
+    return takes and f"takes your own folder, which holds {takes}: rbm data check {name} --data-root FOLDER"
+
+
 def stock(family: TaskFamily, ways: int | None) -> list[str]:
-    """Say what each file of a family's serves at so many classes; nothing of a family that does not tell."""
-    told = getattr(family, "stock", None)
-    return [f"{split}/{line}" for split in SPLITS for line in told(split, ways or WAYS)] if told else []
+    """Say how a family's files are dealt, and what each serves at so many classes; nothing where it does not tell."""
+    told: Any = family
+    if not hasattr(family, "stock"):
+        return []
+    dealt = [f"{split}: {told.deal(split)}" for split in SPLITS]
+    return dealt + [f"{split}/{line}" for split in SPLITS for line in told.stock(split, ways or WAYS)]
 
 
 def _versions() -> Iterator[Check]:
@@ -149,8 +158,8 @@ def _data(root: Path | None) -> Iterator[Check]:
     made: list[str] = []
     for name in catalog.names("tasks"):
         family: Any = catalog.family(name, root=root)
-        if hasattr(family, "folder"):
-            yield Check(f"data {name}", "optional", "pictures of one's own: rbm data check reads them all")
+        if told := wanted(family):
+            yield Check(f"data {name}", "optional", told)
             continue
         try:
             # One split tells whether the data are there; rbm data check reads every one.

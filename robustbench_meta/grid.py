@@ -37,6 +37,7 @@ from robustbench_meta.types import (
     InputError,
     Norm,
     Record,
+    Sentences,
     Spec,
     Split,
     Surface,
@@ -200,13 +201,34 @@ def usual_attacks(norms: Sequence[Norm], subjects: Sequence[Subject]) -> dict[st
     ours = [name for norm in norms if norm != "corruption" for name in DISCRETE_ATTACKS.get(norm, ATTACKS)]
     found = named_attacks(dict.fromkeys(ours)) if ours else {}
     if "corruption" in norms:
-        served = {subject.family.space.inputs for subject in subjects}
-        for name, attack in sorted(catalog.shelf("attacks").presets.items()):
-            if "corruption" in attack.norms and getattr(attack, "needs_inputs", "") in served:
-                found[name] = attack
+        served = {name: one for subject in subjects for name, one in _corruptions(subject.family).items()}
+        found |= dict(sorted(served.items()))
     if not found and subjects:
-        raise InputError(f"norm: no corruption serves {', '.join(sorted({one.family_name for one in subjects}))}")
+        raise InputError(f"norm: {_uncorrupted(', '.join(sorted({one.family_name for one in subjects})))}")
     return found
+
+
+def _corruptions(family: TaskFamily) -> dict[str, Attack]:
+    presets = catalog.shelf("attacks").presets.items()
+    return {
+        name: attack
+        for name, attack in presets
+        if "corruption" in attack.norms and hasattr(attack, "needs_inputs") and not _lacking(attack, family.space, "")
+    }
+
+
+def _lacking(attack: Attack, space: Box, family: str) -> str:
+    """Say what an attack needs of inputs and what a family's have instead; empty where they have that."""
+    if (needed := getattr(attack, "needs_inputs", "")) and needed != space.inputs:
+        return f"corrupts {needed}; {family} has {space.inputs if space.inputs != 'other' else 'other inputs'}"
+    if getattr(attack, "misspells", False) and not (isinstance(space, Sentences) and space.known):
+        return f"misspells words that are known by their use; {family} has none"
+    return ""
+
+
+def _uncorrupted(families: str) -> str:
+    some = [name for name, family in sorted(catalog.shelf("tasks").presets.items()) if _corruptions(family)]
+    return f"no corruption serves {families}; families that have some: {', '.join(some)}"
 
 
 def choose_family(name: str, root: Path | None = None, **options: Any) -> TaskFamily:
@@ -720,8 +742,8 @@ def _refusal(cell: Cell, learner: AnyLearner, attack: Attack, family: TaskFamily
         return f"{name}: each step of {cell.family} has a budget of its own, which only in linf is that of the rollout"
     if served_as(threat.surface) not in attack.surfaces:
         return f"{name}: attacks the {' or '.join(attack.surfaces)}, not the {threat.surface}"
-    if (needed := getattr(attack, "needs_inputs", "")) and needed != (given := learner.space.inputs):
-        return f"{name}: corrupts {needed}; {cell.family} has {given if given != 'other' else 'other inputs'}"
+    if reason := _lacking(attack, learner.space, cell.family):
+        return f"{name}: {reason}" + ("" if _corruptions(family) else f"; {_uncorrupted(cell.family)}")
     classes, space = _attacked(cell, learner, family)
     if classes is not None and classes < (least := getattr(attack, "least_classes", 2)):
         return f"{name}: needs scores of {least} classes or more, and here it meets {classes}"

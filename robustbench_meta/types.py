@@ -263,7 +263,8 @@ class Attack(Protocol):
     """A frozen dataclass of hyper-parameters that finds x_adv within a threat.
 
     Optional: `needs_package`, a library that is no dependency of ours; `needs_inputs`, the only `Inputs` that it
-    serves; `least_classes`, fewer than which it cannot tell apart; `paints`, where it serves images and sounds alone.
+    serves; `misspells`, where it needs words known by their use; `least_classes`, fewer than which it cannot tell
+    apart; `paints`, where it serves images and sounds alone.
     Where these do not hold the attack is refused at planning.
     """
 
@@ -373,6 +374,8 @@ class TaskFamily(Protocol):
     `root` (a Path or None) that takes `--data-root`; `sources` for `rbm data get`; `pool(split)`, the images by class,
     on which `transfer` trains;
     `tells`, a text of what decides results besides episodes, such as the user's own list of synonyms;
+    `takes`, what a folder of the user's own holds, where it reads one; `deal(split)` and `stock(split, ways)`, what
+    `rbm data check` says of a folder's files: which each split has, and a line for what each serves;
     `duplicates = True` where the source itself holds some images twice, so that support and query may share one.
     """
 

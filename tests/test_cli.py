@@ -394,6 +394,15 @@ def test_data_check_says_what_is_there(rbm: Run, tmp_path: Path) -> None:
     status, out, _ = rbm("data", "check", "--data-root", tmp_path)
     assert status == 0
     assert {line.partition(":")[0] for line in out.splitlines()} == set(catalog.names("tasks"))
+    for name, holds in (
+        ("image-folder", "a folder of images for each class"),
+        ("parallel-text", "train, val and test"),
+    ):
+        assert f"{name}: takes your own folder, which holds {holds}" in out
+        assert f": rbm data check {name} --data-root FOLDER\n" in out
+        assert f"{name}: not ready" not in out
+        status, out_of_one, _ = rbm("data", "check", name, "--data-root", tmp_path)
+        assert (status, out_of_one.startswith(f"{name}: not ready: {tmp_path}")) == (1, True)
 
 
 def test_data_check_of_real_data(cifar_root: Path, rbm: Run) -> None:

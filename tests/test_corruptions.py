@@ -847,6 +847,26 @@ def test_what_cannot_serve_is_refused_at_planning_in_one_line(
         grid.make_plan(axes, [subject()], tmp_path)
 
 
+@pytest.mark.parametrize("family", ["transduction", "parallel-text", "navigation"])
+def test_a_family_without_corruptions_is_told_with_those_that_have_some(family: str, tmp_path: Path) -> None:
+    given = replace(subject(), family=catalog.family(family), family_name=family)
+    having = "cifar-fs, clinc150, fc100, image-folder, omniglot, spoken-digits, spoken-new-digits, strokes"
+    said = f"no corruption serves {family}; families that have some: {having}$"
+    with pytest.raises(InputError, match=rf"^norm: {said}"):
+        grid.usual_attacks(("corruption",), [given])
+    assert sorted(grid.usual_attacks(("corruption",), [given, subject()])) == IMAGES
+
+
+def test_typing_errors_are_refused_at_planning_where_no_word_is_known_by_its_use(tmp_path: Path) -> None:
+    learner = grid.load_subject(Path("checkpoints/transduction-r2d2-standard"), device="cpu")
+    axes = grid.Grid(grid.named_attacks(["typo-swap"]), norms=("corruption",), ways=9, shots=(1,), queries=2)
+    said = "misspells words that are known by their use; transduction has none; no corruption serves transduction; fam"
+    with pytest.raises(grid.NothingLeft, match=said):
+        grid.make_plan(axes, [learner], tmp_path)
+    clinc150 = catalog.family("clinc150").space
+    assert not grid._lacking(catalog.attack("typo-swap"), clinc150, "clinc150")
+
+
 def test_a_corruption_alone_asks_no_learner_and_joins_no_ensemble() -> None:
     with pytest.raises(InputError, match=r"^attack: fog cannot go on from what others found"):
         catalog.attack("fog+snow")

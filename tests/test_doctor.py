@@ -122,6 +122,7 @@ def test_data_that_are_not_there_are_named_with_the_command_that_brings_them(
     assert checks["data root"] == Check("data root", "ok", str(tmp_path))
     assert checks["data cifar-fs"].state == "optional"
     assert "rbm data get cifar-fs" in checks["data cifar-fs"].text
+    assert "rbm data check parallel-text --data-root FOLDER" in checks["data parallel-text"].text
     assert checks["no download"].state == "ok"
     assert {"strokes", "reach", "transduction"} <= {
         *checks["no download"].text.removeprefix("ready as they are: ").split(", ")

@@ -106,6 +106,20 @@ def test_an_attack_matters_where_half_of_what_is_above_chance_is_lost_whatever_t
     assert told([30.5, 34.0, 37.5]).startswith("undecided (16.0 ± 6.2 points lost, +1.0 ± 7.5 beyond")
 
 
+def test_noise_does_not_do_it_where_it_costs_a_tenth_of_what_the_attack_costs_the_same_tasks() -> None:
+    case = families.Case("strokes", "protonet", 0.1)
+
+    def told(noise: list[float], attack: list[float]) -> str:
+        given = results(clean=[90.0, 90.0, 90.0], noise=noise, attack=attack)
+        return str(families._verdict(case, given, results())).partition("noise does not do it: ")[2].partition(")")[0]
+
+    left = "left of a tenth of the attack's"
+    # The attack costs 80, 50 and 20, and noise 6, 3 and 0; then 90, 50 and 10, and 4 each; then 80, 50, 20 and 9, 6, 3.
+    assert told([84.0, 87.0, 90.0], [10.0, 40.0, 70.0]) == f"yes (3.0 ± 7.5 points lost, +2.0 ± 0.0 {left}"
+    assert told([86.0, 86.0, 86.0], [0.0, 40.0, 80.0]) == f"undecided (4.0 ± 0.0 points lost, +1.0 ± 9.9 {left}"
+    assert told([81.0, 84.0, 87.0], [10.0, 40.0, 70.0]) == f"**no** (6.0 ± 7.5 points lost, -1.0 ± 0.0 {left}"
+
+
 def acted(**changed: list[float]) -> dict[str, list[float]]:
     return results(alike=[70.0, 90.0], unlike=[1.0, 3.0], **changed)
 

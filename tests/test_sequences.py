@@ -544,6 +544,55 @@ def test_words_are_vectors_by_their_spelling_and_stand_for_one_another_where_a_f
     assert (space.swaps[space.words.index("die")] == -1).all()
 
 
+def test_a_languages_own_synonyms_are_those_of_its_own_sentences_alone(pairs: Path) -> None:
+    content = (pairs / "test" / "test-reversed.tsv").read_text(encoding="utf-8")
+    (pairs / "test" / "other.tsv").write_text(content, encoding="utf-8")
+    (pairs / "synonyms.tsv").write_text("test0\tshared\ntest2\tshared\n", encoding="utf-8")
+    (pairs / "synonyms").mkdir()
+    (pairs / "synonyms" / "other.tsv").write_text("test0\ttest1 test3\ntest1\ttest0\n", encoding="utf-8")
+    family = ParallelText(root=pairs)
+    space, met = family.space, dict[str, dict[str, set[int]]]()
+    for task in range(8):
+        numbers = space.numbers(family.sample("test", SPEC, [task]).support_x).flatten().tolist()
+        for number in numbers:
+            words = met.setdefault(family._task("test", 5, task, 0).language, {})
+            words.setdefault(space.words[number], set()).add(number)
+    assert all(len(numbers) == 1 for words in met.values() for numbers in words.values())
+    row = {language: {word: numbers.pop() for word, numbers in words.items()} for language, words in met.items()}
+    swaps = {
+        language: {word: [n for n in space.swaps[at].tolist() if n >= 0] for word, at in words.items() if word}
+        for language, words in row.items()
+    }
+    shared = space.words.index("shared")
+    assert swaps["test-reversed"] == {"test0": [shared], "test1": [], "test2": [shared], "test3": []}
+    other = row["other"]
+    assert swaps["other"] == {
+        "test0": [other["test1"], other["test3"]],
+        "test1": [other["test0"]],
+        "test2": [shared],
+        "test3": [],
+    }
+    assert {word for word in other if other[word] != row["test-reversed"][word]} == {"test0", "test1"}
+    (pairs / "synonyms" / "nothing.tsv").write_text("a\tb\n", encoding="utf-8")
+    parallel_text._lexicon.cache_clear()
+    said = r"synonyms/nothing\.tsv is for no file of train, val or test; legal: a name of one of other\.tsv, test-rev"
+    with pytest.raises(InputError, match=said):
+        _ = family.space
+
+
+@pytest.mark.parametrize("file", ["synonyms.tsv", "synonyms/test-reversed.tsv"])
+def test_a_word_that_is_listed_again_must_have_the_same_synonyms(pairs: Path, file: str) -> None:
+    (pairs / "synonyms").mkdir()
+    (pairs / file).write_text("test0\tone two\n\nTest0\ttwo one\n", encoding="utf-8")
+    assert "two" in ParallelText(root=pairs).space.words
+    (pairs / file).write_text("test0\tone two\n\nTest0\tone three\n", encoding="utf-8")
+    parallel_text._lexicon.cache_clear()
+    said = rf"{file}, line 3: 'test0' has the words one three, on a line above one two; legal: one line for a word"
+    with pytest.raises(InputError, match=said) as refusal:
+        _ = ParallelText(root=pairs).space
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -577,13 +626,64 @@ def test_folders_that_lack_or_share_a_file_are_refused(pairs: Path) -> None:
         ParallelText(root=pairs).classes("test")
 
 
+def test_a_group_is_never_parted_and_data_check_shows_how_it_lies(
+    pairs: Path, rbm: Callable[..., tuple[int, str, str]]
+) -> None:
+    asked = ["data", "check", "parallel-text", "--data-root", str(pairs)]
+    for name in ("near", "alone"):
+        content = (pairs / "test" / "test-reversed.tsv").read_text(encoding="utf-8")
+        (pairs / "test" / f"{name}.tsv").write_text(content, encoding="utf-8")
+    family = ParallelText(root=pairs)
+    before = fingerprint(family, "test")
+    assert "test: 3 files, each apart, without groups.tsv: alone, near, test-reversed\n" in rbm(*asked)[1]
+    (pairs / "groups.tsv").write_text("near\tGermanic\n\ntest-reversed\tGermanic\r\n", encoding="utf-8")
+    parallel_text._groups.cache_clear()
+    assert "test: 3 files, in 2 groups: Germanic (near, test-reversed), alone\n" in rbm(*asked)[1]
+    assert fingerprint(family, "test") == before
+    (pairs / "test" / "near.tsv").rename(pairs / "train" / "near.tsv")
+    said = r"^parallel-text: .*groups\.tsv: Germanic is in train \(near\) and test \(test-reversed\); legal: all of a"
+    for split in SPLITS:
+        with pytest.raises(InputError, match=said):
+            family.sample(split, SPEC, [0])
+    status, shown, _ = rbm(*asked)
+    assert (status, shown.count("\n")) == (1, 1)
+    assert "groups.tsv: Germanic is in train (near) and test (test-reversed)" in shown
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("train-reversed\n", r"line 1: must be NAME<TAB>group, of a file NAME\.tsv"),
+        ("train-reversed\tone\tmore\n", r"line 1: must be NAME<TAB>group, of a file NAME\.tsv"),
+        ("\ntrain-reverse\tone\n", r"line 2: no train-reverse\.tsv is in train, val or test"),
+        (
+            "train-reversed\tone\n" * 2 + "train-reversed\ttwo\n",
+            "line 3: 'train-reversed' is of two, on a line above of one",
+        ),
+    ],
+)
+def test_a_line_of_groups_that_cannot_be_used_is_refused(pairs: Path, content: str, said: str) -> None:
+    (pairs / "groups.tsv").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"^parallel-text: .*groups\.tsv, {said}") as refusal:
+        ParallelText(root=pairs).sample("test", SPEC, [0])
+    assert "\n" not in str(refusal.value)
+
+
 def test_other_synonyms_are_another_family(pairs: Path) -> None:
     found = []
     for other in ("test1", "test2"):
         (pairs / "synonyms.tsv").write_text(f"test0\t{other}", encoding="utf-8")
-        parallel_text._space.cache_clear()
+        parallel_text._lexicon.cache_clear()
         found.append(fingerprint(ParallelText(root=pairs), "test"))
-    assert found[0] != found[1]
+    (pairs / "synonyms").mkdir()
+    for language in ("one", "two"):  # neither is met in a reference task
+        (pairs / "train" / f"{language}.tsv").write_text("test0\tout\n", encoding="utf-8")
+    for language in ("one", "two"):
+        (pairs / "synonyms" / "one.tsv").unlink(missing_ok=True)
+        (pairs / "synonyms" / f"{language}.tsv").write_text("test0\ttest2", encoding="utf-8")
+        parallel_text._lexicon.cache_clear()
+        found.append(fingerprint(ParallelText(root=pairs), "test"))
+    assert len(set(found)) == 4
 
 
 def test_a_learner_of_made_languages_reads_a_users_files_and_its_words_are_replaced(pairs: Path) -> None:

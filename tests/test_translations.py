@@ -99,6 +99,25 @@ def test_variants_are_one_language_and_what_is_no_plain_sentence_is_counted(tmp_
     }
 
 
+def test_a_language_is_dealt_with_its_genus_and_one_without_relatives_as_its_name_says() -> None:
+    names = " ".join(translations.GENERA.values()).split()
+    assert len(set(names)) == len(names)
+    assert all(len(one.split()) > 1 for one in translations.GENERA.values())
+    for genus in translations.GENERA.values():
+        assert len({translations.split_of(name) for name in genus.split()}) == 1
+    alone = {
+        "el": "test",
+        "eu": "train",
+        "hu": "train",
+        "ka": "val",
+        "ko": "train",
+        "mn": "val",
+        "sq": "test",
+        "vi": "train",
+    }
+    assert {name: translations.split_of(name) for name in alone} == alone
+
+
 def languages() -> dict[str, list[str]]:
     """Two languages for every split, by the names that the script deals."""
     found: dict[str, list[str]] = {split: [] for split in SPLITS}
@@ -128,15 +147,23 @@ def test_the_folders_are_tasks_of_the_family_and_no_language_is_in_two_splits(tm
         assert ((f"{name}thing0", f"{name}add"), ("add", "thing0")) in _pairs(out / split / f"{name}.tsv")
         episodes = ParallelText(root=out).sample(split, Spec(5, 5, 5), range(2))
         assert episodes.query_x.shape == (2, 25, 6, 32)
+    grouped = [line.split("\t") for line in (out / "groups.tsv").read_text(encoding="utf-8").splitlines()]
+    assert grouped == [[name, translations.GENUS[name]] for name in sorted(made) if name in translations.GENUS]
     with pytest.raises(InputError, match=r"^out: .*pairs is there already"):
         next(translations.write(paths, out))
 
 
-def test_words_stand_for_one_another_that_translate_the_same_message(tmp_path: Path) -> None:
+def test_words_stand_for_one_another_that_translate_the_same_message_in_one_language(tmp_path: Path) -> None:
+    dutch = catalogue({"Delete": "Wissen"})
     paths = [
-        wheel(tmp_path / "a.whl", {"de": catalogue({"Delete": "L\u00f6schen", "One": "1", "Save": "Sichern"})}),
+        wheel(
+            tmp_path / "a.whl",
+            {"de": catalogue({"Delete": "L\u00f6schen", "One": "1", "Save": "Sichern"}), "nl": dutch},
+        ),
         wheel(tmp_path / "b.whl", {"de": catalogue({"Delete": "Entfernen", "One": "Eins", "Save": "Jetzt sichern"})}),
     ]
     out = tmp_path / "pairs"
     list(translations.write(paths, out, least=1))
-    assert (out / "synonyms.tsv").read_text(encoding="utf-8") == "entfernen\tl\u00f6schen\nl\u00f6schen\tentfernen\n"
+    (path,) = (out / "synonyms").iterdir()
+    assert path.name == "de.tsv"
+    assert path.read_text(encoding="utf-8") == "entfernen\tl\u00f6schen\nl\u00f6schen\tentfernen\n"

@@ -38,6 +38,7 @@ class Typos:
     needs_gradient: ClassVar[bool] = False
     needs_single_points: ClassVar[bool] = False
     needs_inputs: ClassVar[Inputs] = "sentences"
+    misspells: ClassVar[bool] = True
 
     def __call__(self, victim: Victim, threat: Threat, rng: Streams) -> Tensor:
         if threat.eps == 0:

@@ -41,6 +41,7 @@ class ImageFolder:
     default_network: ClassVar[str] = "conv4"
     default_network_options: ClassVar[Mapping[str, Any]] = {"width": 32}
     sources: ClassVar[tuple[Source, ...]] = ()
+    takes: ClassVar[str] = "a folder of images for each class"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "split", tuple(self.split))  # a recipe's list: fields must be hashable

@@ -5,8 +5,13 @@ targets hold. Any other word of a target is one token, the last: a learner has t
 real translations hardly a target is of frequent words alone; of closed languages, as those of rewriting, every one may
 be, and `unknown="left-out"` takes the words that most targets hold, and leaves out pairs with others. A source word is
 a vector by its spelling alone, from the trigrams it is made of: nothing is loaded, words that are spelled alike lie
-close, and every language has one. What may stand for a word, the file synonyms.tsv says beside the three folders, where
-there is one: `word<TAB>other words`, one way each.
+close, and every language has one.
+
+Two things may lie beside the three folders. Which files belong together, as near relatives do, groups.tsv says:
+`NAME<TAB>group`, a file without a line being alone; a group that the folders part is refused. What may stand for a word
+of NAME.tsv, the file synonyms/NAME.tsv says, and for words of all files synonyms.tsv: `word<TAB>other words`, one way
+each, a word once. A word that a file of its own lists has those others alone, and a vector of its own, since elsewhere
+the same spelling is another word.
 
 Shapes: T tasks, S pairs of a support, L places of a sentence, d entries of a vector.
 """
@@ -35,7 +40,9 @@ from robustbench_meta.types import SPLITS, Episodes, InputError, Sentences, Spec
 ENTRIES = 32  # of a vector, as many as the words of `transduction` have
 LARGEST = 1 << 26  # bytes of a file
 MOST = 1000  # tokens of a task
+GROUPS = "groups.tsv"
 SYNONYMS = "synonyms.tsv"
+OWN_SYNONYMS = "synonyms"  # a folder, of a file for each language that has one
 PARTS = {"support": "shots", "query": "queries", "proxy": "proxies"}
 OTHER = "\u2026"  # how the token of all other words is written: one character, of which chrF makes little
 PLENTY = 6  # pairs with a word, for each that a part is to have of it, from which on the word may be drawn
@@ -64,6 +71,7 @@ class ParallelText:
     default_network: ClassVar[str] = "encoder-decoder"
     default_network_options: ClassVar[Mapping[str, Any]] = {"width": 64, "heads": 8}
     sources: ClassVar[tuple[Source, ...]] = ()
+    takes: ClassVar[str] = "train, val and test with .tsv files of source<TAB>target"
 
     def __post_init__(self) -> None:
         if not 2 <= self.places <= 64:
@@ -76,36 +84,51 @@ class ParallelText:
     @property
     def tells(self) -> str:
         """Return what reference episodes need not hold: every word, what may stand for it, and every target."""
-        space, place = self.space, self._place()
+        lexicon, place = self._lexicon, self._place()
         targets = [_pairs(path) for files in _listed(place).values() for path in files]
         digest = hashlib.sha256(repr(targets).encode()).hexdigest()
-        return f"{space.words} {space.swaps.tolist()} {digest}"
+        told = f"{lexicon.space.words} {lexicon.space.swaps.tolist()} {digest}"
+        own = [one for one in lexicon.numbers if one[0]]
+        return f"{told} {own}" if own else told
 
     @property
     def space(self) -> Sentences:
         """Return the space of all words of the files; without these, of none, for a checkpoint needs no data."""
+        return self._lexicon.space
+
+    @property
+    def _lexicon(self) -> _Lexicon:
         named = self.root or os.environ.get(DATA_VARIABLE)
         place = Path(named).expanduser() if named else None
-        return _space(place if place and (place / "train").is_dir() else None, self.places)
+        return _lexicon(place if place and (place / "train").is_dir() else None, self.places)
 
     def sample(self, split: Split, spec: Spec, indices: Sequence[int], *, seed: int = 0) -> Episodes:
         """Return the tasks numbered `indices`, each fixed by (family, split, seed, ways, number) alone."""
         self._check(spec)
         self._refuse_small_files(split, spec.ways)
-        space, counts = self.space, {part: getattr(spec, name) for part, name in PARTS.items()}
-        number = {word: row for row, word in enumerate(space.words)}
+        lexicon, counts = self._lexicon, {part: getattr(spec, name) for part, name in PARTS.items()}
         x: dict[str, list[list[list[int]]]] = {part: [] for part in PARTS}
         y: dict[str, list[list[list[int]]]] = {part: [] for part in PARTS}
         for index in indices:
             task = self._task(split, spec.ways, int(index), seed)
             for part, each in counts.items():
                 taken = [pair for row in task.dealt[part] for pair in row[:each]]
-                x[part].append([_padded([number[word] for word in source], self.places) for source, _ in taken])
+                x[part].append([_padded(lexicon.row(task.language, source), self.places) for source, _ in taken])
                 y[part].append([_padded(task.tokens(target), self.places) for _, target in taken])
-        inputs = {part: space.table[torch.tensor(x[part])] for part in PARTS if counts[part]}
+        inputs = {part: lexicon.space.table[torch.tensor(x[part])] for part in PARTS if counts[part]}
         labels = {part: torch.tensor(y[part]).flatten(1) for part in PARTS if counts[part]}
         support, query = ((inputs[part], labels[part]) for part in ("support", "query"))
         return Episodes(*support, *query, inputs.get("proxy"), labels.get("proxy"))
+
+    def deal(self, split: Split) -> str:
+        """Say which files a split has, those of a group together."""
+        files, groups = self._files(split), _groups(self._place())
+        held: dict[tuple[bool, str], list[str]] = {}
+        for path in files:
+            held.setdefault((path.stem not in groups, groups.get(path.stem, path.stem)), []).append(path.stem)
+        told = [name if alone else f"{name} ({', '.join(held[alone, name])})" for alone, name in sorted(held)]
+        how = f"in {len(held)} groups" if groups else f"each apart, without {GROUPS}"
+        return f"{len(files)} files, {how}: {', '.join(told)}"
 
     def classes(self, split: Split) -> list[str]:
         """Return every word of every target of `split`, behind the name of its file."""
@@ -164,8 +187,9 @@ class ParallelText:
         return data_root(self.root, family=self.name, advice="the folder that holds train, val and test")
 
     def _files(self, split: Split) -> list[Path]:
-        """List the files of a split in the order of their names, which no other split may have."""
-        found = _listed(self._place())
+        """List the files of a split in the order of their names, which no other split may have, nor their groups."""
+        place = self._place()
+        found = _listed(place)
         held = {path.stem: part for part in SPLITS if part != split for path in found[part]}
         for path in found[split]:
             if path.stem in held:
@@ -173,6 +197,7 @@ class ParallelText:
                     f"parallel-text: {path.stem} is in both {split} and {held[path.stem]}; give it to one, since a name"
                     " is a language"
                 )
+        _refuse_parted(place, found)
         return found[split]
 
 
@@ -186,6 +211,38 @@ def _listed(place: Path) -> dict[Split, list[Path]]:
         if not found[split]:
             raise InputError(f"parallel-text: {folder} holds no .tsv file; each is a task, source<TAB>target a line")
     return found
+
+
+@lru_cache(maxsize=16)
+def _groups(place: Path) -> Mapping[str, str]:
+    """Read by name which group a file belongs to, of those that groups.tsv names."""
+    path = place / GROUPS
+    found: dict[str, str] = {}
+    names = {file.stem for files in _listed(place).values() for file in files}
+    for row, line in _rows(path) if path.exists() else []:
+        name, _, group = (part.strip() for part in line.partition("\t"))
+        if not name or not group or "\t" in group:
+            raise InputError(f"parallel-text: {path}, line {row}: must be NAME<TAB>group, of a file NAME.tsv")
+        if name not in names:
+            raise InputError(f"parallel-text: {path}, line {row}: no {name}.tsv is in train, val or test")
+        if found.setdefault(name, group) != group:
+            raise InputError(
+                f"parallel-text: {path}, line {row}: {name!r} is of {group}, on a line above of {found[name]}; legal:"
+                " one group"
+            )
+    return found
+
+
+def _refuse_parted(place: Path, found: Mapping[Split, Sequence[Path]]) -> None:
+    held: dict[str, dict[Split, list[str]]] = {}
+    for split, files in found.items():
+        for path in files:
+            if group := _groups(place).get(path.stem):
+                held.setdefault(group, {}).setdefault(split, []).append(path.stem)
+    for group, parts in held.items():
+        if len(parts) > 1:
+            where = " and ".join(f"{split} ({', '.join(names)})" for split, names in parts.items())
+            raise InputError(f"parallel-text: {place / GROUPS}: {group} is in {where}; legal: all of a group in one")
 
 
 @lru_cache(maxsize=256)
@@ -237,6 +294,7 @@ class TooFewError(InputError):
 class _Task:
     """Tokens as words, the end first; how many pairs may be used; of each part and token those dealt, in rounds."""
 
+    language: str
     words: tuple[str, ...]
     usable: int
     dealt: Mapping[str, list[list[Pair]]]
@@ -301,7 +359,7 @@ def _dealt(family: ParallelText, path: Path, chosen: Sequence[str], stream: str)
             for token in order:
                 pair = next((one for one in left[token] if one not in taken), None)
                 if pair is None:
-                    return _Task(words, len(usable), dealt)
+                    return _Task(path.stem, words, len(usable), dealt)
                 taken.add(pair)
                 dealt[part][token].append(pair)
 
@@ -330,43 +388,82 @@ def _drawable(path: Path, places: int, serves: int) -> list[str]:
     return sorted(word for word in counts if counts[word] >= PLENTY * serves)
 
 
+@dataclass(frozen=True)
+class _Lexicon:
+    """The words of all files, and by language and word their numbers; of words that all languages share, by ""."""
+
+    space: Sentences
+    numbers: Mapping[tuple[str, str], int]
+
+    def row(self, language: str, words: Sequence[str]) -> list[int]:
+        return [self.numbers.get((language, word)) or self.numbers["", word] for word in words]
+
+
 @lru_cache(maxsize=4)
-def _space(place: Path | None, places: int) -> Sentences:
-    """Make the table of all source words that fit, in alphabetical order, and of the synonyms that a file names."""
-    listed = _listed(place) if place else {}
-    named = _synonyms(place / SYNONYMS) if place and (place / SYNONYMS).exists() else {}
-    fitting = (pair for files in listed.values() for path in files for pair in _fitting(path, places))
-    texts = {word for source, _ in fitting for word in source}
-    words = ("", *sorted(texts.union(*named.values())))
-    number = {word: row for row, word in enumerate(words)}
-    widest = max(map(len, named.values()), default=0) or 1
-    swaps = torch.full((len(words), widest), -1)
-    for word in named.keys() & texts:
-        others = [number[other] for other in named[word] if other != word]
-        swaps[number[word], : len(others)] = torch.tensor(others)
-    vectors = np.stack([np.zeros(ENTRIES), *map(_vector, words[1:])]).astype(np.float32)
-    about: Any = {"words": words, "table": torch.from_numpy(vectors), "swaps": swaps}
-    return Sentences((places, ENTRIES), -1.0, 1.0, labels=places, **about)
+def _lexicon(place: Path | None, places: int) -> _Lexicon:
+    """Make the table of all source words that fit, in alphabetical order, and of the synonyms that files name."""
+    listed = [path for files in _listed(place).values() for path in files] if place else []
+    named = _all_synonyms(place, {path.stem for path in listed}) if place else {}
+
+    def owned(language: str, word: str) -> tuple[str, str]:
+        return (language if word in named.get(language, {}) else "", word)
+
+    pairs = ((path.stem, pair) for path in listed for pair in _fitting(path, places))
+    texts = {owned(language, word) for language, (source, _) in pairs for word in source}
+    others = {
+        owned(language, word): [owned(language, other) for other in several if other != word]
+        for language, lists in named.items()
+        for word, several in lists.items()
+    }
+    words = sorted(texts.union(others, *others.values()))  # those that all languages share come first, by ""
+    numbers = {("", ""): 0} | {word: row for row, word in enumerate(words, 1)}
+    swaps = torch.full((len(numbers), max(map(len, others.values()), default=0) or 1), -1)
+    for word in others.keys() & texts:
+        swaps[numbers[word], : len(others[word])] = torch.tensor([numbers[other] for other in others[word]])
+    vectors = np.stack([np.zeros(ENTRIES), *(_vector(*word) for word in words)]).astype(np.float32)
+    about: Any = {"words": tuple(word for _, word in numbers), "table": torch.from_numpy(vectors), "swaps": swaps}
+    return _Lexicon(Sentences((places, ENTRIES), -1.0, 1.0, labels=places, **about), numbers)
+
+
+def _all_synonyms(place: Path, languages: set[str]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Read by language which words may stand for which; by "" those of synonyms.tsv."""
+    found = {"": _synonyms(place / SYNONYMS)} if (place / SYNONYMS).exists() else {}
+    for path in sorted(path for path in (place / OWN_SYNONYMS).glob("*.tsv") if path.name[0] != "."):
+        if path.stem not in languages:
+            raise InputError(
+                f"parallel-text: {path} is for no file of train, val or test; legal: a name of one of"
+                f" {', '.join(f'{name}.tsv' for name in sorted(languages))}"
+            )
+        found[path.stem] = _synonyms(path)
+    return found
 
 
 def _synonyms(path: Path) -> dict[str, tuple[str, ...]]:
-    """Read which words may stand for which."""
+    """Read which words may stand for which; a word that is repeated must have the words that it had."""
     found: dict[str, tuple[str, ...]] = {}
     for row, line in _rows(path):
         word, tab, others = line.partition("\t")
-        one, several = words_of(word), words_of(others)
+        one, several = words_of(word), tuple(dict.fromkeys(words_of(others)))
         if not tab or len(one) != 1 or not several:
             raise InputError(f"parallel-text: {path}, line {row}: must be word<TAB>other words")
-        found[one[0]] = tuple(dict.fromkeys(several))
+        before = found.setdefault(one[0], several)
+        if set(before) != set(several):
+            raise InputError(
+                f"parallel-text: {path}, line {row}: {one[0]!r} has the words {' '.join(several)}, on a line above"
+                f" {' '.join(before)}; legal: one line for a word, or the same words again"
+            )
     return found
 
 
 @lru_cache(maxsize=100_000)
-def _vector(word: str) -> np.ndarray:
-    """Return the vector of a word: the sum of those of its trigrams, and one of its own, of length one: [32]."""
+def _vector(language: str, word: str) -> np.ndarray:
+    """Return the vector of a word: the sum of those of its trigrams, and one of its own, of length one: [32].
+
+    The one of its own belongs to the language where there is one, and so differs from that of the same spelling.
+    """
     parts = [_trigram(part) for part in sorted(trigrams(word))]
-    made = np.sum(parts, axis=0) / len(parts) ** 0.5 + hashed(f"word {word}", ENTRIES)
-    return unit(steps_of(made[None]))[0]
+    own = hashed(f"word {language}/{word}" if language else f"word {word}", ENTRIES)
+    return unit(steps_of((np.sum(parts, axis=0) / len(parts) ** 0.5 + own)[None]))[0]
 
 
 @lru_cache(maxsize=200_000)
