@@ -168,7 +168,8 @@ def killed_again_and_again(
     A run that was done before its kill came, as on a fast machine the last ones may be, has to hold what `whole` does;
     then its results are deleted, so that the next kill finds work.
     """
-    moments, lost, done = random.Random(seed), [], 0
+    moments, done = random.Random(seed), 0
+    lost: list[int] = []
     while len(lost) < kills:
         log = folder / "log"
         log.unlink(missing_ok=True)
@@ -182,7 +183,8 @@ def killed_again_and_again(
             lost.append(len(lines(log)) - sum(newly_stored(folder)))
         else:
             done += 1
-            assert process.exitcode == 0 and done < kills, said(folder)
+            assert process.exitcode == 0, said(folder)
+            assert done < kills, "no kill was in time"
             assert content(folder / "r") == whole
             shutil.rmtree(folder / "r")
             for seen in folder.glob("*.seen"):
