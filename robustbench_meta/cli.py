@@ -629,6 +629,7 @@ def read_recipe(source: str | None, named: dict[str, str], changes: Sequence[str
 
 def _measure(run: runs.Run, out: Path, *, place: executors.Place, audit: bool) -> int:
     """Run and show what was planned; return the exit status."""
+    from robustbench_meta import audit as audits
     from robustbench_meta import grid as grids
     from robustbench_meta import protocols, ranking, statistics
     from robustbench_meta import runs as evaluations
@@ -648,7 +649,8 @@ def _measure(run: runs.Run, out: Path, *, place: executors.Place, audit: bool) -
             part = f"{', '.join(map(printable, what))}: " if len(run.batches) > 1 else ""
             console.print(f"{part}{len(plan.jobs)} cells of {count} tasks, {done} done, {len(plan.jobs) - done} to run")
             if (seconds := grids.estimate(plan, out, count)) is not None and done < len(plan.jobs):
-                console.print(f"estimated by earlier runs: {grids.duration(seconds)}")
+                after = audits.estimate(plan, out, count) if audit else 0.0
+                console.print(f"estimated by earlier runs: {grids.foreseen(seconds, after)}")
 
     with _evaluation_bar(console) as watcher:
         failures, lost = evaluations.execute(run, out, place=place, audit=audit, watcher=watcher, begin=begin)

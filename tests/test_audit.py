@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +73,14 @@ class NearestMean:
 
     def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
         return -(x.flatten(1).unsqueeze(1) - fitted).square().sum(-1)
+
+
+class Waits(maskers.Honest):
+    """Takes 5 ms to predict."""
+
+    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+        time.sleep(0.005)
+        return super().predict(fitted, x)
 
 
 class Crashes(maskers.Honest):
@@ -229,6 +239,56 @@ def test_a_budget_that_is_spent_leaves_the_first_block_of_an_audit(tmp_path: Pat
     plan, (job,) = ran(maskers.Honest(), tmp_path, tasks=3)
     assert audit.run_audits(plan, tmp_path, budget=0.0) == []
     assert [one.task for one in store.audited(tmp_path, job.audit)] == [0, 1]
+
+
+def test_the_time_of_an_audit_is_estimated_by_like_ones_and_only_for_tasks_that_it_lacks(tmp_path: Path) -> None:
+    plan, (job,) = ran(maskers.Honest(), tmp_path)
+    assert audit.estimate(plan, tmp_path, 100) is None
+    (seen,) = audit.examine(job.audit, plan.jobs[0].learner, STROKES, [0])
+    store.append_audit(tmp_path, job.audit, [seen], store.Timing((0,), 30.0, "cpu", 1))
+    assert audit.estimate(plan, tmp_path, 100) == pytest.approx(19 * 30)
+    assert audit.estimate(plan, tmp_path, 1) == 0
+    made = grid.object_subject(maskers.Honest(), "Honest", STROKES, device="cpu", ways=5)
+    attacks = grid.named_attacks(["fgsm"])
+    other, unlike = (
+        grid.make_plan(grid.Grid(attacks, eps=(0.2,), queries=queries), [made], tmp_path) for queries in (2, 3)
+    )
+    assert audit.estimate(other, tmp_path, 3) == pytest.approx(3 * 30)
+    assert audit.estimate(unlike, tmp_path, 3) is None
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_a_run_estimates_its_audit_with_its_cells_and_says_at_its_end_what_the_audit_took(tmp_path: Path) -> None:
+    made = grid.object_subject(Waits(), "Waits", STROKES, device="cpu", ways=5)
+    plan = grid.make_plan(grid.Grid(grid.named_attacks(["fgsm"]), eps=(0.1,), queries=1), [made], tmp_path)
+    (job,) = audit.audits(plan)
+    told: list[str] = []
+    seen: list[grid.Progress] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        held = [len(store.stored(tmp_path, plan.jobs[0].cell)), len(store.audited(tmp_path, job.audit))]
+        if line.startswith("estimated"):
+            assert held == [2, 2]
+
+    watcher = grid.Watcher(seen.append, tell)
+    assert audit.execute(plan, tmp_path, tasks=3, watcher=watcher) == ([], [])
+    assert len(store.audited(tmp_path, job.audit)) == 3
+    (estimated,) = (line for line in told if line.startswith("estimated"))
+    assert re.fullmatch(r"estimated: \d+ s, of which the audit \d+ s", estimated)
+    assert re.fullmatch(r"the audit took \d+ s", told[-1])
+    # A cell takes a few forwards, an audit hundreds: what is left after the last task of the cell is the audit's.
+    assert seen[-1].done == seen[-1].total == 3
+    assert 0 < (seen[-1].seconds_left or 0) < int(told[-1].split()[-2]) + 1
+    told.clear()
+    assert audit.execute(plan, tmp_path, tasks=3, watcher=watcher) == ([], [])
+    assert told == []
+
+
+def test_an_audit_that_cannot_be_timed_is_no_part_of_an_estimate_and_the_estimate_says_so() -> None:
+    assert grid.foreseen(60, 0) == "60 s"
+    assert grid.foreseen(60, 1200) == "21 min, of which the audit 20 min"
+    assert grid.foreseen(60, None) == "60 s, and the audit, which was not timed yet"
 
 
 @pytest.fixture
