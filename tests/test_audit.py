@@ -19,6 +19,7 @@ from torch import Tensor
 from robustbench_meta import (
     audit,
     catalog,
+    compare,
     evaluate,
     flags,
     grid,
@@ -32,6 +33,7 @@ from robustbench_meta import (
     verify,
 )
 from robustbench_meta.engine import Learner, ObjectLearner
+from robustbench_meta.report import formats
 from robustbench_meta.rollouts import noise_space
 from robustbench_meta.types import (
     NORMS,
@@ -447,7 +449,25 @@ def test_that_one_step_beats_many_is_concluded_of_rollouts_only_where_gradients_
         for folder in ("through", "by-steps", "bare/through", "bare/by-steps")
     ]
     assert "F1" in raised[0].pop()
-    assert [codes.pop() for codes in raised[1:]] == ["none in 1 task", "not audited", "not audited"]
+    assert [codes.pop() for codes in raised[1:]] == [
+        "none in 1 task; F9 F12 F13 not asked",
+        "not audited",
+        "not audited",
+    ]
+    audited, bare = (store.read(tmp_path / folder / "through") for folder in (".", "bare"))
+    report.write(bare, [], tmp_path / "report")
+    for name, wanted in (
+        ("leaderboard.md", "not raised; not asked of 1 of 1 rows"),
+        ("leaderboard.html", "Not asked of 1"),
+    ):
+        page = (tmp_path / "report" / name).read_text(encoding="utf-8")
+        assert wanted in page
+        assert "F1, F2, F3, F9 of verdicts: before an audit nobody knows whether gradients pass" in page
+    assert "Not audited for masked gradients: through." in formats.render(bare, "latex")
+    assert "Not audited" not in formats.render(audited, "latex")
+    said = "audited in A and not in B, where no flag of an audit could be new"
+    assert any(note.endswith(said) for note in compare.runs(audited, bare).notes)
+    assert not any("audited" in note for note in compare.runs(audited, audited).notes)
 
 
 @pytest.mark.usefixtures("few_draws")
