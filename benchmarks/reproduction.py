@@ -42,7 +42,7 @@ from pydantic import Field, ValidationError
 
 from robustbench_meta import catalog, methods, submissions, timing, tracks, train, untrusted
 from robustbench_meta.checkpoint import Recipe, first_problem
-from robustbench_meta.cli import read_recipe
+from robustbench_meta.cli_train import read_recipe
 from robustbench_meta.grid import parse_eps
 from robustbench_meta.intervals import LEAST_SEEDS, Crossed, arm, crossed, crossed_bootstrap, spanning
 from robustbench_meta.methods import Training

@@ -26,7 +26,7 @@ from train_zoo import chosen
 
 from robustbench_meta import train
 from robustbench_meta.checkpoint import Recipe
-from robustbench_meta.cli import read_recipe
+from robustbench_meta.cli_train import read_recipe
 from robustbench_meta.terminal import print_table
 
 TFLOPS = {"conv4": 20.0, "r2d2": 40.0, "resnet12": 60.0}  # wider convolutions fill the tensor cores better

@@ -39,7 +39,7 @@ from safetensors import SafetensorError, safe_open
 
 from robustbench_meta import checkpoint, cli_zoo, grid, train, untrusted, zoo
 from robustbench_meta.checkpoint import CARD, Recipe, Validation
-from robustbench_meta.cli import read_recipe
+from robustbench_meta.cli_train import read_recipe
 from robustbench_meta.terminal import INPUT, NEGATIVE, NOTHING, complain, print_table
 from robustbench_meta.types import InputError
 

@@ -115,15 +115,53 @@ def execute(
     watcher: grid.Watcher | None = None,
     executor: Executor | None = None,
 ) -> tuple[list[grid.Failure], list[AuditFailure]]:
-    """Run a plan as `grid.execute` does, then its audits, which get a fifth of a budget (seconds)."""
+    """Run a plan as `grid.execute` does, then its audits, which get a fifth of a budget (seconds).
+
+    Without a budget, and where none like them was timed, the first block of every audit runs right after the first
+    tasks of the cells, so that the estimate of the run holds its audits too.
+    """
+    count, spent = grid.check_count(tasks, budget), 0.0
+    watcher, executor = watcher or grid.Watcher(), executor or InProcess(grid.kit(plan))
+
+    def examined(teller: grid.Watcher, limit: float | None) -> list[AuditFailure]:
+        nonlocal spent
+        started = time.monotonic()
+        lost = run_audits(plan, results, watcher=teller, executor=executor, budget=limit)
+        spent += time.monotonic() - started
+        return lost
+
+    def foreseen() -> float | None:
+        if estimate(plan, results, count) is None:
+            watcher.tell("timing the audit on its first tasks")
+            examined(grid.Watcher(), 0.0)
+        seconds = estimate(plan, results, count)
+        return None if seconds is None else seconds / executor.slots
+
+    given: dict[str, Any] = {"watcher": watcher, "executor": executor}
     if budget is None:
-        failures = grid.execute(plan, results, tasks=tasks, watcher=watcher, executor=executor)
-        return failures, run_audits(plan, results, watcher=watcher, executor=executor)
-    grid.check_count(tasks, budget)
-    until = time.monotonic() + budget
-    failures = grid.execute(plan, results, budget=(1 - AUDIT_SHARE) * budget, watcher=watcher, executor=executor)
-    left = until - time.monotonic()
-    return failures, run_audits(plan, results, watcher=watcher, executor=executor, budget=left)
+        failures = grid.execute(plan, results, tasks=tasks, audit=foreseen, **given)
+        lost = examined(watcher, None)
+    else:
+        until = time.monotonic() + budget
+        failures = grid.execute(plan, results, budget=(1 - AUDIT_SHARE) * budget, **given)
+        lost = examined(watcher, until - time.monotonic())
+    if spent > 1:
+        watcher.tell(f"the audit took {grid.duration(spent)}")
+    return failures, lost
+
+
+def estimate(plan: grid.Plan, results: Path, tasks: int) -> float | None:
+    """Say how many seconds the audits of a run of `tasks` tasks will still take; None if none like one was timed."""
+    stored, paces, wanted = store.audits(results), store.seconds_per_task(results), flags.audited_tasks(tasks)
+    alike = {_alike(stored[key]): pace for key, pace in paces.items() if key in stored}
+    total = 0.0
+    for job in audits(plan):
+        missing = wanted - len({one.task for one in store.audited(results, job.audit)}.intersection(range(wanted)))
+        pace = paces.get(job.key, alike.get(_alike(job.audit)))
+        if missing and pace is None:
+            return None
+        total += missing * (pace or 0)
+    return total
 
 
 def audits(plan: grid.Plan) -> tuple[AuditJob, ...]:
@@ -289,6 +327,11 @@ def label(audit: Audit) -> str:
     steps = "" if audit.steps is None else f", {audit.steps} steps"
     surface = "" if audit.surface == "query" else f" on {audit.surface}s"
     return f"{audit.checkpoint}, {audit.spec.shots}-shot{steps}: {audit.norm} {audit.eps:.4g}{surface}"
+
+
+def _alike(audit: Audit) -> Audit:
+    """Leave out what does not decide how long a task takes."""
+    return replace(audit, checkpoint="", eps=0.0, seed=0)
 
 
 def _audit(cell: Cell, eps: float) -> Audit:

@@ -7,23 +7,34 @@ that is not there), 4 nothing measured or compared.
 
 from __future__ import annotations
 
-import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from robustbench_meta.cli_bench import bench
+from robustbench_meta.cli_data import data
 from robustbench_meta.cli_import import bring
 from robustbench_meta.cli_leaderboard import leaderboard, submit_check
+from robustbench_meta.cli_train import train
 from robustbench_meta.cli_zoo import list_zoo, zoo_commands
-from robustbench_meta.terminal import ENVIRONMENT, INPUT, NEGATIVE, NOTHING, STOPPED
+from robustbench_meta.terminal import (
+    ENVIRONMENT,
+    INPUT,
+    NEGATIVE,
+    NOTHING,
+    STOPPED,
+    DataRoot,
+    Device,
+    FamilyOptions,
+)
+from robustbench_meta.terminal import bar as _bar
 from robustbench_meta.terminal import complain as _complain
 from robustbench_meta.terminal import console as _console
-from robustbench_meta.terminal import pair as _pair
+from robustbench_meta.terminal import known as _known
 from robustbench_meta.terminal import pairs as _pairs
 from robustbench_meta.terminal import print_table as _print_table
 from robustbench_meta.terminal import said as _said
@@ -33,39 +44,25 @@ if TYPE_CHECKING:
 
     from robustbench_meta import executors, runs
     from robustbench_meta import grid as grids
-    from robustbench_meta import train as training
-    from robustbench_meta.checkpoint import Recipe
     from robustbench_meta.types import TaskFamily
 
 DEMO = ("strokes-protonet-standard", "strokes-protonet-aq")  # of the zoo
 DEMO_EPS, DEMO_QUERIES = (0.05, 0.1), 5  # queries per class: 25 in a task
 SHARED = ("steps", "task", "surface", "n", "seed")  # columns of the table that may be the same in every row
-LINE_SECONDS = 10.0  # between lines of progress where no bar can be drawn
 
 commands = typer.Typer(
     help="How robust is a model after it has learned a new task from a few examples?",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data = typer.Typer(help="Bring and check the data of task families.")
 commands.add_typer(data, name="data")
-bench = typer.Typer(help="Time the engine beside its peers, against another revision, and over the years.")
 commands.add_typer(bench, name="bench")
 commands.add_typer(leaderboard, name="leaderboard")
 commands.add_typer(zoo_commands, name="zoo")
 commands.command("submit-check")(submit_check)
 commands.command("import")(bring)
 
-DataRoot = Annotated[
-    Path | None, typer.Option(help="Folder that holds the data; else the environment variable RBM_DATA.")
-]
-FamilyOptions = Annotated[
-    list[str] | None, typer.Option("--family-option", help="Option of the family, as folder=birds; repeat it.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Audited = Annotated[bool, typer.Option("--audit/--no-audit", help="Look for masked gradients afterwards.")]
-Cases = Annotated[str | None, typer.Option(help="Names or patterns, as meta-step/*,attack/pgd-20.")]
-Threads = Annotated[int, typer.Option(help="Threads; one gives the steadiest times.", min=1, max=1024)]
 
 
 def app() -> None:
@@ -128,44 +125,7 @@ def demo(
     raise typer.Exit(max(statuses))
 
 
-@commands.command()
-def train(
-    recipe: Annotated[str | None, typer.Argument(help="A TOML file, or a name that `rbm list recipes` shows.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the checkpoint.")] = None,
-    algorithm: Annotated[str | None, typer.Option(help="See `rbm list algorithms`.")] = None,
-    defense: Annotated[str | None, typer.Option(help="See `rbm list defenses`.")] = None,
-    family: Annotated[str | None, typer.Option(help="See `rbm list tasks`.")] = None,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", help="A field of the recipe, as steps=500 or network_options.width=64.")
-    ] = None,
-    data_root: DataRoot = None,
-    device: Device = "auto",
-) -> None:
-    """Meta-train a learner. After a stop the same command goes on, to the same weights.
-
-    Without a recipe, the shipped one named FAMILY-ALGORITHM-DEFENSE is the base, if there is one; without --family
-    strokes, without --defense standard.
-    """
-    from robustbench_meta import grid as grids
-    from robustbench_meta.checkpoint import CARD, read_card
-    from robustbench_meta.train import train as meta_train
-    from robustbench_meta.types import Spec
-
-    named = {"family": family, "algorithm": algorithm, "defense": defense}
-    chosen = read_recipe(recipe, {key: value for key, value in named.items() if value}, change or [], data_root)
-    if out is None:
-        out = Path("checkpoints") / f"{chosen.family}-{chosen.algorithm}-{chosen.defense}"
-    where = grids.choose_device(device)
-    console = _console()
-    with _training_bar(console, f"{chosen.algorithm} · {chosen.defense} · {chosen.family} on {where}") as progress:
-        meta_train(chosen, out, root=data_root, device=where, progress=progress)
-    card = read_card(out / CARD)
-    if card.stopped:
-        console.print(f"Stopped, and kept the weights of step {card.selected_step}: {card.stopped}")
-    words = ["rbm", "evaluate", "--ckpt", str(out), *(["--data-root", str(data_root)] if data_root else [])]
-    if chosen.queries != Spec().queries:
-        words += ["--queries", str(chosen.queries)]
-    console.print(f"Checkpoint: {out}\nNow try: {shlex.join(words)}", soft_wrap=True)
+commands.command()(train)
 
 
 @commands.command()
@@ -432,207 +392,9 @@ def list_names(
     _console(stderr=False).print(table)
 
 
-@data.command("get")
-def data_get(
-    name: Annotated[str, typer.Argument(help="A task family, see `rbm list tasks`.")], data_root: DataRoot = None
-) -> None:
-    """Download what a family needs from its publisher; a stopped download goes on."""
-    from robustbench_meta import downloads
-
-    family: Any = _family(name, data_root)
-    if not getattr(family, "sources", ()):
-        print(f"{name}: nothing to download")
-        return
-    with _download_bar() as progress:
-        downloads.fetch_all(family, progress=progress)
-    foreign = False
-    for found in downloads.available(family):
-        print(f"{found.path}: {found.state} ({found.detail})")
-        foreign |= found.state == "other"
-    raise typer.Exit(NEGATIVE if foreign else 0)
-
-
-@data.command("check")
-def data_check(
-    name: Annotated[str | None, typer.Argument(help="A task family; all of them if none is named.")] = None,
-    data_root: DataRoot = None,
-    ways: Annotated[int | None, typer.Option(help="Classes of a task that must be drawn; default 5, or all.")] = None,
-    family_option: FamilyOptions = None,
-) -> None:
-    """Say what is there of a family's data, and whether tasks can be drawn from it."""
-    from robustbench_meta import catalog, doctor, downloads
-    from robustbench_meta.types import InputError
-
-    status = 0
-    if family_option and not name:
-        raise InputError(f"family-option: {family_option[0]!r} needs a family; name it")
-    for one in [name] if name else catalog.names("tasks"):
-        family: Any = _family(one, data_root, _pairs(family_option, "family-option"))
-        try:
-            for found in downloads.available(family) if getattr(family, "sources", ()) else []:
-                print(f"{one}: {found.path}: {found.state} ({found.detail})")
-            for line in doctor.stock(family, ways):
-                print(f"{one}: {line}")
-            print(f"{one}: {doctor.readiness(family, ways=ways)}")
-        except InputError as error:
-            wanted = "" if name else doctor.wanted(family)
-            print(f"{one}: {wanted or 'not ready: ' + str(error).removeprefix(f'{one}: ')}")
-            status = NEGATIVE if name else status
-    raise typer.Exit(status)
-
-
-@bench.command("run")
-def bench_run(
-    cases: Cases = None,
-    samples: Annotated[int, typer.Option(help="Samples a side, ours and the peer's in turn.", min=1)] = 5,
-    size: Annotated[str, typer.Option(help="full, small or tiny.")] = "full",
-    device: Device = "cpu",
-    threads: Threads = 1,
-    data_root: DataRoot = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the rows here as JSON lines.")] = None,
-    append: Annotated[Path | None, typer.Option(help="Add the rows to this history.")] = None,
-) -> None:
-    """Time every case in this process, beside its peer where benchmarks/ is there."""
-    from dataclasses import asdict
-
-    import torch
-
-    from robustbench_meta import grid as grids
-    from robustbench_meta import timing
-    from robustbench_meta.report import speed
-
-    chosen, how_large = timing.choose_cases(cases, timing.RUN_CASES), timing.choose_size(size)
-    where = grids.choose_device(device)
-    # Opened before anything is measured, which may take an hour.
-    for path, mode in ((json_out, "w"), (append, "a")):
-        if path is not None:
-            path.open(mode, encoding="utf-8").close()
-    torch.set_num_threads(threads)
-    timing.steady_allocator()
-    console, context, found = _console(), _bench_context(size, where), []
-    for case in chosen:
-        console.print(f"{case.name} ...")
-        one = timing.compare(case, how_large, samples=samples, device=where, root=data_root)
-        found.append(asdict(one))
-        # At once, so that a stop loses no case.
-        if append is not None and one.ours:
-            speed.append(append, [context | found[-1]])
-        if json_out is not None:
-            speed.append(json_out, [context | found[-1]])
-    _print_table(*speed.table(found))
-    for line in speed.absent(found):
-        console.print(line)
-    if not any(one["ours"] for one in found):
-        raise typer.Exit(_complain("bench: no case could be measured here", NOTHING))
-
-
-@bench.command("gate")
-def bench_gate(
-    base: Annotated[str, typer.Option(help="Revision to compare with, as origin/main.")],
-    cases: Cases = None,
-    samples: Annotated[int, typer.Option(help="Samples a side and round, each a fresh process; at least 12.")] = 12,
-    threshold: Annotated[float, typer.Option(help="Ratio of medians from which on a case is slower.")] = 1.25,
-    size: Annotated[str, typer.Option(help="full, small or tiny.")] = "small",
-    device: Device = "cpu",
-    threads: Threads = 1,
-    data_root: DataRoot = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the verdicts here as JSON lines.")] = None,
-) -> None:
-    """Compare this checkout with another revision; exit 1 where it is slower, twice in a row.
-
-    A case is slower where Mann-Whitney's one-sided p < 0.002 and the ratio of medians is above the threshold. Exit 4
-    where nothing was measured, or where this checkout lacks a case that the base can run.
-    """
-    from robustbench_meta import gate, timing
-    from robustbench_meta import grid as grids
-
-    chosen = [case.name for case in timing.choose_cases(cases, timing.GATE_CASES)]
-    timing.choose_size(size)
-    gate.check(samples, threshold)
-    options = gate.Options(size, grids.choose_device(device), threads, data_root)
-    head, console = gate.head_checkout(), _console()
-    commit = gate.resolve(head, base)
-    try:
-        with gate.worktree(head, commit) as folder:
-            take = gate.sampler(folder, head, options)
-            verdicts = gate.decide(chosen, take, samples=samples, threshold=threshold, tell=console.print)
-    except gate.SampleError as error:
-        raise typer.Exit(_complain(f"environment: {error}", ENVIRONMENT)) from None
-    if json_out is not None:
-        json_out.write_text("".join(f"{line}\n" for line in gate.lines(verdicts)), encoding="utf-8")
-    _print_table(*gate.table(verdicts))
-    slower = [one.case for one in verdicts if one.slower]
-    if slower:
-        raise typer.Exit(_complain(f"slower than {base}: {', '.join(slower)}", NEGATIVE))
-    if lost := [one.case for one in verdicts if one.lost]:
-        raise typer.Exit(_complain(f"bench: not measured, though {base} can run it: {', '.join(lost)}", NOTHING))
-    if not any(one.rounds for one in verdicts):
-        raise typer.Exit(_complain(f"bench: no case runs both here and in {base}", NOTHING))
-
-
-@bench.command("history")
-def bench_history(
-    file: Annotated[Path, typer.Argument(help="JSON lines that `rbm bench run --append` wrote.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("bench.html"),
-) -> None:
-    """Write one page of trends, with the steps marked."""
-    from robustbench_meta.report import speed
-    from robustbench_meta.types import InputError
-
-    def refuse(problem: str) -> NoReturn:
-        raise InputError(problem)
-
-    if not file.is_file():
-        refuse(f"history: {file} is not a file")
-    rows = speed.read(file, refuse)
-    if not rows:
-        raise typer.Exit(_complain(f"history: {file} holds no run", NOTHING))
-    out.write_text(speed.page(rows), encoding="utf-8", newline="\n")
-    print(out)
-
-
-def read_recipe(source: str | None, named: dict[str, str], changes: Sequence[str], root: Path | None) -> Recipe:
-    """Build a recipe from a TOML file or a shipped name, then options, then key=value changes; all are checked.
-
-    Without a source, the shipped recipe FAMILY-ALGORITHM-DEFENSE is the base, if there is one; what of these is not
-    given is as a recipe has it that does not say.
-    """
-    from pydantic import ValidationError
-
-    from robustbench_meta import zoo
-    from robustbench_meta.checkpoint import Recipe, first_problem
-    from robustbench_meta.types import InputError
-
-    fields: dict[str, Any] = {}
-    if source is None and "algorithm" in named:
-        meant = "-".join(named.get(key, Recipe.model_fields[key].default) for key in ("family", "algorithm", "defense"))
-        source = meant if (zoo.RECIPES / f"{meant}.toml").is_file() else None
-    if source is None and "algorithm" not in named and not any(_pair(one, "set")[0] == "algorithm" for one in changes):
-        raise InputError("recipe: none given; name one that `rbm list recipes` shows, or give --algorithm")
-    if source is not None:
-        fields = zoo.fields_of(_recipe_path(source))
-    fields |= named
-    for change in changes:
-        _set(fields, change)
-    for key in fields:
-        _known(key, list(Recipe.model_fields), "recipe")
-    if isinstance(fields.get("eps"), str):
-        from robustbench_meta.grid import parse_eps
-
-        fields["eps"] = parse_eps(fields["eps"])
-    try:
-        made = Recipe.model_validate(fields)
-        if "network" in fields:
-            return made
-        family: Any = _family(made.family, root, made.family_options)
-        options = {**family.default_network_options, **made.network_options}
-        return made.model_copy(update={"network": family.default_network, "network_options": options})
-    except ValidationError as error:
-        raise InputError(f"recipe: {first_problem(error)}") from None
-
-
 def _measure(run: runs.Run, out: Path, *, place: executors.Place, audit: bool) -> int:
     """Run and show what was planned; return the exit status."""
+    from robustbench_meta import audit as audits
     from robustbench_meta import grid as grids
     from robustbench_meta import protocols, ranking, statistics
     from robustbench_meta import runs as evaluations
@@ -652,7 +414,8 @@ def _measure(run: runs.Run, out: Path, *, place: executors.Place, audit: bool) -
             part = f"{', '.join(map(printable, what))}: " if len(run.batches) > 1 else ""
             console.print(f"{part}{len(plan.jobs)} cells of {count} tasks, {done} done, {len(plan.jobs) - done} to run")
             if (seconds := grids.estimate(plan, out, count)) is not None and done < len(plan.jobs):
-                console.print(f"estimated by earlier runs: {grids.duration(seconds)}")
+                after = audits.estimate(plan, out, count) if audit else 0.0
+                console.print(f"estimated by earlier runs: {grids.foreseen(seconds, after)}")
 
     with _evaluation_bar(console) as watcher:
         failures, lost = evaluations.execute(run, out, place=place, audit=audit, watcher=watcher, begin=begin)
@@ -698,19 +461,6 @@ def _print_summary(summary: Any) -> None:
     console.print(", ".join(f"{columns[i]} {rows[0][i]}" for i in shared))
 
 
-def _bench_context(size: str, device: str) -> dict[str, Any]:
-    """Say what all rows of a run share: when, what code, and on what."""
-    from datetime import UTC, datetime
-
-    from robustbench_meta import gate, timing
-    from robustbench_meta.report import speed
-
-    commit, changed = gate.commit_of(gate.TIMING.parents[1])
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    code = {"schema": speed.SCHEMA, "date": date, "commit": commit, "changed": changed, "size": size}
-    return code | timing.describe_machine(device)
-
-
 def _write_bytes(content: bytes, out: Path | None) -> None:
     """Write to a file, or to stdout as it is, whatever encoding and line ends the terminal has."""
     from robustbench_meta.types import InputError
@@ -742,74 +492,6 @@ def _evaluation_bar(console: Console) -> Iterator[grids.Watcher]:
             update(now.done, now.total, f"{left}{grids.label(now.cell)}")
 
         yield grids.Watcher(progress, lambda line: console.print(line))
-
-
-@contextmanager
-def _training_bar(console: Console, what: str) -> Iterator[Callable[[training.Progress], None]]:
-    from robustbench_meta import grid as grids
-
-    begun = False
-    with _bar(console, "steps") as update:
-
-        def progress(now: training.Progress) -> None:
-            nonlocal begun
-            if not begun:  # only now is it known that the recipe can be run
-                again = f", going on from step {now.step - 1}" if now.step > 1 else ""
-                console.print(f"{what}: {now.steps} steps{again}")
-                begun = True
-            seen = now.validation
-            accuracy = "" if seen is None else f", clean {100 * seen.clean:.1f} %, robust {100 * seen.robust:.1f} %"
-            update(now.step, now.steps, f"{grids.duration(now.eta)} left, loss {now.loss:.3f}{accuracy}")
-
-        yield progress
-
-
-@contextmanager
-def _bar(console: Console, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Give update(done, total, text): a bar on a terminal, else a line every few seconds."""
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    if not console.is_terminal:
-        last = time.monotonic()
-
-        def line(done: int, total: int, text: str) -> None:
-            nonlocal last
-            if done == total or time.monotonic() - last > LINE_SECONDS:
-                last = time.monotonic()
-                console.print(f"{done} of {total} {unit}: {text}")
-
-        yield line
-        return
-    columns = (
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} {task.fields[unit]}"),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None, unit=unit)
-        yield lambda done, total, text: bar.update(task, completed=done, total=total, description=text)
-
-
-@contextmanager
-def _download_bar() -> Iterator[Callable[[str, int, int | None], None]]:
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=_console()) as bar:
-        known: dict[str, Any] = {}
-
-        def progress(name: str, done: int, total: int | None) -> None:
-            if name not in known:
-                known[name] = bar.add_task(name, total=total)
-            bar.update(known[name], completed=done, total=total)
-
-        yield progress
 
 
 def _described(kind: str) -> list[tuple[str, str]]:
@@ -849,39 +531,13 @@ def _described_one(value: Any, kind: str) -> str:
     return f"{text} [{settings}]" if settings else text
 
 
-def _recipe_path(source: str) -> Path:
-    from robustbench_meta.types import InputError
-    from robustbench_meta.zoo import RECIPES
-
-    if source.endswith(".toml") or "/" in source:
-        path = Path(source)
-        if path.is_file():
-            return path
-        raise InputError(f"recipe: {path} is not a file")
-    names = [path.stem for path in RECIPES.glob("*.toml")]
-    _known(source, sorted(names), "recipe")
-    return RECIPES / f"{source}.toml"
-
-
-def _set(fields: dict[str, Any], change: str) -> None:
-    """Put one key=value into a recipe's fields; a dotted key goes into its options."""
-    key, value = _pair(change, "set")
-    *tables, last = key.split(".")
-    for table in tables:
-        fields = fields.setdefault(table, {})
-        if not isinstance(fields, dict):
-            from robustbench_meta.types import InputError
-
-            raise InputError(f"set: {key!r} is no field of a recipe; {table} holds no options")
-    fields[last] = value
-
-
 def _target(family: str | None, options: Sequence[str] | None, root: Path | None) -> TaskFamily | None:
     """Look up the family to evaluate on; None stands for each checkpoint's own."""
+    from robustbench_meta.grid import choose_family
     from robustbench_meta.types import InputError
 
     if family is not None:
-        return _family(family, root, _pairs(options, "family-option"))
+        return choose_family(family, root, **_pairs(options, "family-option"))
     if options:
         raise InputError(f"family-option: {options[0]!r} needs a family; give --family too")
     return None
@@ -905,20 +561,3 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
         if not word.isdecimal():
             raise InputError(f"{option}: {word!r} is not a whole number; give values such as 1,5")
     return tuple(dict.fromkeys(map(int, words)))
-
-
-def _known(value: str, legal: Sequence[str], what: str) -> None:
-    import difflib
-
-    from robustbench_meta.types import InputError
-
-    if value not in legal:
-        near = difflib.get_close_matches(value, legal, n=1, cutoff=0.3)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"{what}: {value!r} is unknown; {hint}legal: {', '.join(legal) or 'none'}")
-
-
-def _family(name: str, root: Path | None, options: dict[str, Any] | None = None) -> TaskFamily:
-    from robustbench_meta import grid as grids
-
-    return grids.choose_family(name, root, **(options or {}))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from robustbench_meta.terminal import NEGATIVE, complain, console, print_table, said
+from robustbench_meta.terminal import NEGATIVE, DataRoot, complain, console, print_table, said
 
 BOARD = Path("reports/leaderboard")
 
@@ -16,9 +16,6 @@ leaderboard = typer.Typer(help="Add entries to a leaderboard, build its pages, a
 Board = Annotated[Path, typer.Argument(help="Folder of the leaderboard.")]
 Checkpoints = Annotated[
     list[Path] | None, typer.Option("--ckpt", help="Checkpoint folder of a learner that is not shipped; repeat it.")
-]
-DataRoot = Annotated[
-    Path | None, typer.Option(help="Folder that holds the data; else the environment variable RBM_DATA.")
 ]
 
 

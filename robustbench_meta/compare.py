@@ -326,6 +326,9 @@ def _raised(place: _Place, a: _Side, b: _Side) -> Iterator[str]:
 
 def _notes(place: _Place, a: _Side, b: _Side) -> Iterator[str]:
     """Name what could not be compared, or not on all tasks of A, and is no fault of B."""
+    before, after = (all(one.check.audited for one in side.found[place].values()) for side in (a, b))
+    if before and not after:
+        yield "audited in A and not in B, where no flag of an audit could be new"
     first, second = a.runs(place, lambda one: one.ran), b.runs(place, lambda one: one.ran)
     failed = a.failures(place)
     for attack, eps in sorted(second.keys() - first.keys()):

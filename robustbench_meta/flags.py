@@ -31,6 +31,7 @@ BOX = "box"  # the run in Linf of half the box's width
 STRETCHES = "stretches"  # the blind search of rollouts, in the place of Square
 # From verdicts on rollouts in an environment nothing of these follows: who does better in a step need not in the end.
 GREEDY = frozenset({"F1", "F2", "F3", "F9"})
+BY_AUDITS = frozenset({"F4", "F5", "F6", "F7", "F8", "F10", "F11"})  # verdicts of runs alone raise none of these
 
 _FGSM, _SQUARE = re.compile(r"fgsm\b(?!-)"), re.compile(r"(square|stretches)(-\d+)?( #\w+)?$")
 _PGD = re.compile(r"pgd-(mt-)?\d+( #\w+)?$")
@@ -216,7 +217,12 @@ def red(found: Iterable[Flag]) -> list[Flag]:
 
 def codes(found: Iterable[Flag]) -> str:
     """Write the codes once each: F3 F6."""
-    return " ".join(sorted({flag.code for flag in found}, key=_number))
+    return " ".join(by_number({flag.code for flag in found}))
+
+
+def by_number(found: Iterable[str]) -> tuple[str, ...]:
+    """Put codes in their order."""
+    return tuple(sorted(found, key=_number))
 
 
 def merge(found: Iterable[Flag]) -> tuple[Flag, ...]:
@@ -292,7 +298,9 @@ def of_audit(
 
 
 def left_out(tasks: Sequence[Measures], *, surface: str) -> tuple[str, ...]:
-    """Name what an audit did not ask, and why: one sentence each."""
+    """Name what an audit did not ask, and why: one sentence each; of verdicts alone, without one, there may be more."""
+    if not tasks and surface == "rollout":
+        return ("F1, F2, F3, F9 of verdicts: before an audit nobody knows whether gradients pass a rollout's world",)
     if not tasks:
         return ()
     runs, found = tasks[0].survived, []
@@ -311,6 +319,21 @@ def left_out(tasks: Sequence[Measures], *, surface: str) -> tuple[str, ...]:
     elif surface == "sequence":
         found.append("one class (F13): many places of a target are its end, and a sequence is taken for no class")
     return tuple(found)
+
+
+def unasked(tasks: Sequence[Measures], *, surface: str) -> tuple[str, ...]:
+    """Name the flags that nothing could have raised, where an audit saw `tasks`, or where there was none."""
+    never = {"F13"} if surface in ("rollout", "sequence") else set()
+    if not tasks:
+        return by_number(never | BY_AUDITS | (GREEDY if surface == "rollout" else set()))
+    runs = tasks[0].survived
+    if not runs:
+        never |= {"F1", "F2", "F3", "F4", "F5", "F7", "F9"}
+    elif "square" not in runs and STRETCHES not in runs:
+        never |= {"F3"}
+    if tasks[0].steps:
+        never |= {"F9", "F12"}
+    return by_number(never)
 
 
 def concluded(found: Iterable[Flag], tasks: Sequence[Measures], *, surface: str) -> list[Flag]:

@@ -174,7 +174,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, in tasks over all cells; `seconds_left` is None before anything was timed."""
+    """Where a run stands, in tasks over all cells; `seconds_left`, with an audit that is known to follow, may be None.
+
+    That is so before everything was timed.
+    """
 
     done: int
     total: int
@@ -361,12 +364,14 @@ def execute(
     budget: float | None = None,
     watcher: Watcher | None = None,
     executor: Executor | None = None,
+    audit: Callable[[], float | None] = lambda: 0.0,
 ) -> list[Failure]:
     """Run what is missing of every cell, up to `tasks` tasks or as many as fit in `budget` seconds.
 
-    The first tasks of every cell come first, so that the rest can be timed. A cell that fails is recorded with
-    its reason, and the others go on. Blocks of tasks run where `executor` runs them, opened with `kit(plan)`; this
-    process alone writes to the store. Raises OSError where results cannot be written.
+    The first tasks of every cell come first, so that the rest can be timed; then `audit` says how many seconds an
+    audit afterwards will take, None where that is unknown. A cell that fails is recorded with its reason, and the
+    others go on. Blocks of tasks run where `executor` runs them, opened with `kit(plan)`; this process alone writes to
+    the store. Raises OSError where results cannot be written.
     """
     count = check_count(tasks, budget)
     most = _most_tasks(plan, count if budget is None else PROBE_TASKS)
@@ -385,8 +390,9 @@ def execute(
     if budget is not None:
         work.tasks = min(_affordable(work, (budget - (time.monotonic() - started)) * BUDGET_SHARE), most)
         work.watcher.tell(f"budget: {work.tasks} tasks for each cell")
-    if (left := work.seconds_left()) and left > 1:
-        work.watcher.tell(f"estimated: {duration(left)}")
+    work.audit = audit()
+    if (left := work.seconds_left()) is not None and left + (work.audit or 0) > 1:
+        work.watcher.tell(f"estimated: {foreseen(left, work.audit)}")
     work.advance(work.alive(), work.tasks)
     for job in work.alive():
         store.clear_failure(results, job.cell)
@@ -514,6 +520,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def foreseen(cells: float, audit: float | None) -> str:
+    """Write how long cells and then their audit will take, in seconds; None where that of the audit is unknown."""
+    if audit is None:
+        return f"{duration(cells)}, and the audit, which was not timed yet"
+    return f"{duration(cells + audit)}" + (f", of which the audit {duration(audit)}" if audit else "")
+
+
 def label(cell: Cell) -> str:
     """Name a cell in one line."""
     steps = "" if cell.steps is None else f", {cell.steps} steps"
@@ -536,6 +549,7 @@ class _Work:
     executor: Executor
     failures: dict[str, Failure] = field(default_factory=dict)
     largest: dict[str, int] = field(default_factory=dict)  # block sizes that memory allows
+    audit: float | None = 0.0  # seconds that it takes afterwards
     told: set[str] = field(default_factory=set)
 
     def advance(self, jobs: Sequence[Job], tasks: int) -> None:
@@ -624,7 +638,9 @@ class _Work:
     def standing(self, job: Job) -> Progress:
         alive = self.alive()
         total = self.tasks * len(alive)
-        return Progress(total - sum(map(self.missing, alive)), total, self.seconds_left(), job.cell)
+        left = self.seconds_left()
+        left = None if left is None else left + (self.audit or 0)
+        return Progress(total - sum(map(self.missing, alive)), total, left, job.cell)
 
 
 def _memory(device: torch.device) -> int | None:

@@ -179,6 +179,7 @@ def _check(checks: Sequence[Check]) -> Check:
         failure=next((one.failure for one in checks if one.failure), ""),
         lacks=next((one.lacks for one in checks if one.lacks), ""),
         left_out=tuple(dict.fromkeys(what for one in checks for what in one.left_out)),
+        unasked=signs.by_number({code for one in checks for code in one.unasked}),
     )
 
 

@@ -131,8 +131,8 @@ class Bits:
 class Check:
     """What speaks against an entry's numbers, and whether it was looked for: an audit of `audited` tasks, 0 for none.
 
-    `failure` says why an audit could not run, `lacks` what the audit has not seen of what was run, `left_out` what no
-    audit asks of such learners, and why.
+    `failure` says why an audit could not run, `lacks` what the audit has not seen of what was run, `left_out` what was
+    not asked of such learners, and why, and `unasked` names the flags that therefore nothing could have raised.
     """
 
     flags: tuple[Flag, ...] = ()
@@ -140,6 +140,7 @@ class Check:
     failure: str = ""
     lacks: str = ""
     left_out: tuple[str, ...] = ()
+    unasked: tuple[str, ...] = ()
 
     @property
     def red(self) -> list[Flag]:
@@ -147,12 +148,14 @@ class Check:
 
     @property
     def text(self) -> str:
-        """Write the codes, and what an audit lacks: "F3 F6", "none", "none in 3 tasks", "F9, not audited"."""
+        """Write the codes, and what was not looked at: "F3 F6", "none", "none; F13 not asked", "F9, not audited"."""
         state = AUDIT_FAILED if self.failure else self.lacks if self.audited else NOT_AUDITED
-        if not self.flags and self.audited and not state:
+        found = signs.codes(self.flags)
+        if not found and self.audited and not state:
             few = f"{CLEAR} in {self.audited} task{'s' if self.audited > 1 else ''}"
-            return CLEAR if self.audited >= signs.LEAST_TASKS else few
-        return ", ".join(filter(None, [signs.codes(self.flags), state]))
+            found = CLEAR if self.audited >= signs.LEAST_TASKS else few
+        text = ", ".join(filter(None, [found, state]))
+        return f"{text}; {' '.join(self.unasked)} not asked" if self.audited and self.unasked else text
 
     @property
     def reason(self) -> str:
@@ -366,8 +369,13 @@ def _check(
     """Gather the flags of an entry's cells and of its audit, the one at the largest eps if there are several."""
     runs = {(cell["attack"], cell["eps"]): bits[cell["key"]] for cell in mine if cell["key"] in bits}
     found = signs.of_cells(runs)
+    bare = Check(
+        tuple(signs.concluded(found, (), surface=board.surface)),
+        left_out=signs.left_out((), surface=board.surface),
+        unasked=signs.unasked((), surface=board.surface),
+    )
     if not rows:
-        return Check(tuple(signs.concluded(found, (), surface=board.surface)))
+        return bare
     latest = max(rows, key=lambda row: (row["eps"], row["version"], row["key"]))
     last = latest["key"]
     measures = [row["measures"] for row in rows if row["key"] == last and row["measures"] is not None]
@@ -385,8 +393,9 @@ def _check(
         if len(measures) < signs.audited_tasks(len(seen)):
             lacks = f"{len(measures)} of {signs.audited_tasks(len(seen))} tasks audited"
         left_out = signs.left_out(measures, surface=board.surface)
-        return Check(signs.merge(raised), len(measures), failure, lacks, left_out)
-    return Check(signs.merge(raised), 0, failure)
+        unasked = signs.unasked(measures, surface=board.surface)
+        return Check(signs.merge(raised), len(measures), failure, lacks, left_out, unasked)
+    return replace(bare, failure=failure)
 
 
 @dataclass(frozen=True, eq=False)

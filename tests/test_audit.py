@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch import Tensor
 from robustbench_meta import (
     audit,
     catalog,
+    compare,
     evaluate,
     flags,
     grid,
@@ -30,6 +33,7 @@ from robustbench_meta import (
     verify,
 )
 from robustbench_meta.engine import Learner, ObjectLearner
+from robustbench_meta.report import formats
 from robustbench_meta.rollouts import noise_space
 from robustbench_meta.types import (
     NORMS,
@@ -71,6 +75,14 @@ class NearestMean:
 
     def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
         return -(x.flatten(1).unsqueeze(1) - fitted).square().sum(-1)
+
+
+class Waits(maskers.Honest):
+    """Takes 5 ms to predict."""
+
+    def predict(self, fitted: Tensor, x: Tensor) -> Tensor:
+        time.sleep(0.005)
+        return super().predict(fitted, x)
 
 
 class Crashes(maskers.Honest):
@@ -231,6 +243,56 @@ def test_a_budget_that_is_spent_leaves_the_first_block_of_an_audit(tmp_path: Pat
     assert [one.task for one in store.audited(tmp_path, job.audit)] == [0, 1]
 
 
+def test_the_time_of_an_audit_is_estimated_by_like_ones_and_only_for_tasks_that_it_lacks(tmp_path: Path) -> None:
+    plan, (job,) = ran(maskers.Honest(), tmp_path)
+    assert audit.estimate(plan, tmp_path, 100) is None
+    (seen,) = audit.examine(job.audit, plan.jobs[0].learner, STROKES, [0])
+    store.append_audit(tmp_path, job.audit, [seen], store.Timing((0,), 30.0, "cpu", 1))
+    assert audit.estimate(plan, tmp_path, 100) == pytest.approx(19 * 30)
+    assert audit.estimate(plan, tmp_path, 1) == 0
+    made = grid.object_subject(maskers.Honest(), "Honest", STROKES, device="cpu", ways=5)
+    attacks = grid.named_attacks(["fgsm"])
+    other, unlike = (
+        grid.make_plan(grid.Grid(attacks, eps=(0.2,), queries=queries), [made], tmp_path) for queries in (2, 3)
+    )
+    assert audit.estimate(other, tmp_path, 3) == pytest.approx(3 * 30)
+    assert audit.estimate(unlike, tmp_path, 3) is None
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_a_run_estimates_its_audit_with_its_cells_and_says_at_its_end_what_the_audit_took(tmp_path: Path) -> None:
+    made = grid.object_subject(Waits(), "Waits", STROKES, device="cpu", ways=5)
+    plan = grid.make_plan(grid.Grid(grid.named_attacks(["fgsm"]), eps=(0.1,), queries=1), [made], tmp_path)
+    (job,) = audit.audits(plan)
+    told: list[str] = []
+    seen: list[grid.Progress] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        held = [len(store.stored(tmp_path, plan.jobs[0].cell)), len(store.audited(tmp_path, job.audit))]
+        if line.startswith("estimated"):
+            assert held == [2, 2]
+
+    watcher = grid.Watcher(seen.append, tell)
+    assert audit.execute(plan, tmp_path, tasks=3, watcher=watcher) == ([], [])
+    assert len(store.audited(tmp_path, job.audit)) == 3
+    (estimated,) = (line for line in told if line.startswith("estimated"))
+    assert re.fullmatch(r"estimated: \d+ s, of which the audit \d+ s", estimated)
+    assert re.fullmatch(r"the audit took \d+ s", told[-1])
+    # A cell takes a few forwards, an audit hundreds: what is left after the last task of the cell is the audit's.
+    assert seen[-1].done == seen[-1].total == 3
+    assert 0 < (seen[-1].seconds_left or 0) < int(told[-1].split()[-2]) + 1
+    told.clear()
+    assert audit.execute(plan, tmp_path, tasks=3, watcher=watcher) == ([], [])
+    assert told == []
+
+
+def test_an_audit_that_cannot_be_timed_is_no_part_of_an_estimate_and_the_estimate_says_so() -> None:
+    assert grid.foreseen(60, 0) == "60 s"
+    assert grid.foreseen(60, 1200) == "21 min, of which the audit 20 min"
+    assert grid.foreseen(60, None) == "60 s, and the audit, which was not timed yet"
+
+
 @pytest.fixture
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let chance draw less: what is planted here it finds at once."""
@@ -387,7 +449,25 @@ def test_that_one_step_beats_many_is_concluded_of_rollouts_only_where_gradients_
         for folder in ("through", "by-steps", "bare/through", "bare/by-steps")
     ]
     assert "F1" in raised[0].pop()
-    assert [codes.pop() for codes in raised[1:]] == ["none in 1 task", "not audited", "not audited"]
+    assert [codes.pop() for codes in raised[1:]] == [
+        "none in 1 task; F9 F12 F13 not asked",
+        "not audited",
+        "not audited",
+    ]
+    audited, bare = (store.read(tmp_path / folder / "through") for folder in (".", "bare"))
+    report.write(bare, [], tmp_path / "report")
+    for name, wanted in (
+        ("leaderboard.md", "not raised; not asked of 1 of 1 rows"),
+        ("leaderboard.html", "Not asked of 1"),
+    ):
+        page = (tmp_path / "report" / name).read_text(encoding="utf-8")
+        assert wanted in page
+        assert "F1, F2, F3, F9 of verdicts: before an audit nobody knows whether gradients pass" in page
+    assert "Not audited for masked gradients: through." in formats.render(bare, "latex")
+    assert "Not audited" not in formats.render(audited, "latex")
+    said = "audited in A and not in B, where no flag of an audit could be new"
+    assert any(note.endswith(said) for note in compare.runs(audited, bare).notes)
+    assert not any("audited" in note for note in compare.runs(audited, audited).notes)
 
 
 @pytest.mark.usefixtures("few_draws")

@@ -251,6 +251,17 @@ def test_flags_are_explained_in_the_card(visit: Open, results: Results) -> None:
         assert flag.detail in text
 
 
+def test_the_card_of_a_row_without_flags_says_whether_it_was_audited(visit: Open, results: Results) -> None:
+    shown = visit()
+    board = standings(results)[0]
+    place = next(place for place, one in enumerate(board) if not one.check.flags)
+    row = shown.locator(FIRST).locator("tbody[data-entry]").nth(place)
+    row.locator("th.name").get_by_role("button").click()
+    flags = row.locator(".drawn > div").filter(has=shown.locator("h3", has_text="Flags"))
+    assert flags.locator("dt").all_inner_texts() == ["Raised"]
+    assert flags.locator("dd").all_inner_texts() == [board[place].check.text]
+
+
 def choose(shown: Page, *places: int, table: str = FIRST) -> None:
     for place in places:
         shown.locator(table).locator("tbody[data-entry]").nth(place).get_by_role("checkbox").check()

@@ -16,6 +16,7 @@ import torch
 from test_grid import FAMILY, RECIPE, Failing, saved
 
 from robustbench_meta import catalog, cli, store, zoo
+from robustbench_meta.cli_train import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ("--eps", "0.05", "--queries", "3", "--tasks", "2", "--device", "cpu", "--no-audit")
@@ -315,7 +316,7 @@ def test_train_makes_a_checkpoint_that_evaluate_takes(rbm: Run, tmp_path: Path) 
 def test_a_recipe_file_is_read_and_changed_by_options(rbm: Run, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('# Mine.\nalgorithm = "anil"\neps = "4/255"\n[network_options]\nwidth = 8\n')
-    recipe = cli.read_recipe(str(path), {"defense": "aq"}, ["steps=7", "network_options.depth=3", "norm=l2"], None)
+    recipe = read_recipe(str(path), {"defense": "aq"}, ["steps=7", "network_options.depth=3", "norm=l2"], None)
     assert (recipe.algorithm, recipe.defense, recipe.steps, recipe.norm) == ("anil", "aq", 7, "l2")
     assert recipe.eps == 4 / 255
     assert recipe.network_options == {"width": 8, "depth": 3}
@@ -323,13 +324,13 @@ def test_a_recipe_file_is_read_and_changed_by_options(rbm: Run, tmp_path: Path) 
 
 def test_without_a_recipe_the_shipped_one_of_that_name_is_the_base() -> None:
     named = {"family": "cifar-fs", "algorithm": "fomaml", "defense": "aq"}
-    shipped = cli.read_recipe("cifar-fs-fomaml-aq", {}, [], None)
-    assert cli.read_recipe(None, named, [], None) == shipped
-    assert cli.read_recipe(None, named, ["steps=9"], None) == shipped.model_copy(update={"steps": 9})
+    shipped = read_recipe("cifar-fs-fomaml-aq", {}, [], None)
+    assert read_recipe(None, named, [], None) == shipped
+    assert read_recipe(None, named, ["steps=9"], None) == shipped.model_copy(update={"steps": 9})
     undefended = {"family": "cifar-fs", "algorithm": "fomaml"}
-    assert cli.read_recipe(None, undefended, [], None) == cli.read_recipe("cifar-fs-fomaml-standard", {}, [], None)
-    assert cli.read_recipe(None, {"algorithm": "r2d2"}, [], None).steps == 800  # strokes-r2d2-standard
-    other = cli.read_recipe(None, {"algorithm": "anil"}, [], None)
+    assert read_recipe(None, undefended, [], None) == read_recipe("cifar-fs-fomaml-standard", {}, [], None)
+    assert read_recipe(None, {"algorithm": "r2d2"}, [], None).steps == 800  # strokes-r2d2-standard
+    other = read_recipe(None, {"algorithm": "anil"}, [], None)
     assert (other.family, other.network_options) == ("strokes", {"width": 32})  # the family's own network
 
 
@@ -365,7 +366,7 @@ def test_every_shipped_recipe_is_valid_and_described(rbm: Run) -> None:
     status, out, _ = rbm("list", "recipes")
     assert status == 0
     for path in sorted(zoo.RECIPES.glob("*.toml")):
-        recipe = cli.read_recipe(path.stem, {}, [], None)
+        recipe = read_recipe(path.stem, {}, [], None)
         assert re.search(rf"^{re.escape(path.stem)} +\S", out, re.MULTILINE)
         catalog.defense(recipe.defense, craft=recipe.craft, **recipe.defense_options)
         catalog.algorithm(recipe.algorithm, **recipe.algorithm_options)

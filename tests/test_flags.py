@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -178,6 +179,37 @@ def test_rollouts_conclude_nothing_of_attacks_against_one_another_unless_gradien
     seen = [([], "query"), ([], "sequence"), ([WHOLE], "rollout"), ([STEPS], "rollout"), ([], "rollout")]
     kept = [flags.codes(flags.concluded(found, tasks, surface=surface)) for tasks, surface in seen]
     assert kept == [f"{code} F12"] * 3 + ["F12"] * 2
+
+
+def test_flags_that_nothing_could_have_raised_are_named_with_an_audit_and_without_one() -> None:
+    def unasked(tasks: Sequence[flags.Measures], surface: str) -> str:
+        return " ".join(flags.unasked(tasks, surface=surface))
+
+    assert unasked([HONEST], "query") == ""
+    runs = {name: row for name, row in HONEST.survived.items() if name != "square"}
+    assert unasked([replace(HONEST, survived=runs)], "query") == "F3"
+    stretched = {**runs, "stretches": bits(RIGHT)}
+    assert unasked([replace(WHOLE, survived=stretched)], "rollout") == "F13"
+    assert unasked([replace(STEPS, survived=stretched)], "rollout") == "F9 F12 F13"
+    assert unasked([WHOLE], "sequence") == "F13"
+    assert unasked([replace(HONEST, survived={})], "query") == "F1 F2 F3 F4 F5 F7 F9"
+    assert unasked([], "query") == unasked([], "support") == "F4 F5 F6 F7 F8 F10 F11"
+    assert unasked([], "sequence") == "F4 F5 F6 F7 F8 F10 F11 F13"
+    assert unasked([], "rollout") == "F1 F2 F3 F4 F5 F6 F7 F8 F9 F10 F11 F13"
+    (line,) = flags.left_out([], surface="rollout")
+    assert line.startswith("F1, F2, F3, F9 of verdicts")
+
+
+@pytest.mark.parametrize("surface", ["query", "rollout", "sequence"])
+def test_no_flag_that_was_raised_is_said_not_to_be_asked(surface: str) -> None:
+    """Hold each way to raise a flag against what is said to be out of reach there."""
+    bad = {"fgsm": "0001111110", "square": "0000111111", "noise": "0001111110", "pgd-twice": WRONG, "box": RIGHT}
+    changed = {name: bits(row) for name, row in bad.items()}
+    for task in (WHOLE, STEPS) if surface == "rollout" else (HONEST if surface == "query" else WHOLE,):
+        one = replace(task, survived={**task.survived, **changed}, repeat=1.0, alone=1.0, autograd=True)
+        raised = {flag.code for flag in flags.of_audit([one], ways=5, surface=surface)}
+        assert raised
+        assert not raised & set(flags.unasked([one], surface=surface))
 
 
 def test_what_an_audit_left_out_is_named() -> None:

@@ -14,7 +14,7 @@ import pytest
 from test_benchmarks import ROOT, load
 
 from robustbench_meta import board, checkpoint, grid, store, submissions, train
-from robustbench_meta.cli import read_recipe
+from robustbench_meta.cli_train import read_recipe
 from robustbench_meta.intervals import Crossed, crossed, spanning
 from robustbench_meta.outcomes import outcomes
 from robustbench_meta.types import InputError

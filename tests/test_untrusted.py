@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from test_store import CELL, record
 
-from robustbench_meta import cli, store, train, untrusted, zoo
+from robustbench_meta import store, train, untrusted, zoo
 from robustbench_meta.checkpoint import Recipe
+from robustbench_meta.cli_train import read_recipe
 from robustbench_meta.report import speed
 from robustbench_meta.types import Cell, InputError, Spec, Threat
 
@@ -182,7 +183,7 @@ def test_a_recipe_that_is_none_is_refused_naming_the_file(content: bytes, said: 
     path = tmp_path / "mine.toml"
     path.write_bytes(content)
     with pytest.raises(InputError, match=said) as refused:
-        cli.read_recipe(str(path), {}, [], None)
+        read_recipe(str(path), {}, [], None)
     assert "\n" not in str(refused.value)
 
 

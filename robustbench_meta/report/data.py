@@ -97,6 +97,7 @@ def _entry(one: Standing, line: Line, name: str, keys: Keys) -> dict[str, Any]:
         "learner": keys.weights.index(line.weights),
         "clean": _numbers(Value(*one.clean)),
         "flags": [[flag.code, flag.colour, flag.detail] for flag in one.check.flags],
+        "audit": one.check.text,
         "spent": spent_text(line.runs),
         "runs": [_run(run, keys) for run in line.runs],
         "outcomes": [

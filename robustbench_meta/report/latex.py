@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from robustbench_meta.intervals import LEAST_SEEDS
-from robustbench_meta.outcomes import Outcome, Results, eps_text
+from robustbench_meta.outcomes import NOT_AUDITED, Outcome, Results, eps_text
 from robustbench_meta.ranking import Standing, standings
 from robustbench_meta.report.tables import (
     CONSTANT_MARK,
@@ -183,6 +183,8 @@ def _caption(board: list[Standing], table: Table) -> str:
         )
     if any(row.kind == "unranked" for row in table.rows):
         parts.append("--: shown without a rank, as the report explains.")
+    if bare := [short(row.name) for row in table.rows if NOT_AUDITED in row.flags]:
+        parts.append(f"Not audited for masked gradients: {', '.join(bare)}.")
     return " ".join(parts)
 
 

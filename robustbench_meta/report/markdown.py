@@ -52,9 +52,9 @@ FLAGS = (
     "They are raised from the verdicts above and from an audit: raw runs of FGSM, PGD, blind search and noise on 5 % "
     "of the tasks and at least 20, or all of a shorter run. Counts of queries need at least 3 of them. “not audited”: "
     "only the verdicts above were looked at, as always where the support is attacked, words are replaced or queries "
-    "are corrupted; “none”: nothing was found."
+    "are corrupted; “none”: nothing was found; “not asked”: nothing could have raised these of the row."
 )
-LEFT_OUT = "What audits did not ask, because it does not apply:"
+LEFT_OUT = "What was not asked, and why:"
 DIFFERENCES = (
     "Percentage points, paired task by task on the n tasks both ran; bold where the 95 % interval leaves out 0. A "
     "constant predictor loses nothing to any attack: its difference between clean and robust is 0."
@@ -311,11 +311,11 @@ def _flags(report: Report) -> str:
     rows = []
     for one in report.flags:
         about = one.about
-        raised = "; ".join(f"**{escape(name)}**: {escape(found)}" for name, found in one.raised) or "not raised"
+        raised = [f"**{escape(name)}**: {escape(found)}" for name, found in one.raised] or ["not raised"]
         rows.append(
             [about.code, escape(about.title), escape(about.colour), escape(about.sentence), escape(about.limit)]
         )
-        rows[-1].append(raised)
+        rows[-1].append("; ".join(filter(None, [*raised, one.unasked])))
     return grid(["Flag", "Name", "Colour", "What it means", "Raised from", "Here"], rows)
 
 

@@ -125,7 +125,8 @@ class Row:
     known: str = ""  # whose examples lowered which number, and what our attacks had left
     seeds: str = ""  # training seeds of one recipe that share this row, as "3, a method"
     spread: str = ""  # how far their means lie apart
-    left_out: tuple[str, ...] = ()  # what its audit did not ask, and why
+    left_out: tuple[str, ...] = ()  # what was not asked of it, and why
+    unasked: tuple[str, ...] = ()  # the flags that nothing could have raised
 
 
 @dataclass(frozen=True)
@@ -255,10 +256,11 @@ class Corrupted:
 
 @dataclass(frozen=True)
 class FlagRow:
-    """A flag explained, with (entry, what was found) wherever it was raised."""
+    """A flag explained, with (entry, what was found) wherever it was raised, and of how many rows it was not asked."""
 
     about: About
     raised: list[tuple[str, str]]
+    unasked: str = ""
 
 
 @dataclass(frozen=True)
@@ -579,6 +581,8 @@ def _table(
 def _flags(made: list[Table]) -> list[FlagRow]:
     """Explain every flag, also those that were not raised: that is what "none" means."""
     rows = [(table, row) for table in made for row in table.rows]
+    learners = [row for _, row in rows if row.kind != "reference"]
+    unasked = Counter(code for row in learners for code in row.unasked)
     return [
         FlagRow(
             about,
@@ -588,6 +592,7 @@ def _flags(made: list[Table]) -> list[FlagRow]:
                 for flag in row.raised
                 if flag.code == about.code
             ],
+            f"not asked of {unasked[about.code]} of {len(learners)} rows" if unasked[about.code] else "",
         )
         for about in ABOUT
     ]
@@ -677,6 +682,7 @@ def _row(one: Standing, eps: list[float], names: dict[tuple[str, str], str]) -> 
         known=_credit(one, eps),
         raised=list(one.check.flags),
         left_out=one.check.left_out,
+        unasked=one.check.unasked,
         attacks=_attack_rows(one, eps),
         between=rank_interval(one),
         seeds=f"{one.seeds}, a {one.word}" if one.members else "",

@@ -39,7 +39,7 @@ function fillCard(board, entry, card) {
   const parts = [
     ["Robustness curve", entry.outcomes.length, (room) => curves(board, lines, room, `Robustness of ${entry.name}`)],
     ["Each attack, in %", entry.runs.length, (room) => attackBars(board, entry, room)],
-    ["Flags", entry.flags.length, () => flagList(entry)],
+    ["Flags", 1, () => flagList(entry)],
     ["Cost and identity", 1, () => facts(identity(board, entry, learner))],
     ["Recipe", learner.recipe.length, () => facts(learner.recipe, "facts dense")],
   ].filter(([, known]) => known);
@@ -54,10 +54,11 @@ function fillCard(board, entry, card) {
 }
 
 function flagList(entry) {
-  return facts(entry.flags.map(([code, colour, detail]) => {
+  const raised = entry.flags.map(([code, colour, detail]) => {
     const [title, sentence, limit] = DATA.flags[code] ?? ["", "", ""];
     return [`${code}, ${colour}`, `${title}: ${detail}. ${sentence} Raised from: ${limit}.`];
-  }));
+  });
+  return facts([["Raised", entry.audit], ...raised]);
 }
 
 function identity(board, entry, learner) {
