@@ -35,8 +35,8 @@ from robustbench_meta.outcomes import eps_text
 from robustbench_meta.report import drawing, frames
 from robustbench_meta.report.gallery import pixels
 from robustbench_meta.report.markdown import escape, grid
+from robustbench_meta.report.naming import display_names
 from robustbench_meta.report.placing import label_points
-from robustbench_meta.report.tables import display_names
 from robustbench_meta.types import InputError, Spec, Streams, Threat
 
 PAGE, IMAGES = Path("docs/choosing.md"), Path("docs/img")

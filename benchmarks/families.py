@@ -31,7 +31,7 @@ from robustbench_meta import catalog, store
 from robustbench_meta.environments import acts
 from robustbench_meta.intervals import interval, paired_p
 from robustbench_meta.report.markdown import grid
-from robustbench_meta.report.tables import threat_text
+from robustbench_meta.report.naming import threat_text
 from robustbench_meta.types import Box, Episodes, Norm, Spec, Split, TaskFamily
 
 WAYS = 5

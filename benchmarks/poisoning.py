@@ -22,7 +22,7 @@ import robustbench_meta
 from robustbench_meta import store
 from robustbench_meta.intervals import interval, paired_p
 from robustbench_meta.report.markdown import grid
-from robustbench_meta.report.tables import threat_text
+from robustbench_meta.report.naming import threat_text
 
 TASKS, FLIPS = 20, 5.0
 PAGE = Path(__file__).resolve().parents[1] / "reports" / "poisoning.md"

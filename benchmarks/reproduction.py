@@ -48,7 +48,8 @@ from robustbench_meta.intervals import LEAST_SEEDS, Crossed, arm, crossed, cross
 from robustbench_meta.methods import Training
 from robustbench_meta.outcomes import Board, Entry, Outcome, Results, outcomes
 from robustbench_meta.report.markdown import escape, grid
-from robustbench_meta.report.tables import NOTHING, steps_text
+from robustbench_meta.report.naming import steps_text
+from robustbench_meta.report.values import NOTHING
 from robustbench_meta.submissions import ENTRIES, Strict
 from robustbench_meta.types import InputError, Norm
 

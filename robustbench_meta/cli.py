@@ -449,7 +449,7 @@ def _print_summary(summary: Any) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from robustbench_meta.report.tables import rich_rows
+    from robustbench_meta.report.plain import rich_rows
 
     columns, rows = rich_rows(summary)
     shared = [i for i, name in enumerate(columns) if name in SHARED and len({row[i] for row in rows}) == 1]

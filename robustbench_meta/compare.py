@@ -21,7 +21,8 @@ import pandas as pd
 from robustbench_meta import checkpoint, zoo
 from robustbench_meta.intervals import ALPHA, holm, interval, paired_p, surest
 from robustbench_meta.outcomes import Bits, Board, Outcome, Results, attack_fields, eps_text, outcomes, stand
-from robustbench_meta.report.tables import Value, steps_text, threat_text, titles
+from robustbench_meta.report.naming import steps_text, threat_text, titles
+from robustbench_meta.report.values import Value
 from robustbench_meta.statistics import WORST_CASE
 from robustbench_meta.types import InputError
 from robustbench_meta.untrusted import printable

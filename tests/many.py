@@ -112,11 +112,11 @@ def pictures(sets: int = 8, size: int = 32) -> list[dict[str, Any]]:
 def page(results: Any, gallery: list[dict[str, Any]] | None = None) -> str:
     """Write the HTML page alone; figures for papers take their time and are tested elsewhere."""
     from robustbench_meta.ranking import standings
-    from robustbench_meta.report import album, html, lines, tables
+    from robustbench_meta.report import album, html, lines, plain, tables
     from robustbench_meta.report import page as pages
 
     known = lines.learners(results)
-    results, shown = tables.shown(results, gallery or [])
+    results, shown = plain.shown(results, gallery or [])
     boards = standings(results)
     report = tables.tables(results, boards, shown)
     return html.render(report, pages.make(results, boards, report, known, pages.Shown(album.album(shown))))

@@ -22,7 +22,7 @@ from test_methods import seeds as seeded
 from robustbench_meta.intervals import crossed, interval
 from robustbench_meta.ranking import standings
 from robustbench_meta.report.lines import entry_id
-from robustbench_meta.report.tables import Value
+from robustbench_meta.report.values import Value
 from robustbench_meta.statistics import leaderboard, paired_difference
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}

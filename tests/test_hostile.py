@@ -26,7 +26,7 @@ from test_report import Results, gallery, results
 from test_store import CELL, record
 
 from robustbench_meta import cli, report, store, untrusted
-from robustbench_meta.report import figures, tables
+from robustbench_meta.report import figures, plain
 from robustbench_meta.statistics import leaderboard, summarise
 from robustbench_meta.untrusted import printable
 
@@ -174,7 +174,7 @@ def test_every_text_field_shows_its_text_and_obeys_none(
     if field != "weights":  # only a few characters of it tell equal names apart
         for what, text in HOSTILE.items():
             assert squeezed(printable(text)) in page.text, what
-    for columns, rows in (tables.rich_rows(summarise(there)), tables.rank_rows(leaderboard(there))):
+    for columns, rows in (plain.rich_rows(summarise(there)), plain.rank_rows(leaderboard(there))):
         assert all(text.isprintable() for row in [columns, *rows] for text in row)
 
 

@@ -21,10 +21,10 @@ from robustbench_meta import cli, store
 from robustbench_meta.grid import parse_eps
 from robustbench_meta.outcomes import cells_behind
 from robustbench_meta.ranking import standings
-from robustbench_meta.report import album, charts, data, drawing, lines, tables
+from robustbench_meta.report import album, charts, data, drawing, lines, plain, tables
 from robustbench_meta.report import page as pages
 from robustbench_meta.report.lines import Run
-from robustbench_meta.report.tables import Value
+from robustbench_meta.report.values import Value
 
 
 def block(results: Any) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def test_no_text_can_end_the_element_that_holds_the_data() -> None:
     results = many(2, tasks=2)
     texts = list(HOSTILE.values())
     results.cells["checkpoint"] = [texts[int(weights, 16) + 14] for weights in results.cells["weights"]]
-    shown, _ = tables.shown(results, [])
+    shown, _ = plain.shown(results, [])
     boards = standings(shown)
     made = pages.make(shown, boards, tables.tables(shown, boards), {}, pages.Shown(album.Album()))
     assert "<" not in made.json

@@ -313,18 +313,18 @@ def test_an_entry_tells_the_fraction_where_it_is_not_one(part: float) -> None:
 
 def test_fractions_stand_on_boards_of_their_own(tmp_path: Path) -> None:
     from robustbench_meta.ranking import standings
-    from robustbench_meta.report import tables
+    from robustbench_meta.report import naming
 
     for part in (0.2, 1.0):
         common: dict[str, Any] = {"surface": "support", "tasks": 2, "audit": False, "out": tmp_path, "queries": 2}
         evaluate(STROKES, attacks="noise-1", eps=0.1, fraction=part, **common)
     boards = [board[0].board for board in standings(store.read(tmp_path))]
     assert [board.fraction for board in boards] == [0.2, 1.0]
-    assert [title.split(", ")[-1] for title in tables.titles(boards)] == [
+    assert [title.split(", ")[-1] for title in naming.titles(boards)] == [
         "poisoned support (0.2 of each class)",
         "poisoned support",
     ]
-    assert len(set(tables.slugs(boards))) == 2
+    assert len(set(naming.slugs(boards))) == 2
 
 
 def test_the_page_gives_what_each_poison_leaves_and_the_paired_difference(tmp_path: Path) -> None:

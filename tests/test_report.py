@@ -20,7 +20,7 @@ import pytest
 from robustbench_meta import report
 from robustbench_meta.intervals import interval
 from robustbench_meta.ranking import standings
-from robustbench_meta.report import folder, markdown, plots, tables
+from robustbench_meta.report import folder, markdown, naming, plain, plots, tables, values
 from robustbench_meta.statistics import COLUMNS, by_attack, leaderboard, summarise
 
 HOSTILE = (
@@ -212,7 +212,7 @@ def test_cells_csv_has_exactly_the_columns_and_numbers_of_the_summary(written: P
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
 def test_no_text_of_the_csv_is_a_formula(start: str) -> None:
-    text = tables.csv_text(summarise(results(checkpoint=f"{start}1+1")))
+    text = plain.csv_text(summarise(results(checkpoint=f"{start}1+1")))
     names = [row["checkpoint"] for row in csv.DictReader(io.StringIO(text, newline=""))]
     assert {name[:2] for name in names} == {f"'{start}"}
 
@@ -321,17 +321,17 @@ def test_no_results_and_results_of_errors_alone_still_give_a_report(tmp_path: Pa
 
 def test_two_sets_of_weights_under_one_name_are_told_apart() -> None:
     cells = results().cells.assign(checkpoint="same")
-    names = tables.display_names(cells)
+    names = naming.display_names(cells)
     assert names["same", "w-p-aq"] == "same@w-p-aq"
     assert len(set(names.values())) == 3
 
 
 def test_terminal_rows_are_as_wide_as_their_head() -> None:
-    for columns, rows in (tables.rich_rows(summarise(results())), tables.rank_rows(leaderboard(results()))):
+    for columns, rows in (plain.rich_rows(summarise(results())), plain.rank_rows(leaderboard(results()))):
         assert rows
         assert {len(row) for row in rows} == {len(columns)}
         assert all(isinstance(cell, str) for row in rows for cell in row)
-    assert [row[1] for row in tables.rich_rows(summarise(results()))[1]][-1] == "–"
+    assert [row[1] for row in plain.rich_rows(summarise(results()))[1]][-1] == "–"
 
 
 def joined(*parts: Results) -> Results:
@@ -375,10 +375,10 @@ def test_every_figure_stands_below_the_table_that_it_shows(tmp_path: Path) -> No
 def test_slugs_stay_apart_where_a_name_looks_like_a_numbered_one() -> None:
     board = standings(results())[0][0].board
     families = ["a-2", "a", "a!", "a!-2", "A"]
-    made = tables.slugs([replace(board, family=f"x{name}", split="") for name in families])
+    made = naming.slugs([replace(board, family=f"x{name}", split="") for name in families])
     assert len(set(made)) == len(families)
     trap = [replace(board, family="f", surface=surface) for surface in ("s-2", "s", "s.")]
-    assert len(set(tables.slugs(trap))) == 3
+    assert len(set(naming.slugs(trap))) == 3
 
 
 def test_clean_accuracy_stands_beside_each_attack_on_that_attacks_tasks(tmp_path: Path) -> None:
@@ -452,16 +452,16 @@ def test_a_gallery_is_titled_by_its_cell_with_the_one_way_to_write_eps() -> None
     there = joined(results(), results(queries=15))
     keys = there.cells.key[(there.cells.eps > 0.02) & (there.cells.checkpoint == "f-aq") & (there.cells.shots == 5)]
     items = [gallery()[0] | {"key": key} for key in keys[keys.str.contains("-")]]
-    made = [item["title"] for item in tables.titled([*items, *gallery("mine")], there.cells)]
+    made = [item["title"] for item in naming.titled([*items, *gallery("mine")], there.cells)]
     assert "f-aq, 5-shot, 5 steps: pgd-20, L∞ 8/255, 15 queries a class, seed 3" in made
     assert made[-1] == "mine"
     assert len(set(made)) == len(made)
 
 
 def test_shares_of_too_few_tasks_are_no_numbers() -> None:
-    assert tables.share((20.0, 12.7), 5) == "20.0 ± 12.7"
-    assert tables.share((20.0, 127.1), 2) == "n = 2 too small"
-    assert tables.share((20.0, float("nan")), 1) == "n = 1 too small"
+    assert values.share((20.0, 12.7), 5) == "20.0 ± 12.7"
+    assert values.share((20.0, 127.1), 2) == "n = 2 too small"
+    assert values.share((20.0, float("nan")), 1) == "n = 1 too small"
 
 
 def test_classes_with_names_are_called_by_them_in_pictures_and_on_the_page(tmp_path: Path) -> None:

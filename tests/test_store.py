@@ -14,7 +14,7 @@ import pytest
 from test_grid import Centroids, axes, saved
 
 from robustbench_meta import checkpoint, grid, store
-from robustbench_meta.report import tables
+from robustbench_meta.report import plain
 from robustbench_meta.tasks.strokes import Strokes
 from robustbench_meta.types import Cell, InputError, Record, Spec, Threat
 
@@ -323,6 +323,6 @@ def test_a_card_stays_json_where_texts_are_made_printable(tmp_path: Path) -> Non
     assert line.isascii()
     store.append(tmp_path / "r", CELL, [record(0)])
     store.save_card(tmp_path / "r", card.learner, line)
-    shown, _ = tables.shown(store.read(tmp_path / "r"), [])
+    shown, _ = plain.shown(store.read(tmp_path / "r"), [])
     (found,) = shown.learners["card"]  # type: ignore[attr-defined]
     assert checkpoint.parse_card(found.encode()) == card

@@ -17,7 +17,9 @@ from robustbench_meta.report import (
     html,
     lines,
     markdown,
+    naming,
     page,
+    plain,
     protocols,
     renderings,
     sentences,
@@ -44,19 +46,19 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     """
     out.mkdir(parents=True, exist_ok=True)
     known, trained = lines.learners(results), recipes(results)  # before texts are made printable: a card is JSON
-    results, gallery = tables.shown(results, gallery)
+    results, gallery = plain.shown(results, gallery)
     boards = standings(results)
     report = tables.tables(results, boards, gallery)
     met, unmet = protocols.tables(results, boards, trained)
     report = replace(report, transfers=transfer.tables(results, boards), protocols=met, unmet=unmet)
     report = corruptions.shown(report, corruptions.tables(results, boards))
-    titled = [galleries.named(item) for item in tables.titled(gallery, results.cells)]
+    titled = [galleries.named(item) for item in naming.titled(gallery, results.cells)]
     read = sentences.sheets(titled)
     pictured = [item for item in titled if not (sentences.is_text(item) or trajectories.is_course(item))]
     attacked, corrupted = strips.apart(pictured)
     mapped = trajectories.maps(titled)
-    earned = trajectories.outings(results.cells, results.tasks, tables.cell_titles(results.cells))
-    rendered = renderings.renderings(results.cells, results.tasks, tables.cell_titles(results.cells))
+    earned = trajectories.outings(results.cells, results.tasks, naming.cell_titles(results.cells))
+    rendered = renderings.renderings(results.cells, results.tasks, naming.cell_titles(results.cells))
     pictures = figures.draw(results, boards, attacked, out / "figures", mapped, corrupted)
     pictures += transfer.draw(report, out / "figures")
     noisy = strips.chosen([item for item in corrupted if sounds.is_sound(item)])
@@ -66,7 +68,7 @@ def write(results: Results, gallery: Sequence[dict[str, Any]], out: Path) -> lis
     texts = {
         "leaderboard.md": markdown.render(report, pictures, heard, read, earned, rendered),
         "leaderboard.html": html.render(report, whole),
-        "cells.csv": tables.csv_text(summarise(results)),
+        "cells.csv": plain.csv_text(summarise(results)),
     }
     for name, text in texts.items():
         (out / name).write_text(text, encoding="utf-8", newline="\n")

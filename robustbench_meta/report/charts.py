@@ -17,7 +17,9 @@ from markupsafe import Markup
 from robustbench_meta.outcomes import Entry, eps_text
 from robustbench_meta.ranking import Standing
 from robustbench_meta.report.drawing import MARKERS, Look, look, short
-from robustbench_meta.report.tables import Value, columns_of_eps, entry_label, norm_text
+from robustbench_meta.report.naming import entry_label, norm_text
+from robustbench_meta.report.tables import columns_of_eps
+from robustbench_meta.report.values import Value
 
 WIDTH, HEIGHT = 560, 380
 LEFT, TOP, FLOOR = 44, 24, HEIGHT - 46

@@ -10,7 +10,9 @@ import pandas as pd
 
 from robustbench_meta.outcomes import Results
 from robustbench_meta.ranking import Standing
-from robustbench_meta.report.tables import NONE, Corrupted, CorruptedRow, Report, Value, row_names, slugs, steps_text
+from robustbench_meta.report.naming import row_names, slugs, steps_text
+from robustbench_meta.report.tables import Corrupted, CorruptedRow, Report
+from robustbench_meta.report.values import NONE, Value
 from robustbench_meta.statistics import MEAN, WORST_CASE, corrupted, mean_difference
 
 

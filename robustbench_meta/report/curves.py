@@ -14,8 +14,9 @@ from robustbench_meta.flags import WIDEST
 from robustbench_meta.outcomes import Board, Entry, eps_text
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import DOTTED, MUTED, NAMED, REST, Look, looks, rest_text, short
+from robustbench_meta.report.naming import norm_text
 from robustbench_meta.report.placing import labels_right, width
-from robustbench_meta.report.tables import LACKING, Value, norm_text
+from robustbench_meta.report.values import LACKING, Value
 from robustbench_meta.statistics import WORST_CASE
 
 READING = (

@@ -20,7 +20,9 @@ from robustbench_meta.ranking import Standing
 from robustbench_meta.report.charts import SHAPES
 from robustbench_meta.report.drawing import look
 from robustbench_meta.report.lines import Learner, Line, Run, spent_text
-from robustbench_meta.report.tables import Report, Table, Value, columns_of_eps, norm_text
+from robustbench_meta.report.naming import norm_text
+from robustbench_meta.report.tables import Report, Table, columns_of_eps
+from robustbench_meta.report.values import Value
 
 EXACT = 30  # degrees of freedom up to which the page is given Student's t; beyond, a series is exact enough
 KINDS: dict[str, Kind] = {"worst": "known", "clean": "clean"}

@@ -17,7 +17,7 @@ from robustbench_meta.outcomes import Board, Entry, Results
 from robustbench_meta.ranking import Standing, rows
 from robustbench_meta.report import agreement, curves, frames, gallery, pareto, scatter, strips, surface, trajectories
 from robustbench_meta.report.drawing import STYLE, About, Picture, places, save
-from robustbench_meta.report.tables import slugs, titles
+from robustbench_meta.report.naming import slugs, titles
 
 __all__ = ["About", "Picture", "draw", "save"]
 

@@ -16,8 +16,10 @@ import pandas as pd
 from robustbench_meta.outcomes import Board, Outcome, Results, attack_fields
 from robustbench_meta.ranking import Standing, standings
 from robustbench_meta.report import latex
+from robustbench_meta.report.naming import row_names, slugs, titles
+from robustbench_meta.report.plain import csv_of, shown
 from robustbench_meta.report.references import bibliography, papers
-from robustbench_meta.report.tables import columns_of_eps, csv_of, row_names, shown, slugs, titles
+from robustbench_meta.report.tables import columns_of_eps
 from robustbench_meta.statistics import leaderboard
 
 SCHEMA = 1

@@ -10,17 +10,8 @@ import pandas as pd
 
 from robustbench_meta.outcomes import Board, Entry
 from robustbench_meta.ranking import better_than_constant
-from robustbench_meta.report.tables import (
-    CONSTANT_MARK,
-    LACKING,
-    NONE,
-    NOTHING,
-    Value,
-    display_names,
-    entry_label,
-    slugs,
-    titles,
-)
+from robustbench_meta.report.naming import display_names, entry_label, slugs, titles
+from robustbench_meta.report.values import CONSTANT_MARK, LACKING, NONE, NOTHING, Value
 from robustbench_meta.statistics import CONSTANT
 
 BOARD = tuple(field.name for field in fields(Board))

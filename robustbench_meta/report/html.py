@@ -22,7 +22,8 @@ from robustbench_meta.report.markdown import (
     TRANSFER,
 )
 from robustbench_meta.report.page import Page
-from robustbench_meta.report.tables import CONSTANT_MARK, NOTHING, Report, share, with_n
+from robustbench_meta.report.tables import Report
+from robustbench_meta.report.values import CONSTANT_MARK, NOTHING, share, with_n
 
 # In this order; a later one uses what an earlier one declares.
 SCRIPTS = ("numbers", "elements", "charts", "boards", "cards", "compare", "surface", "start")

@@ -8,17 +8,9 @@ from collections.abc import Sequence
 from robustbench_meta.intervals import LEAST_SEEDS
 from robustbench_meta.outcomes import NOT_AUDITED, Outcome, Results, eps_text
 from robustbench_meta.ranking import Standing, standings
-from robustbench_meta.report.tables import (
-    CONSTANT_MARK,
-    LACKING,
-    NORMS,
-    NOTHING,
-    Row,
-    Table,
-    Value,
-    columns_of_eps,
-    tables,
-)
+from robustbench_meta.report.naming import NORMS
+from robustbench_meta.report.tables import Row, Table, columns_of_eps, tables
+from robustbench_meta.report.values import CONSTANT_MARK, LACKING, NOTHING, Value
 
 LONGEST = 60  # characters of a name, so that no line grows beyond what TeX can measure
 ROWS = 40  # that fit on a page; longer tables break over pages

@@ -13,7 +13,8 @@ from typing import Any
 from robustbench_meta import untrusted
 from robustbench_meta.outcomes import Board, Entry, Results, is_object, is_set
 from robustbench_meta.ranking import Standing
-from robustbench_meta.report.tables import NOTHING, Value, columns_of_eps
+from robustbench_meta.report.tables import columns_of_eps
+from robustbench_meta.report.values import NOTHING, Value
 from robustbench_meta.untrusted import printable
 
 LONGEST, MOST = 300, 80  # characters of a fact of a card, and fields of its recipe, that are shown

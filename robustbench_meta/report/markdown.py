@@ -9,22 +9,9 @@ from robustbench_meta.report.figures import Picture
 from robustbench_meta.report.renderings import Renderings
 from robustbench_meta.report.sentences import Sheet
 from robustbench_meta.report.sounds import Sound, ratio_text
-from robustbench_meta.report.tables import (
-    CONSTANT_MARK,
-    LACKING,
-    NOTHING,
-    Corrupted,
-    CorruptedRow,
-    ProtocolTable,
-    Report,
-    Row,
-    Table,
-    Transfer,
-    Value,
-    share,
-    with_n,
-)
+from robustbench_meta.report.tables import Corrupted, CorruptedRow, ProtocolTable, Report, Row, Table, Transfer
 from robustbench_meta.report.trajectories import Outings
+from robustbench_meta.report.values import CONSTANT_MARK, LACKING, NOTHING, Value, share, with_n
 
 SOUNDS = "Signal to noise: the power of the recording over that of what was added to it, as far as it sounds."
 SENTENCES = (

@@ -13,19 +13,12 @@ from robustbench_meta.report.album import Album, Strip
 from robustbench_meta.report.charts import Chart
 from robustbench_meta.report.drawing import places
 from robustbench_meta.report.lines import Learner, Line, entry_id, line_of_standing
+from robustbench_meta.report.naming import row_names, slugs, steps_text, titles
 from robustbench_meta.report.renderings import Renderings
 from robustbench_meta.report.sentences import Sheet
-from robustbench_meta.report.tables import (
-    CONSTANT_MARK,
-    Report,
-    Value,
-    robust_value,
-    row_names,
-    slugs,
-    steps_text,
-    titles,
-)
+from robustbench_meta.report.tables import Report
 from robustbench_meta.report.trajectories import Map, Outings
+from robustbench_meta.report.values import CONSTANT_MARK, Value, robust_value
 
 SHADES = 10
 

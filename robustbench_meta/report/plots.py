@@ -27,7 +27,7 @@ from robustbench_meta.report import curves, drawing, frames, scatter
 from robustbench_meta.report import gallery as galleries
 from robustbench_meta.report import pareto as fronts
 from robustbench_meta.report import surface as surfaces
-from robustbench_meta.report.tables import slugs
+from robustbench_meta.report.naming import slugs
 
 WORST = ("eps", "tasks", "clean", "clean_ci95", "robust", "robust_ci95", "complete")
 ITEM = ("title", "attack", "eps", "clean", "adversarial", "labels", "clean_predictions", "adversarial_predictions")

@@ -7,7 +7,8 @@ from typing import Any
 from robustbench_meta import protocols
 from robustbench_meta.outcomes import Board, Results
 from robustbench_meta.ranking import Standing
-from robustbench_meta.report.tables import ProtocolRow, ProtocolTable, display_names, entry_label, titles
+from robustbench_meta.report.naming import display_names, entry_label, titles
+from robustbench_meta.report.tables import ProtocolRow, ProtocolTable
 
 
 def tables(

@@ -13,7 +13,7 @@ from robustbench_meta.intervals import interval
 from robustbench_meta.outcomes import Entry
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import DOTTED, MUTED, PALETTE, short
-from robustbench_meta.report.tables import Value
+from robustbench_meta.report.values import Value
 from robustbench_meta.statistics import WORST_CASE
 
 CAPTION = (

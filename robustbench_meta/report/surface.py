@@ -14,15 +14,8 @@ from matplotlib.patches import Rectangle
 from robustbench_meta.outcomes import Board
 from robustbench_meta.report import frames
 from robustbench_meta.report.drawing import INK, MUTED, NAMED, RULE, heat, short
-from robustbench_meta.report.tables import (
-    CONSTANT_MARK,
-    LACKING,
-    NONE,
-    NOTHING,
-    Value,
-    display_names,
-    steps_text,
-)
+from robustbench_meta.report.naming import display_names, steps_text
+from robustbench_meta.report.values import CONSTANT_MARK, LACKING, NONE, NOTHING, Value
 
 SQUARES = 18  # that a line of the figure holds at most
 WIDE, HIGH, BETWEEN = 0.66, 0.42, 0.3  # inches: a square, and the gap between groups (of its width) and checkpoints

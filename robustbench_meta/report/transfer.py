@@ -13,17 +13,9 @@ from matplotlib.patches import Rectangle
 from robustbench_meta.outcomes import Results, eps_text
 from robustbench_meta.ranking import Standing, apart
 from robustbench_meta.report.drawing import INK, MUTED, RULE, STYLE, About, Picture, save, short
-from robustbench_meta.report.tables import (
-    NONE,
-    NOTHING,
-    Report,
-    Transfer,
-    TransferRow,
-    Value,
-    display_names,
-    entry_label,
-    slugs,
-)
+from robustbench_meta.report.naming import display_names, entry_label, slugs
+from robustbench_meta.report.tables import Report, Transfer, TransferRow
+from robustbench_meta.report.values import NONE, NOTHING, Value
 from robustbench_meta.transfer import Matrix, Score, matrices
 
 CLEAN = "clean queries"
