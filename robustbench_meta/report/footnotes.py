@@ -52,10 +52,10 @@ SOMETIMES = {
         "or whoever was scored on more of them would rank lower; no entry needs them for a rank."
     ),
     "Seeds": (
-        "Training seeds of one recipe share a row, whose numbers are means over them on the tasks that all of them met. "
-        f"From {LEAST_SEEDS} seeds on the row is a method: its intervals and tests are over seeds and tasks, each part "
-        "with its own Student t, added in quadrature. Fewer are checkpoints, with intervals over tasks alone. A red flag "
-        "of one seed takes the rank of the row away."
+        "Training seeds of one recipe share a row, whose numbers are means over them on the tasks that all of them "
+        f"met. From {LEAST_SEEDS} seeds on the row is a method: its intervals and tests are over seeds and tasks, each "
+        "part with its own Student t, added in quadrature. Fewer are checkpoints, with intervals over tasks alone. A "
+        "red flag of one seed takes the rank of the row away."
     ),
     "support": (
         "Poisoned support: the adversary moves the support's inputs or flips its labels, all or of each class the "
