@@ -172,7 +172,7 @@ def checkpoints(results: Results, a: str, b: str, tolerance: float = 0.0) -> Com
 
 def table(found: Comparison) -> tuple[list[str], list[list[str]], str]:
     """Return column names, rows of printable text and a line of what is the same in every row."""
-    columns = ["checkpoint", "steps", "board", "attack", "eps", "A %", "B %", "B - A", "n", "p", "verdict"]
+    columns = ["checkpoint", "steps", "board", "attack", "eps", "A %", "B %", "B - A", "n", "p (Holm)", "verdict"]
     rows = []
     for one in found.rows:
         eps = "" if one.attack == CLEAN else threat_text(one.norm, one.eps)

@@ -76,8 +76,14 @@ def readiness(family: TaskFamily, splits: Sequence[Split] = SPLITS, ways: int | 
 
 
 def wanted(family: TaskFamily) -> str:
-    """Say of a family that reads a folder of the user's own what it holds and how it is named; empty of all others."""
+    """Say of a family that reads a folder of the user's own what it holds and how it is named.
+
+    Empty of all others, and where the data root is such a folder: then what is there counts.
+    """
     takes, name = getattr(family, "takes", ""), getattr(family, "name", "")
+    root = getattr(family, "root", None) or os.environ.get(downloads.DATA_VARIABLE)
+    if root and (Path(root).expanduser() / "train").is_dir():
+        return ""
     return takes and f"takes your own folder, which holds {takes}: rbm data check {name} --data-root FOLDER"
 
 

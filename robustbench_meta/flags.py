@@ -312,7 +312,9 @@ def left_out(tasks: Sequence[Measures], *, surface: str) -> tuple[str, ...]:
         found.append("Square (F3): paints single images, and single sounds or sentences in Linf alone")
     if tasks[0].steps:
         found.append("whole rollouts (F1, F2, F3, F9): who does better in each step need not in the end")
-        found.append("clean verdicts against those of runs (F12): those are of rollouts, and these of steps")
+        found.append(
+            "its clean verdicts against those of runs (F12, of runs alone): of rollouts those, and these of steps"
+        )
         found.append("one class (F13): which action is done most, the world decides")
     elif surface == "rollout":
         found.append("one class (F13): a rollout succeeds or fails, and is taken for no class")
@@ -332,7 +334,7 @@ def unasked(tasks: Sequence[Measures], *, surface: str) -> tuple[str, ...]:
     elif "square" not in runs and STRETCHES not in runs:
         never |= {"F3"}
     if tasks[0].steps:
-        never |= {"F9", "F12"}
+        never |= {"F9"}
     return by_number(never)
 
 

@@ -450,7 +450,7 @@ def test_that_one_step_beats_many_is_concluded_of_rollouts_only_where_gradients_
     ]
     assert "F1" in raised[0].pop()
     assert [codes.pop() for codes in raised[1:]] == [
-        "none in 1 task; F9 F12 F13 not asked",
+        "none in 1 task; F9 F13 not asked",
         "not audited",
         "not audited",
     ]

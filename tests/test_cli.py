@@ -404,6 +404,11 @@ def test_data_check_says_what_is_there(rbm: Run, tmp_path: Path) -> None:
         assert f"{name}: not ready" not in out
         status, out_of_one, _ = rbm("data", "check", name, "--data-root", tmp_path)
         assert (status, out_of_one.startswith(f"{name}: not ready: {tmp_path}")) == (1, True)
+    (tmp_path / "train").mkdir()
+    out = rbm("data", "check", "--data-root", tmp_path)[1]
+    for name in ("image-folder", "parallel-text"):  # what is wrong with a folder that is there is said
+        assert f"{name}: not ready: " in out
+    assert "takes your own folder" not in out
 
 
 def test_data_check_of_real_data(cifar_root: Path, rbm: Run) -> None:

@@ -281,7 +281,7 @@ def test_the_command_prints_the_table_and_fails_on_a_drop_only_if_asked(rbm: Run
     status, out, err = rbm("compare", a, b, "--json", "c.json")
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0].split() == ["attack", "eps", "A", "%", "B", "%", "B", "-", "A", "p", "verdict"]
+    assert lines[0].split() == ["attack", "eps", "A", "%", "B", "%", "B", "-", "A", "p", "(Holm)", "verdict"]
     assert " ".join(lines[2].split()) == "worst case L∞ 0.1 60.0 40.0 -20.0 ± 0.0 <0.001 lower, a drop"
     assert lines[4] == "checkpoint x, steps –, board strokes (test), 5-way 1-shot, L∞, n 12"
     assert lines[5] == "3 compared: 1 identical, 2 lower. B is worse in 1."

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import re
+import shutil
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -193,6 +194,40 @@ def test_nothing_goes_that_no_report_is_known_to_have_written(tmp_path: Path) ->
     (out / folder.WRITTEN).write_text("\n".join([*lines, "no line", str(tmp_path / "beside.svg"), "\x00"]))
     folder.write(there, [], out)
     assert {name for name in listed if not (out / name).exists()} == {"figures/gallery.png"}
+
+
+def test_a_folder_that_is_a_link_to_another_keeps_what_is_there(tmp_path: Path) -> None:
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sounds").symlink_to(elsewhere)
+    folder.write(five_shot(), heard(), out)
+    there = set(elsewhere.iterdir())
+    assert there
+    folder.write(five_shot(), [], out)
+    assert set(elsewhere.iterdir()) == there
+
+
+@pytest.mark.parametrize("at", ["write", "move", "unlink"])
+def test_a_later_report_takes_away_what_one_left_that_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    folder.write(five_shot(), [], tmp_path / "clean")
+    folder.write(five_shot(norm="l2"), heard(), out := tmp_path / "out")
+    owner: Any = {"write": report, "move": shutil, "unlink": Path}[at]
+    calls, done = iter(range(100)), getattr(owner, at)
+
+    def full(*given: Any, **named: Any) -> Any:
+        if next(calls) == 3 or owner is report:
+            raise OSError("no space left on device")
+        return done(*given, **named)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(owner, at, full)
+        with pytest.raises(OSError, match="no space"):
+            folder.write(five_shot(norm="l1"), [], out)
+    folder.write(five_shot(), [], out)
+    assert files(out) == files(tmp_path / "clean")
 
 
 def test_two_runs_write_the_same_bytes(written: Path, tmp_path: Path) -> None:

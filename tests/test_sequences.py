@@ -542,6 +542,9 @@ def test_words_are_vectors_by_their_spelling_and_stand_for_one_another_where_a_f
     at = space.words.index("haus")
     assert [space.words[other] for other in space.swaps[at].tolist()] == ["gebäude", "heim"]
     assert (space.swaps[space.words.index("die")] == -1).all()
+    (pairs / "synonyms.tsv").write_text("haus\tgebäude heim\nnowhere\tgebäude\n", encoding="utf-8")
+    parallel_text._lexicon.cache_clear()
+    assert ParallelText(places=8, root=pairs).space.words == space.words
 
 
 def test_a_languages_own_synonyms_are_those_of_its_own_sentences_alone(pairs: Path) -> None:

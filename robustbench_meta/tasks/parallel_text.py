@@ -415,7 +415,7 @@ def _lexicon(place: Path | None, places: int) -> _Lexicon:
         for language, lists in named.items()
         for word, several in lists.items()
     }
-    words = sorted(texts.union(others, *others.values()))  # those that all languages share come first, by ""
+    words = sorted(texts.union(*others.values()))  # those that all languages share come first, by ""
     numbers = {("", ""): 0} | {word: row for row, word in enumerate(words, 1)}
     swaps = torch.full((len(numbers), max(map(len, others.values()), default=0) or 1), -1)
     for word in others.keys() & texts:
