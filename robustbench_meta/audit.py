@@ -134,8 +134,7 @@ def execute(
         if estimate(plan, results, count) is None:
             watcher.tell("timing the audit on its first tasks")
             examined(grid.Watcher(), 0.0)
-        seconds = estimate(plan, results, count)
-        return None if seconds is None else seconds / executor.slots
+        return estimate(plan, results, count, slots=executor.slots)
 
     given: dict[str, Any] = {"watcher": watcher, "executor": executor}
     if budget is None:
@@ -150,8 +149,11 @@ def execute(
     return failures, lost
 
 
-def estimate(plan: grid.Plan, results: Path, tasks: int) -> float | None:
-    """Say how many seconds the audits of a run of `tasks` tasks will still take; None if none like one was timed."""
+def estimate(plan: grid.Plan, results: Path, tasks: int, *, slots: int = 1) -> float | None:
+    """Say how many seconds the audits of a run of `tasks` tasks will still take; None if none like one was timed.
+
+    Their blocks run in `slots` places at once.
+    """
     stored, paces, wanted = store.audits(results), store.seconds_per_task(results), flags.audited_tasks(tasks)
     alike = {_alike(stored[key]): pace for key, pace in paces.items() if key in stored}
     total = 0.0
@@ -161,7 +163,7 @@ def estimate(plan: grid.Plan, results: Path, tasks: int) -> float | None:
         if missing and pace is None:
             return None
         total += missing * (pace or 0)
-    return total
+    return total / slots
 
 
 def audits(plan: grid.Plan) -> tuple[AuditJob, ...]:
@@ -253,7 +255,7 @@ class _Work:
         if found is not None and found.measures:
             store.append_audit(self.results, self.jobs[key].audit, found.measures, found.timing)
             each = max(found.timing.seconds, 1e-3) / len(block)
-            left = each * len(self.waiting[key])
+            left = each * len(self.waiting[key]) / self.executor.slots
             if len(block) == FIRST_BLOCK and left > 2:
                 self.watcher.tell(f"audit of {label(self.jobs[key].audit)}: about {grid.duration(left)} more")
             self.size[key] = max(1, min(LARGEST_BLOCK, int(BLOCK_SECONDS / each), 4 * len(block)))

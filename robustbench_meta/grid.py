@@ -331,8 +331,11 @@ def make_plan(grid: Grid, subjects: Sequence[Subject], results: Path) -> Plan:
     return Plan(tuple(jobs.values()), tuple(dict.fromkeys(refused)), cards)
 
 
-def estimate(plan: Plan, results: Path, tasks: int) -> float | None:
-    """Say how many seconds the missing tasks will take by the timings of like cells; None if one was never timed."""
+def estimate(plan: Plan, results: Path, tasks: int, *, slots: int = 1) -> float | None:
+    """Say how many seconds the missing tasks will take by the timings of like cells; None if one was never timed.
+
+    They run in `slots` places at once.
+    """
     stored, paces = store.cells(results), store.seconds_per_task(results)
     alike = {_alike(stored[key]): pace for key, pace in paces.items() if key in stored}
     total = 0.0
@@ -342,7 +345,7 @@ def estimate(plan: Plan, results: Path, tasks: int) -> float | None:
         if missing and pace is None:
             return None
         total += missing * (pace or 0)
-    return total
+    return total / slots
 
 
 def done(plan: Plan, results: Path, tasks: int) -> int:
