@@ -154,11 +154,11 @@ def estimate(plan: grid.Plan, results: Path, tasks: int, *, slots: int = 1) -> f
 
     Their blocks run in `slots` places at once.
     """
-    stored, paces, wanted = store.audits(results), store.seconds_per_task(results), flags.audited_tasks(tasks)
+    stored, paces = store.audits(results), store.seconds_per_task(results)
     alike = {_alike(stored[key]): pace for key, pace in paces.items() if key in stored}
     total = 0.0
     for job in audits(plan):
-        missing = wanted - len({one.task for one in store.audited(results, job.audit)}.intersection(range(wanted)))
+        missing = len(_due(results, job, tasks).difference(one.task for one in store.audited(results, job.audit)))
         pace = paces.get(job.key, alike.get(_alike(job.audit)))
         if missing and pace is None:
             return None
@@ -203,9 +203,8 @@ def run_audits(
     until = math.inf if budget is None else time.monotonic() + budget
     work = _Work(results, {job.key: job for job in jobs}, executor or InProcess(grid.kit(plan)), watcher, until)
     for job in jobs:
-        ran = sorted({record.task for cell in job.cells for record in store.stored(results, cell)})
-        wanted = ran[: flags.audited_tasks(len(ran))] if tasks is None else list(tasks)
-        work.waiting[job.key] = sorted({*wanted} - {one.task for one in store.audited(results, job.audit)})
+        wanted = _due(results, job) if tasks is None else set(tasks)
+        work.waiting[job.key] = sorted(wanted.difference(one.task for one in store.audited(results, job.audit)))
         if work.waiting[job.key]:
             watcher.tell(f"audit of {label(job.audit)}: {len(wanted)} tasks")
     work.run()
@@ -329,6 +328,13 @@ def label(audit: Audit) -> str:
     steps = "" if audit.steps is None else f", {audit.steps} steps"
     surface = "" if audit.surface == "query" else f" on {audit.surface}s"
     return f"{audit.checkpoint}, {audit.spec.shots}-shot{steps}: {audit.norm} {audit.eps:.4g}{surface}"
+
+
+def _due(results: Path, job: AuditJob, planned: int = 0) -> set[int]:
+    """Choose the tasks to audit, of those that the audit's cells hold and of the first `planned`, which they will."""
+    held = {record.task for cell in job.cells for record in store.stored(results, cell)}
+    ran = sorted(held.union(range(planned)))
+    return set(ran[: flags.audited_tasks(len(ran))])
 
 
 def _alike(audit: Audit) -> Audit:

@@ -266,6 +266,13 @@ def test_the_time_of_an_audit_is_estimated_by_like_ones_and_only_for_tasks_that_
     assert audit.estimate(unlike, tmp_path, 3) is None
 
 
+def test_the_time_of_an_audit_counts_the_tasks_that_are_stored_where_a_run_asks_for_fewer(tmp_path: Path) -> None:
+    plan, (job,) = ran(maskers.Honest(), tmp_path, tasks=3)
+    (seen,) = audit.examine(job.audit, plan.jobs[0].learner, STROKES, [0])
+    store.append_audit(tmp_path, job.audit, [seen], store.Timing((0,), 30.0, "cpu", 1))
+    assert audit.estimate(plan, tmp_path, 1) == pytest.approx(2 * 30)
+
+
 def test_the_time_of_an_audit_is_not_foreseen_by_that_of_another_learner(tmp_path: Path) -> None:
     plan, unlike = (planned(maskers.Honest(), tmp_path, name) for name in ("one", "other"))
     (job,) = audit.audits(plan)
