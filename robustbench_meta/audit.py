@@ -152,15 +152,16 @@ def execute(
 def estimate(plan: grid.Plan, results: Path, tasks: int, *, slots: int = 1) -> float | None:
     """Say how many seconds the audits of a run of `tasks` tasks will still take; None if none like one was timed.
 
-    Their blocks run in `slots` places at once.
+    Their blocks run in `slots` places at once. What failed before is not taken to get further now.
     """
     stored, paces = store.audits(results), store.seconds_per_task(results)
     alike = {_alike(stored[key]): pace for key, pace in paces.items() if key in stored}
     total = 0.0
     for job in audits(plan):
-        missing = len(_due(results, job, tasks).difference(one.task for one in store.audited(results, job.audit)))
+        planned = 0 if all(store.failed(results, cell) for cell in job.cells) else tasks
+        missing = len(_due(results, job, planned).difference(one.task for one in store.audited(results, job.audit)))
         pace = paces.get(job.key, alike.get(_alike(job.audit)))
-        if missing and pace is None:
+        if missing and pace is None and not store.failed(results, job.audit):
             return None
         total += missing * (pace or 0)
     return total / slots

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from test_environments import COMMON, Climber, Line, Push, rising
+from test_grid import Failing
 from torch import Tensor
 
 from robustbench_meta import (
@@ -331,6 +332,26 @@ def test_an_audit_is_timed_on_its_first_block_alone_however_many_tasks_are_store
 
     assert audit.execute(plan, tmp_path, tasks=6, watcher=grid.Watcher(progress)) == ([], [])
     assert held == [[0, 1]]
+
+
+def test_an_audit_that_failed_is_not_timed_again(tmp_path: Path) -> None:
+    plan = planned(Crashes(), tmp_path)
+    told: list[str] = []
+    for tasks in (3, 4):
+        failures, lost = audit.execute(plan, tmp_path, tasks=tasks, watcher=grid.Watcher(tell=told.append))
+        assert (len(failures), len(lost)) == (0, 1)
+    assert told.count("timing the audit on its first tasks") == 1
+    assert audit.estimate(plan, tmp_path, 5) == 0
+
+
+def test_an_audit_whose_cells_all_failed_is_not_timed(tmp_path: Path) -> None:
+    plan = planned(maskers.Honest(), tmp_path)
+    plan = replace(plan, jobs=tuple(replace(job, attack=Failing()) for job in plan.jobs))
+    told: list[str] = []
+    failures, lost = audit.execute(plan, tmp_path, tasks=3, watcher=grid.Watcher(tell=told.append))
+    assert (len(failures), len(lost)) == (1, 0)
+    assert "timing the audit on its first tasks" not in told
+    assert audit.estimate(plan, tmp_path, 5) == 0
 
 
 def test_an_audit_that_cannot_be_timed_is_no_part_of_an_estimate_and_the_estimate_says_so() -> None:
