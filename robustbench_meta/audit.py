@@ -118,9 +118,11 @@ def execute(
     """Run a plan as `grid.execute` does, then its audits, which get a fifth of a budget (seconds).
 
     Without a budget, and where none like them was timed, the first block of every audit runs right after the first
-    tasks of the cells, so that the estimate of the run holds its audits too.
+    tasks of the cells, so that the estimate of the run holds its audits too. With one it holds a fifth, or less where
+    they are known to take less.
     """
-    count, spent = grid.check_count(tasks, budget), 0.0
+    grid.check_count(tasks, budget)
+    spent, share = 0.0, AUDIT_SHARE * (budget or 0)
     watcher, executor = watcher or grid.Watcher(), executor or InProcess(grid.kit(plan))
 
     def examined(teller: grid.Watcher, limit: float | None) -> list[AuditFailure]:
@@ -130,19 +132,20 @@ def execute(
         spent += time.monotonic() - started
         return lost
 
-    def foreseen() -> float | None:
-        if estimate(plan, results, count) is None:
+    def foreseen(count: int) -> float | None:
+        if budget is None and estimate(plan, results, count) is None:
             watcher.tell("timing the audit on its first tasks")
             examined(grid.Watcher(), 0.0)
-        return estimate(plan, results, count, slots=executor.slots)
+        seconds = estimate(plan, results, count, slots=executor.slots)
+        return seconds if budget is None else min(share, share if seconds is None else seconds)
 
-    given: dict[str, Any] = {"watcher": watcher, "executor": executor}
+    given: dict[str, Any] = {"watcher": watcher, "executor": executor, "audit": foreseen}
     if budget is None:
-        failures = grid.execute(plan, results, tasks=tasks, audit=foreseen, **given)
+        failures = grid.execute(plan, results, tasks=tasks, **given)
         lost = examined(watcher, None)
     else:
         until = time.monotonic() + budget
-        failures = grid.execute(plan, results, budget=(1 - AUDIT_SHARE) * budget, **given)
+        failures = grid.execute(plan, results, budget=budget - share, **given)
         lost = examined(watcher, until - time.monotonic())
     if spent > 1:
         watcher.tell(f"the audit took {grid.duration(spent)}")

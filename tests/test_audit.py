@@ -331,7 +331,21 @@ def test_an_audit_is_timed_on_its_first_block_alone_however_many_tasks_are_store
         held.append([one.task for one in store.audited(tmp_path, job.audit)])
 
     assert audit.execute(plan, tmp_path, tasks=6, watcher=grid.Watcher(progress)) == ([], [])
-    assert held == [[0, 1]]
+    assert held[0] == [0, 1]
+
+
+@pytest.mark.usefixtures("few_draws", "slow_tasks")
+def test_what_is_left_of_a_budget_holds_the_audit(tmp_path: Path) -> None:
+    plan = planned(maskers.Honest(), tmp_path)
+    seen: list[grid.Progress] = []
+    told: list[str] = []
+    watcher = grid.Watcher(seen.append, told.append)
+    assert audit.execute(plan, tmp_path, budget=100.0, watcher=watcher) == ([], [])
+    assert "estimated: 20 s, of which the audit 20 s" in told
+    assert (seen[-1].done, seen[-1].total, seen[-1].seconds_left) == (2, 2, 20)
+    told.clear()
+    assert audit.execute(plan, tmp_path, budget=100.0, watcher=watcher) == ([], [])
+    assert told == ["budget: 2 tasks for each cell"]  # the audit has seen both
 
 
 def test_an_audit_that_failed_is_not_timed_again(tmp_path: Path) -> None:
