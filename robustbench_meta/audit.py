@@ -118,9 +118,11 @@ def execute(
     """Run a plan as `grid.execute` does, then its audits, which get a fifth of a budget (seconds).
 
     Without a budget, and where none like them was timed, the first block of every audit runs right after the first
-    tasks of the cells, so that the estimate of the run holds its audits too.
+    tasks of the cells, so that the estimate of the run holds its audits too. With one it holds a fifth, or less where
+    they are known to take less.
     """
-    count, spent = grid.check_count(tasks, budget), 0.0
+    grid.check_count(tasks, budget)
+    spent, share = 0.0, AUDIT_SHARE * (budget or 0)
     watcher, executor = watcher or grid.Watcher(), executor or InProcess(grid.kit(plan))
 
     def examined(teller: grid.Watcher, limit: float | None) -> list[AuditFailure]:
@@ -130,38 +132,42 @@ def execute(
         spent += time.monotonic() - started
         return lost
 
-    def foreseen() -> float | None:
-        if estimate(plan, results, count) is None:
+    def foreseen(count: int) -> float | None:
+        if budget is None and estimate(plan, results, count) is None:
             watcher.tell("timing the audit on its first tasks")
             examined(grid.Watcher(), 0.0)
-        seconds = estimate(plan, results, count)
-        return None if seconds is None else seconds / executor.slots
+        seconds = estimate(plan, results, count, slots=executor.slots)
+        return seconds if budget is None else min(share, share if seconds is None else seconds)
 
-    given: dict[str, Any] = {"watcher": watcher, "executor": executor}
+    given: dict[str, Any] = {"watcher": watcher, "executor": executor, "audit": foreseen}
     if budget is None:
-        failures = grid.execute(plan, results, tasks=tasks, audit=foreseen, **given)
+        failures = grid.execute(plan, results, tasks=tasks, **given)
         lost = examined(watcher, None)
     else:
         until = time.monotonic() + budget
-        failures = grid.execute(plan, results, budget=(1 - AUDIT_SHARE) * budget, **given)
+        failures = grid.execute(plan, results, budget=budget - share, **given)
         lost = examined(watcher, until - time.monotonic())
     if spent > 1:
         watcher.tell(f"the audit took {grid.duration(spent)}")
     return failures, lost
 
 
-def estimate(plan: grid.Plan, results: Path, tasks: int) -> float | None:
-    """Say how many seconds the audits of a run of `tasks` tasks will still take; None if none like one was timed."""
-    stored, paces, wanted = store.audits(results), store.seconds_per_task(results), flags.audited_tasks(tasks)
+def estimate(plan: grid.Plan, results: Path, tasks: int, *, slots: int = 1) -> float | None:
+    """Say how many seconds the audits of a run of `tasks` tasks will still take; None if none like one was timed.
+
+    Their blocks run in `slots` places at once. What failed before is not taken to get further now.
+    """
+    stored, paces = store.audits(results), store.seconds_per_task(results)
     alike = {_alike(stored[key]): pace for key, pace in paces.items() if key in stored}
     total = 0.0
     for job in audits(plan):
-        missing = wanted - len({one.task for one in store.audited(results, job.audit)}.intersection(range(wanted)))
+        planned = 0 if all(store.failed(results, cell) for cell in job.cells) else tasks
+        missing = len(_due(results, job, planned).difference(one.task for one in store.audited(results, job.audit)))
         pace = paces.get(job.key, alike.get(_alike(job.audit)))
-        if missing and pace is None:
+        if missing and pace is None and not store.failed(results, job.audit):
             return None
         total += missing * (pace or 0)
-    return total
+    return total / slots
 
 
 def audits(plan: grid.Plan) -> tuple[AuditJob, ...]:
@@ -201,9 +207,8 @@ def run_audits(
     until = math.inf if budget is None else time.monotonic() + budget
     work = _Work(results, {job.key: job for job in jobs}, executor or InProcess(grid.kit(plan)), watcher, until)
     for job in jobs:
-        ran = sorted({record.task for cell in job.cells for record in store.stored(results, cell)})
-        wanted = ran[: flags.audited_tasks(len(ran))] if tasks is None else list(tasks)
-        work.waiting[job.key] = sorted({*wanted} - {one.task for one in store.audited(results, job.audit)})
+        wanted = _due(results, job) if tasks is None else set(tasks)
+        work.waiting[job.key] = sorted(wanted.difference(one.task for one in store.audited(results, job.audit)))
         if work.waiting[job.key]:
             watcher.tell(f"audit of {label(job.audit)}: {len(wanted)} tasks")
     work.run()
@@ -253,7 +258,7 @@ class _Work:
         if found is not None and found.measures:
             store.append_audit(self.results, self.jobs[key].audit, found.measures, found.timing)
             each = max(found.timing.seconds, 1e-3) / len(block)
-            left = each * len(self.waiting[key])
+            left = each * len(self.waiting[key]) / self.executor.slots
             if len(block) == FIRST_BLOCK and left > 2:
                 self.watcher.tell(f"audit of {label(self.jobs[key].audit)}: about {grid.duration(left)} more")
             self.size[key] = max(1, min(LARGEST_BLOCK, int(BLOCK_SECONDS / each), 4 * len(block)))
@@ -327,6 +332,13 @@ def label(audit: Audit) -> str:
     steps = "" if audit.steps is None else f", {audit.steps} steps"
     surface = "" if audit.surface == "query" else f" on {audit.surface}s"
     return f"{audit.checkpoint}, {audit.spec.shots}-shot{steps}: {audit.norm} {audit.eps:.4g}{surface}"
+
+
+def _due(results: Path, job: AuditJob, planned: int = 0) -> set[int]:
+    """Choose the tasks to audit, of those that the audit's cells hold and of the first `planned`, which they will."""
+    held = {record.task for cell in job.cells for record in store.stored(results, cell)}
+    ran = sorted(held.union(range(planned)))
+    return set(ran[: flags.audited_tasks(len(ran))])
 
 
 def _alike(audit: Audit) -> Audit:

@@ -403,7 +403,7 @@ def _measure(run: runs.Run, out: Path, *, place: executors.Place, audit: bool) -
     console = _console()
     foreseen = protocols.lines(evaluations.foreseen(run))
 
-    def begin(batch: runs.Batch) -> None:
+    def begin(batch: runs.Batch, slots: int) -> None:
         if batch is run.batches[0]:
             for line in [*(f"not run: {one}" for one in run.refused), *_opening(run), *foreseen]:
                 console.print(line)
@@ -413,8 +413,8 @@ def _measure(run: runs.Run, out: Path, *, place: executors.Place, audit: bool) -
             what = sorted({job.cell.attack for job in plan.jobs})
             part = f"{', '.join(map(printable, what))}: " if len(run.batches) > 1 else ""
             console.print(f"{part}{len(plan.jobs)} cells of {count} tasks, {done} done, {len(plan.jobs) - done} to run")
-            if (seconds := grids.estimate(plan, out, count)) is not None and done < len(plan.jobs):
-                after = audits.estimate(plan, out, count) if audit else 0.0
+            if (seconds := grids.estimate(plan, out, count, slots=slots)) is not None and done < len(plan.jobs):
+                after = audits.estimate(plan, out, count, slots=slots) if audit else 0.0
                 console.print(f"estimated by earlier runs: {grids.foreseen(seconds, after)}")
 
     with _evaluation_bar(console) as watcher:

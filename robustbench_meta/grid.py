@@ -331,8 +331,11 @@ def make_plan(grid: Grid, subjects: Sequence[Subject], results: Path) -> Plan:
     return Plan(tuple(jobs.values()), tuple(dict.fromkeys(refused)), cards)
 
 
-def estimate(plan: Plan, results: Path, tasks: int) -> float | None:
-    """Say how many seconds the missing tasks will take by the timings of like cells; None if one was never timed."""
+def estimate(plan: Plan, results: Path, tasks: int, *, slots: int = 1) -> float | None:
+    """Say how many seconds the missing tasks will take by the timings of like cells; None if one was never timed.
+
+    They run in `slots` places at once.
+    """
     stored, paces = store.cells(results), store.seconds_per_task(results)
     alike = {_alike(stored[key]): pace for key, pace in paces.items() if key in stored}
     total = 0.0
@@ -342,7 +345,7 @@ def estimate(plan: Plan, results: Path, tasks: int) -> float | None:
         if missing and pace is None:
             return None
         total += missing * (pace or 0)
-    return total
+    return total / slots
 
 
 def done(plan: Plan, results: Path, tasks: int) -> int:
@@ -364,14 +367,14 @@ def execute(
     budget: float | None = None,
     watcher: Watcher | None = None,
     executor: Executor | None = None,
-    audit: Callable[[], float | None] = lambda: 0.0,
+    audit: Callable[[int], float | None] = lambda tasks: 0.0,
 ) -> list[Failure]:
     """Run what is missing of every cell, up to `tasks` tasks or as many as fit in `budget` seconds.
 
     The first tasks of every cell come first, so that the rest can be timed; then `audit` says how many seconds an
-    audit afterwards will take, None where that is unknown. A cell that fails is recorded with its reason, and the
-    others go on. Blocks of tasks run where `executor` runs them, opened with `kit(plan)`; this process alone writes to
-    the store. Raises OSError where results cannot be written.
+    audit will take after a run of so many tasks, None where that is unknown. A cell that fails is recorded with its
+    reason, and the others go on. Blocks of tasks run where `executor` runs them, opened with `kit(plan)`; this process
+    alone writes to the store. Raises OSError where results cannot be written.
     """
     count = check_count(tasks, budget)
     most = _most_tasks(plan, count if budget is None else PROBE_TASKS)
@@ -390,7 +393,9 @@ def execute(
     if budget is not None:
         work.tasks = min(_affordable(work, (budget - (time.monotonic() - started)) * BUDGET_SHARE), most)
         work.watcher.tell(f"budget: {work.tasks} tasks for each cell")
-    work.audit = audit()
+    work.audit = audit(work.tasks)
+    if work.audit:
+        work.watcher.progress(work.standing(plan.jobs[-1]))  # there may be no block after this one
     if (left := work.seconds_left()) is not None and left + (work.audit or 0) > 1:
         work.watcher.tell(f"estimated: {foreseen(left, work.audit)}")
     work.advance(work.alive(), work.tasks)

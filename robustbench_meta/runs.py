@@ -100,17 +100,18 @@ def execute(
     place: Place,
     audit: bool,
     watcher: Watcher | None = None,
-    begin: Callable[[Batch], None] = lambda _: None,
+    begin: Callable[[Batch, int], None] = lambda batch, slots: None,
 ) -> tuple[list[Failure], list[audits.AuditFailure]]:
     """Run what is missing, batch by batch, and then its audits where `audit` asks for them.
 
-    `begin` is told of each batch once its place is open, for a place that cannot be used is to be told in one line.
+    `begin` is told of each batch, and how many units run at once, when its place is open, for a place that cannot be
+    used is to be told in one line.
     """
     failures: list[Failure] = []
     lost: list[audits.AuditFailure] = []
     for batch in run.batches:
         with place.open(grid.kit(batch.plan)) as executor:
-            begin(batch)
+            begin(batch, executor.slots)
             given: Any = {"tasks": batch.tasks, "budget": batch.budget, "watcher": watcher, "executor": executor}
             if audit:
                 found = audits.execute(batch.plan, results, **given)

@@ -196,6 +196,12 @@ def audited(results: Path, audit: Audit) -> list[Measures]:
     return _read_audit(path)[1] if path.exists() else []
 
 
+def failed(results: Path, about: Cell | Audit) -> bool:
+    """Say whether it is recorded that a cell or an audit failed."""
+    folder = "errors" if isinstance(about, Cell) else "audits"
+    return _path(results, folder, about).with_suffix(".json").exists()
+
+
 def audits(results: Path) -> dict[str, Audit]:
     """Return every audit that has a file of measures, by key."""
     return _headers(results / "audits", _audit)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +13,7 @@ import pytest
 import torch
 from playwright.sync_api import Browser, sync_playwright
 
-from robustbench_meta import cli
+from robustbench_meta import cli, grid, store
 from robustbench_meta.doctor import BROWSERS, find_browser
 from robustbench_meta.libraries import missing
 
@@ -110,6 +110,16 @@ def axe() -> str:
     """The script of axe-core: RBM_AXE, or what `make node_modules` installs; skips or fails as `chromium` does."""
     path = Path(os.environ.get("RBM_AXE") or AXE)
     return path.read_text(encoding="utf-8") if path.is_file() else _not_here(f"needs axe-core at {path}")
+
+
+@pytest.fixture
+def slow_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every task is said to take 100 s, of a cell and of an audit alike."""
+
+    def timed(learner: Any, tasks: Sequence[int], started: float) -> store.Timing:
+        return store.Timing(tuple(tasks), 100.0 * len(tasks), "cpu", 1)
+
+    monkeypatch.setattr(grid, "timed", timed)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from test_environments import COMMON, Climber, Line, Push, rising
+from test_grid import Failing
 from torch import Tensor
 
 from robustbench_meta import (
@@ -21,6 +22,7 @@ from robustbench_meta import (
     catalog,
     compare,
     evaluate,
+    executors,
     flags,
     grid,
     linear,
@@ -105,6 +107,12 @@ def ran(subject: Any, results: Path, tasks: int = 1) -> tuple[grid.Plan, tuple[a
     plan = grid.make_plan(axes, [made], results)
     assert not grid.execute(plan, results, tasks=tasks)
     return plan, audit.audits(plan)
+
+
+def planned(subject: Any, results: Path, name: str = "") -> grid.Plan:
+    """Plan one cell of one object, of a query a class."""
+    made = grid.object_subject(subject, name or type(subject).__name__, STROKES, device="cpu", ways=5)
+    return grid.make_plan(grid.Grid(grid.named_attacks(["fgsm"]), eps=(0.1,), queries=1), [made], results)
 
 
 def test_the_honest_learner_raises_nothing() -> None:
@@ -259,10 +267,25 @@ def test_the_time_of_an_audit_is_estimated_by_like_ones_and_only_for_tasks_that_
     assert audit.estimate(unlike, tmp_path, 3) is None
 
 
+def test_the_time_of_an_audit_counts_the_tasks_that_are_stored_where_a_run_asks_for_fewer(tmp_path: Path) -> None:
+    plan, (job,) = ran(maskers.Honest(), tmp_path, tasks=3)
+    (seen,) = audit.examine(job.audit, plan.jobs[0].learner, STROKES, [0])
+    store.append_audit(tmp_path, job.audit, [seen], store.Timing((0,), 30.0, "cpu", 1))
+    assert audit.estimate(plan, tmp_path, 1) == pytest.approx(2 * 30)
+
+
+def test_the_time_of_an_audit_is_not_foreseen_by_that_of_another_learner(tmp_path: Path) -> None:
+    plan, unlike = (planned(maskers.Honest(), tmp_path, name) for name in ("one", "other"))
+    (job,) = audit.audits(plan)
+    (seen,) = audit.examine(job.audit, plan.jobs[0].learner, STROKES, [0])
+    store.append_audit(tmp_path, job.audit, [seen], store.Timing((0,), 30.0, "cpu", 1))
+    assert audit.estimate(plan, tmp_path, 3) == pytest.approx(2 * 30)
+    assert audit.estimate(unlike, tmp_path, 3) is None
+
+
 @pytest.mark.usefixtures("few_draws")
 def test_a_run_estimates_its_audit_with_its_cells_and_says_at_its_end_what_the_audit_took(tmp_path: Path) -> None:
-    made = grid.object_subject(Waits(), "Waits", STROKES, device="cpu", ways=5)
-    plan = grid.make_plan(grid.Grid(grid.named_attacks(["fgsm"]), eps=(0.1,), queries=1), [made], tmp_path)
+    plan = planned(Waits(), tmp_path)
     (job,) = audit.audits(plan)
     told: list[str] = []
     seen: list[grid.Progress] = []
@@ -285,6 +308,64 @@ def test_a_run_estimates_its_audit_with_its_cells_and_says_at_its_end_what_the_a
     told.clear()
     assert audit.execute(plan, tmp_path, tasks=3, watcher=watcher) == ([], [])
     assert told == []
+
+
+@pytest.mark.usefixtures("few_draws", "slow_tasks")
+def test_what_is_said_of_an_audit_counts_that_two_blocks_run_at_once(tmp_path: Path) -> None:
+    plan = planned(maskers.Honest(), tmp_path)
+    told: list[str] = []
+    executor = executors.InProcess(grid.kit(plan), slots=2)
+    assert audit.execute(plan, tmp_path, tasks=10, watcher=grid.Watcher(tell=told.append), executor=executor)[1] == []
+    assert "estimated: 14 min, of which the audit 7 min" in told  # 8 tasks of the cell, 8 of the audit, 2 at once
+    assert [line for line in told if re.search(r": about 4 min more$", line)]  # 4 tasks, beside the 4 under way
+
+
+@pytest.mark.usefixtures("few_draws", "slow_tasks")
+def test_an_audit_is_timed_on_its_first_block_alone_however_many_tasks_are_stored(tmp_path: Path) -> None:
+    plan = planned(maskers.Honest(), tmp_path)
+    (job,) = audit.audits(plan)
+    assert not grid.execute(plan, tmp_path, tasks=5)
+    held: list[list[int]] = []
+
+    def progress(now: grid.Progress) -> None:
+        held.append([one.task for one in store.audited(tmp_path, job.audit)])
+
+    assert audit.execute(plan, tmp_path, tasks=6, watcher=grid.Watcher(progress)) == ([], [])
+    assert held[0] == [0, 1]
+
+
+@pytest.mark.usefixtures("few_draws", "slow_tasks")
+def test_what_is_left_of_a_budget_holds_the_audit(tmp_path: Path) -> None:
+    plan = planned(maskers.Honest(), tmp_path)
+    seen: list[grid.Progress] = []
+    told: list[str] = []
+    watcher = grid.Watcher(seen.append, told.append)
+    assert audit.execute(plan, tmp_path, budget=100.0, watcher=watcher) == ([], [])
+    assert "estimated: 20 s, of which the audit 20 s" in told
+    assert (seen[-1].done, seen[-1].total, seen[-1].seconds_left) == (2, 2, 20)
+    told.clear()
+    assert audit.execute(plan, tmp_path, budget=100.0, watcher=watcher) == ([], [])
+    assert told == ["budget: 2 tasks for each cell"]  # the audit has seen both
+
+
+def test_an_audit_that_failed_is_not_timed_again(tmp_path: Path) -> None:
+    plan = planned(Crashes(), tmp_path)
+    told: list[str] = []
+    for tasks in (3, 4):
+        failures, lost = audit.execute(plan, tmp_path, tasks=tasks, watcher=grid.Watcher(tell=told.append))
+        assert (len(failures), len(lost)) == (0, 1)
+    assert told.count("timing the audit on its first tasks") == 1
+    assert audit.estimate(plan, tmp_path, 5) == 0
+
+
+def test_an_audit_whose_cells_all_failed_is_not_timed(tmp_path: Path) -> None:
+    plan = planned(maskers.Honest(), tmp_path)
+    plan = replace(plan, jobs=tuple(replace(job, attack=Failing()) for job in plan.jobs))
+    told: list[str] = []
+    failures, lost = audit.execute(plan, tmp_path, tasks=3, watcher=grid.Watcher(tell=told.append))
+    assert (len(failures), len(lost)) == (1, 0)
+    assert "timing the audit on its first tasks" not in told
+    assert audit.estimate(plan, tmp_path, 5) == 0
 
 
 def test_an_audit_that_cannot_be_timed_is_no_part_of_an_estimate_and_the_estimate_says_so() -> None:

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from test_grid import FAMILY, RECIPE, Failing, saved
 
-from robustbench_meta import catalog, cli, store, zoo
+from robustbench_meta import audit, catalog, cli, executors, store, zoo
 from robustbench_meta.cli_train import read_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,6 +129,27 @@ def test_a_budget_takes_the_place_of_tasks(rbm: Run, ckpt: Path) -> None:
     status, _, err = rbm(*arguments, "--budget", "1s")
     assert status == 0
     assert re.search(r"budget: \d+ tasks for each cell", err)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A place that takes two units at once."""
+
+    @contextmanager
+    def open(self, cargo: executors.Cargo) -> Iterator[executors.Executor]:
+        yield executors.InProcess(cargo, slots=2)
+
+
+@pytest.mark.usefixtures("slow_tasks")
+def test_an_estimate_by_earlier_runs_holds_the_audit_and_counts_the_workers(
+    rbm: Run, ckpt: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "DRAWS", 64)
+    arguments = ("evaluate", "--ckpt", ckpt, "--attacks", "fgsm", *OPTIONS[:-1])
+    assert "earlier runs" not in rbm(*arguments)[2]
+    monkeypatch.setattr(executors, "choose_place", lambda *_: Pair())
+    # A task more of one cell and of its audit, 100 s each.
+    assert "estimated by earlier runs: 2 min, of which the audit 50 s" in rbm(*arguments, "--tasks", 3)[2]
 
 
 def test_a_failed_cell_ends_in_status_one_and_the_rest_is_there(
