@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from test_methods import seeds as seeded
 
 from robustbench_meta.intervals import crossed, interval
 from robustbench_meta.ranking import standings
+from robustbench_meta.report import drawing
 from robustbench_meta.report.lines import entry_id
 from robustbench_meta.report.values import Value
 from robustbench_meta.statistics import leaderboard, paired_difference
@@ -303,6 +305,28 @@ def test_comparing_gives_the_paired_differences_of_the_statistics(visit: Open, r
     assert "family" not in table
     shown.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
+
+
+def test_rows_that_are_compared_differ_in_hue_and_only_a_later_one_changes_its_own(
+    visit: Open, results: Results
+) -> None:
+    shown, boards = visit(), standings(results)
+    order = drawing.places([one.entry for one in board] for board in boards)
+    hues = [order[one.entry] % len(drawing.PALETTE) for one in boards[0]]
+    first, later = next((i, j) for i, j in combinations(range(len(hues)), 2) if hues[i] == hues[j])
+    third = hues.index(min(set(hues) - {hues[first]}))  # has what the later would take if it looked at the first alone
+    choose(shown, first, later, third)
+    shown.get_by_role("button", name="Compare").click()
+    dialog = shown.get_by_role("dialog")
+    looks = dialog.locator("svg[role=img] g").evaluate_all("all => all.map((one) => one.classList.value)")
+    marks = dialog.locator(".who svg").evaluate_all("all => all.map((one) => one.classList[2])")
+    heads = dialog.locator("table").first.locator("thead svg").evaluate_all("all => all.map((one) => one.classList[2])")
+    assert marks == heads == looks
+    assert [looks[0], looks[2]] == [f"c{hues[first]}", f"c{hues[third]}"]
+    strokes = dialog.locator("svg[role=img] g .stroke").evaluate_all(
+        "all => all.map((one) => getComputedStyle(one).stroke)"
+    )
+    assert len(set(strokes)) == len(set(looks)) == 3
 
 
 def rows_of(dialog: Locator) -> list[Locator]:

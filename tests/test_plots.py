@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from many import many as learners
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from test_report import Results, gallery, joined, results
 
 from robustbench_meta import report, store
 from robustbench_meta.intervals import interval
 from robustbench_meta.outcomes import Entry
-from robustbench_meta.report import frames, pareto, plots
+from robustbench_meta.ranking import standings
+from robustbench_meta.report import figures, frames, pareto, plots
 from robustbench_meta.report.drawing import NAMED, PALETTE, look, looks, places, places_of
+from robustbench_meta.report.naming import slugs
 from robustbench_meta.statistics import agreement, by_attack, leaderboard, per_task, worst_case
 from robustbench_meta.types import Cell, InputError, Record, Spec, Threat
 
@@ -338,12 +342,38 @@ def test_the_report_draws_what_the_notebook_functions_draw(tmp_path: Path) -> No
     there = results()
     report.write(there, gallery(), tmp_path)
     tables = {name: table(there) for name, (table, _) in FUNCTIONS.items()}
-    figures = {f"{kind}-{ONE}": FUNCTIONS[name][1](tables[name], board=ONE) for kind, name in KINDS.items()}
-    figures["steps-shots-strokes-test-5w-linf-query"] = plots.surface(tables["surface"])
-    figures["gallery"] = plots.gallery(gallery())
-    for name, figure in figures.items():
+    drawn_here = {f"{kind}-{ONE}": FUNCTIONS[name][1](tables[name], board=ONE) for kind, name in KINDS.items()}
+    drawn_here["steps-shots-strokes-test-5w-linf-query"] = plots.surface(tables["surface"])
+    drawn_here["gallery"] = plots.gallery(gallery())
+    for name, figure in drawn_here.items():
         for path in plots.save(figure, tmp_path / "again"):
             assert path.read_bytes() == (tmp_path / "figures" / f"{name}{path.suffix}").read_bytes(), name
+
+
+def test_the_report_draws_every_entry_by_its_place_among_all_boards_and_not_by_its_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = learners(6, tasks=5, boards=({"shots": 1}, {"shots": 5}))
+    kept = (every.cells.shots == 1) | (every.cells.checkpoint != min(every.cells.checkpoint))
+    there = Results(every.cells[kept], every.tasks)
+    boards, made = standings(there), dict[str, Figure]()
+    order = [places([[one.entry for one in board]]) for board in boards]
+    assert [len(board) for board in boards] == [6, 5]
+    assert all(order[0][one] != place for one, place in order[1].items())  # alone, the second would look otherwise
+    monkeypatch.setattr(figures, "save", lambda figure, path, *_: made.setdefault(path.name, figure))
+    figures.draw(there, boards, [], tmp_path)
+    for slug in slugs([board[0].board for board in boards]):
+        for kind, name in KINDS.items():
+            table, draw = FUNCTIONS[name]
+            assert marks(made[f"{kind}-{slug}"]) == marks(draw(table(there), board=slug)), (kind, slug)
+
+
+def marks(figure: Figure) -> list[Any]:
+    """Return where and how every line of a figure is drawn."""
+    found = [one for one in figure.findobj(Line2D) if isinstance(one, Line2D)]
+    return [
+        (np.asarray(one.get_xydata()).tolist(), one.get_color(), one.get_marker(), one.get_linestyle()) for one in found
+    ]
 
 
 KINDS = {"eps": "robustness_curves", "attacks": "attack_curves", "scatter": "pareto"}

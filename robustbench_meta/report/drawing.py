@@ -119,7 +119,8 @@ def save(figure: Figure, path: Path, board: str, about: About) -> Picture:
 def places(boards: Iterable[Iterable[Entry]]) -> dict[Entry, int]:
     """Give every entry the smallest place that no other of its boards has, by name, what is drawn dashed last.
 
-    The place decides how an entry looks. It rests on who is on which board, and not on what anyone withstood.
+    The place decides how an entry looks: two that are 64 apart, alike. It rests on who is on which board, and not on
+    what anyone withstood, so that of more entries than hues any two of one hue may be among the best, which are named.
     """
     beside: dict[Entry, set[Entry]] = {}
     for board in map(set, boards):

@@ -45,8 +45,9 @@ function showChoices() {
   else if (dialog.open) dialog.close();
 }
 
-function openComparison(board, entries) {
+function openComparison(board, chosen) {
   if (dialog.open) return;
+  const entries = toldApart(chosen);
   dialog.replaceChildren(
     button("Close", () => dialog.close(), { class: "close" }),
     element("h2", { id: "dialog-title" }, ...entries.map((entry, i) => element("span", { class: "who" }, key(entry), `${i + 1} ${entry.name}${stepsText(entry)}`))),
@@ -67,6 +68,18 @@ function openComparison(board, entries) {
         element("thead", {}, element("tr", {}, element("th", { class: "text", scope: "col" }, "Field"), ...entries.map((entry, i) => numbered(entry, i)))),
         element("tbody", {}, ...differing.map((cells) => tableRow(cells))))));
   }
+}
+
+// The first row of a hue keeps it, as on the rest of the page; a later one takes the first hue that no row has.
+function toldApart(entries) {
+  const hues = entries.map(({ look: [hue] }) => hue);
+  hues.forEach((hue, i) => {
+    if (hues.indexOf(hue) === i) return;
+    let free = 0;
+    while (hues.includes(free)) free += 1;
+    hues[i] = free;
+  });
+  return entries.map((entry, i) => ({ ...entry, look: [hues[i], ...entry.look.slice(1)] }));
 }
 
 function key({ look: [hue, shape] }) {
