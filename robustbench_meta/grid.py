@@ -397,7 +397,7 @@ def execute(
     if work.audit:
         work.watcher.progress(work.standing(plan.jobs[-1]))  # there may be no block after this one
     if (left := work.seconds_left()) is not None and left + (work.audit or 0) > 1:
-        work.watcher.tell(f"estimated: {foreseen(left, work.audit)}")
+        work.watcher.tell(f"estimated from here: {foreseen(left, work.audit)}")
     work.advance(work.alive(), work.tasks)
     for job in work.alive():
         store.clear_failure(results, job.cell)

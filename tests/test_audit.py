@@ -300,7 +300,7 @@ def test_a_run_estimates_its_audit_with_its_cells_and_says_at_its_end_what_the_a
     assert audit.execute(plan, tmp_path, tasks=3, watcher=watcher) == ([], [])
     assert len(store.audited(tmp_path, job.audit)) == 3
     (estimated,) = (line for line in told if line.startswith("estimated"))
-    assert re.fullmatch(r"estimated: \d+ s, of which the audit \d+ s", estimated)
+    assert re.fullmatch(r"estimated from here: \d+ s, of which the audit \d+ s", estimated)
     assert re.fullmatch(r"the audit took \d+ s", told[-1])
     # A cell takes a few forwards, an audit hundreds: what is left after the last task of the cell is the audit's.
     assert seen[-1].done == seen[-1].total == 3
@@ -316,7 +316,7 @@ def test_what_is_said_of_an_audit_counts_that_two_blocks_run_at_once(tmp_path: P
     told: list[str] = []
     executor = executors.InProcess(grid.kit(plan), slots=2)
     assert audit.execute(plan, tmp_path, tasks=10, watcher=grid.Watcher(tell=told.append), executor=executor)[1] == []
-    assert "estimated: 14 min, of which the audit 7 min" in told  # 8 tasks of the cell, 8 of the audit, 2 at once
+    assert "estimated from here: 14 min, of which the audit 7 min" in told  # 8 tasks of the cell, 8 of the audit, 2 at once
     assert [line for line in told if re.search(r": about 4 min more$", line)]  # 4 tasks, beside the 4 under way
 
 
@@ -341,7 +341,7 @@ def test_what_is_left_of_a_budget_holds_the_audit(tmp_path: Path) -> None:
     told: list[str] = []
     watcher = grid.Watcher(seen.append, told.append)
     assert audit.execute(plan, tmp_path, budget=100.0, watcher=watcher) == ([], [])
-    assert "estimated: 20 s, of which the audit 20 s" in told
+    assert "estimated from here: 20 s, of which the audit 20 s" in told
     assert (seen[-1].done, seen[-1].total, seen[-1].seconds_left) == (2, 2, 20)
     told.clear()
     assert audit.execute(plan, tmp_path, budget=100.0, watcher=watcher) == ([], [])
