@@ -1,13 +1,13 @@
 """Write reports/reproduction.md: our clean accuracies beside published ones, and what papers claim put to the test.
 
     python benchmarks/train_zoo.py benchmarks/claims/*.toml --seeds 0,1,2 --out runs    # hours
-    python benchmarks/train_zoo.py benchmarks/claims/claims-protonet-{aq,overreach}.toml --seeds 3,4,5 --out runs
+    python benchmarks/train_zoo.py benchmarks/claims/claims-protonet-{aq,aq-decay,overreach}.toml --seeds 3,4,5 --out runs
     for arm in runs/claims-*/; do ckpts="$ckpts --ckpt $arm"; done
     for arm in runs/claims-protonet-standard*/; do standard="$standard --ckpt $arm"; done
     rbm evaluate $ckpts --attacks fgsm,pgd-20,pgd-mt-50 --eps 2/255,8/255 --tasks 20 --no-audit --out RESULTS
     rbm evaluate $ckpts --attacks fgsm --eps 0,8/255 --tasks 30 --no-audit --out RESULTS
     rbm evaluate $standard --attacks pgd-20,pgd-mt-50 --eps 8/255 --tasks 30 --no-audit --out RESULTS
-    for arm in runs/claims-protonet-{aq,overreach}{,-seed[1-5]}/; do ours="$ours --ckpt $arm"; done
+    for arm in runs/claims-protonet-{aq,aq-decay,overreach}{,-seed[1-5]}/; do ours="$ours --ckpt $arm"; done
     rbm evaluate $ours --attacks autoattack --eps 8/255 --tasks 12 --no-audit --out STRONGEST
     for one in {cifar-fs,fc100}-{protonet,fomaml,anil} cifar-fs-r2d2; do clean="$clean --ckpt zoo:$one-standard"; done
     rbm evaluate $clean --attacks fgsm --eps 0 --shots 1 --tasks 600 --no-audit --out RESULTS
