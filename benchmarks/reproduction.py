@@ -1,7 +1,8 @@
 """Write reports/reproduction.md: our clean accuracies beside published ones, and what papers claim put to the test.
 
     python benchmarks/train_zoo.py benchmarks/claims/*.toml --seeds 0,1,2 --out runs    # hours
-    python benchmarks/train_zoo.py benchmarks/claims/claims-protonet-{aq,aq-decay,overreach}.toml --seeds 3,4,5 --out runs
+    more=$(echo benchmarks/claims/claims-protonet-{aq,aq-decay,overreach}.toml)
+    python benchmarks/train_zoo.py $more --seeds 3,4,5 --out runs
     for arm in runs/claims-*/; do ckpts="$ckpts --ckpt $arm"; done
     for arm in runs/claims-protonet-standard*/; do standard="$standard --ckpt $arm"; done
     rbm evaluate $ckpts --attacks fgsm,pgd-20,pgd-mt-50 --eps 2/255,8/255 --tasks 20 --no-audit --out RESULTS

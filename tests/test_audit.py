@@ -316,7 +316,8 @@ def test_what_is_said_of_an_audit_counts_that_two_blocks_run_at_once(tmp_path: P
     told: list[str] = []
     executor = executors.InProcess(grid.kit(plan), slots=2)
     assert audit.execute(plan, tmp_path, tasks=10, watcher=grid.Watcher(tell=told.append), executor=executor)[1] == []
-    assert "estimated from here: 14 min, of which the audit 7 min" in told  # 8 tasks of the cell, 8 of the audit, 2 at once
+    # 8 tasks of the cell and 8 of the audit, 2 at once
+    assert "estimated from here: 14 min, of which the audit 7 min" in told
     assert [line for line in told if re.search(r": about 4 min more$", line)]  # 4 tasks, beside the 4 under way
 
 
