@@ -113,7 +113,9 @@ def _training_bar(screen: Console, what: str) -> Iterator[Callable[[training.Pro
                 screen.print(f"{what}: {now.steps} steps{again}")
                 begun = True
             seen = now.validation
-            accuracy = "" if seen is None else f", clean {100 * seen.clean:.1f} %, robust {100 * seen.robust:.1f} %"
+            accuracy = ""
+            if seen is not None:
+                accuracy = f"; step {seen.step}: clean {100 * seen.clean:.1f} %, robust {100 * seen.robust:.1f} %"
             update(now.step, now.steps, f"{grids.duration(now.eta)} left, loss {now.loss:.3f}{accuracy}")
 
         yield progress
