@@ -206,8 +206,8 @@ def page(results: Path) -> str:
         "`transduction` no of words. `reach` has 120 tasks because 30 had left two of its answers undecided.\n"
         "- Noise does not do it where it takes a tenth of what the attack does at most: the mean over tasks of what "
         "is left of that tenth is told with its interval, too. Above 0 it is a yes, below a no, and with 0 in it "
-        "undecided at this n. Before, the tenth was of the attack's mean, taken as exact; of the 14 verdicts, this "
-        "turned none.",
+        "undecided at this n. Before, the tenth was of the attack's mean, taken as exact; the change turned none of "
+        "the 14 verdicts that there were.",
     ]
     parts = ["# Is every family a task?", *told, grid(header, rows), "## Verdicts", "\n".join(verdicts)]
     return "\n\n".join(parts) + "\n"

@@ -216,7 +216,7 @@ def run_audits(
         watcher.tell(f"audit of {label(failure.audit)} failed: {failure.reason}")
     for job in jobs:
         if job.key not in work.failures:
-            store.clear_audit_failure(results, job.audit)
+            store.clear_failure(results, job.audit)
     return list(work.failures.values())
 
 

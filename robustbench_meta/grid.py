@@ -174,10 +174,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands, in tasks over all cells; `seconds_left`, with an audit that is known to follow, may be None.
-
-    That is so before everything was timed.
-    """
+    """Where a run stands, in tasks over all cells; `seconds_left`, its audit included, is None before all are timed."""
 
     done: int
     total: int

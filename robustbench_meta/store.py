@@ -198,8 +198,7 @@ def audited(results: Path, audit: Audit) -> list[Measures]:
 
 def failed(results: Path, about: Cell | Audit) -> bool:
     """Say whether it is recorded that a cell or an audit failed."""
-    folder = "errors" if isinstance(about, Cell) else "audits"
-    return _path(results, folder, about).with_suffix(".json").exists()
+    return _failure(results, about).exists()
 
 
 def audits(results: Path) -> dict[str, Audit]:
@@ -211,12 +210,7 @@ def fail_audit(results: Path, audit: Audit, reason: str) -> None:
     """Record that an audit failed, and why; tasks that ran before stay."""
     with _locked(results, audit):
         line = {"schema": SCHEMA, "audit": _told(audit), "reason": reason}
-        _replace(_path(results, "audits", audit).with_suffix(".json"), _lines([line]))
-
-
-def clear_audit_failure(results: Path, audit: Audit) -> None:
-    """Forget an earlier failure of an audit that has now run."""
-    _forget(results, audit, _path(results, "audits", audit).with_suffix(".json"))
+        _replace(_failure(results, audit), _lines([line]))
 
 
 def stored(results: Path, cell: Cell) -> list[Record]:
@@ -234,12 +228,14 @@ def fail(results: Path, cell: Cell, reason: str) -> None:
     """Record that a cell failed, and why; tasks that ran before stay."""
     with _locked(results, cell):
         line = {"schema": SCHEMA, "cell": _told(cell), "reason": reason}
-        _replace(_path(results, "errors", cell), _lines([line]))
+        _replace(_failure(results, cell), _lines([line]))
 
 
-def clear_failure(results: Path, cell: Cell) -> None:
-    """Forget an earlier failure of a cell that has now run."""
-    _forget(results, cell, _path(results, "errors", cell))
+def clear_failure(results: Path, about: Cell | Audit) -> None:
+    """Forget an earlier failure of a cell or an audit that has now run."""
+    if failed(results, about):
+        with _locked(results, about):
+            _failure(results, about).unlink(missing_ok=True)
 
 
 def save_gallery(results: Path, cell: Cell, arrays: dict[str, np.ndarray]) -> None:
@@ -582,12 +578,6 @@ def _headers(folder: Path, about: Callable[[Any, Path], _About]) -> dict[str, _A
     return found
 
 
-def _forget(results: Path, about: Cell | Audit, path: Path) -> None:
-    if path.exists():
-        with _locked(results, about):
-            path.unlink(missing_ok=True)
-
-
 def _read_cell(path: Path) -> tuple[Cell, list[Record]]:
     return _read(path, _cell, _record)
 
@@ -762,6 +752,13 @@ def _naming(path: Path, number: int) -> Iterator[None]:
 
 def _path(results: Path, folder: str, cell: Cell | Audit) -> Path:
     return results / folder / f"{key(cell)}{_SUFFIXES[folder]}"
+
+
+def _failure(results: Path, about: Cell | Audit) -> Path:
+    """Say where a failure is told: an audit's beside its measures."""
+    if isinstance(about, Cell):
+        return _path(results, "errors", about)
+    return _path(results, "audits", about).with_suffix(".json")
 
 
 _SUFFIXES = {"cells": ".jsonl", "timings": ".jsonl", "errors": ".json", "gallery": ".npz"}
